@@ -1,0 +1,85 @@
+// Unit tests of base: what every other room takes for granted.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/sha256.h"
+#include "base/status_macros.h"
+#include "base/utf8.h"
+
+namespace quantd {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(StatusMacros, ContextIsPutBeforeTheMessageAndTheCodeStays) {
+  const auto fail = []() -> absl::StatusOr<int> { return absl::NotFoundError("tensor missing"); };
+  const auto outer = [&]() -> absl::Status {
+    QD_ASSIGN_OR_RETURN(const int value, fail(), "quantizing ", "q_proj");
+    (void)value;
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(outer(), absl::NotFoundError("quantizing q_proj: tensor missing"));
+}
+
+// FIPS 180-4 examples.
+TEST(Sha256, KnownAnswers) {
+  EXPECT_EQ(Sha256Hex(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  EXPECT_EQ(Sha256Hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  EXPECT_TRUE(IsSha256Hex(Sha256Hex("x")));
+  EXPECT_FALSE(IsSha256Hex("ABC"));
+}
+
+TEST(File, AtomicWriteReplacesAndReadsBack) {
+  char folder[] = "/tmp/quantd_base_XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string path = absl::StrCat(folder, "/x");
+  ASSERT_TRUE(WriteFileAtomic(path, "one").ok());
+  ASSERT_TRUE(WriteFileAtomic(path, "two").ok());
+  EXPECT_EQ(*ReadFile(path), "two");
+  EXPECT_EQ(*Sha256File(path), Sha256Hex("two"));
+  EXPECT_EQ(ReadFile(path, 2).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1);
+  const absl::Status missing = WriteFileAtomic(absl::StrCat(folder, "/no/x"), "one");
+  EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(missing.message(), HasSubstr("/no/x"));
+  ASSERT_TRUE(RemoveTree(folder).ok());
+}
+
+TEST(File, RelativePathsThatEscapeAreRefused) {
+  for (const char* good : {"a", "a/b.json", "model-00001-of-00003.safetensors", "x..y"}) {
+    EXPECT_TRUE(CheckRelativePath(good).ok()) << good;
+  }
+  for (const char* bad : {"", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".", "a\\b", "a\nb", "a\x80"}) {
+    EXPECT_EQ(CheckRelativePath(bad).code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+  EXPECT_FALSE(CheckRelativePath(std::string(300, 'a')).ok());
+}
+
+TEST(Utf8, WellFormedSequencesOnly) {
+  for (const char* good : {"", "abc", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xF4\x8F\xBF\xBF"}) {
+    EXPECT_TRUE(IsValidUtf8(good)) << good;
+  }
+  for (const char* bad : {"\x80", "\xC0\x80", "\xC3", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xFF"}) {
+    EXPECT_FALSE(IsValidUtf8(bad));
+  }
+  std::string out;
+  for (const uint32_t code_point : {0x24u, 0xE9u, 0x20ACu, 0x1F600u}) AppendUtf8(code_point, &out);
+  EXPECT_EQ(out, "$\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80");
+}
+
+TEST(FakeClock, WallJumpLeavesMonotonicTimeAlone) {
+  FakeClock clock;
+  const absl::Duration before = clock.Monotonic();
+  clock.JumpWall(absl::Hours(24));
+  EXPECT_EQ(clock.Monotonic(), before);
+  clock.Advance(absl::Seconds(1));
+  EXPECT_EQ(clock.Monotonic() - before, absl::Seconds(1));
+}
+
+}  // namespace
+}  // namespace quantd

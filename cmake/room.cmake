@@ -1,0 +1,71 @@
+# room(NAME DEPS ...): one library from the folder's *.cc, one test binary from its *_test.cc, one benchmark
+# binary from its *_bench.cc. Adding a file touches no build file. main.cc is left out: qd_program() takes it.
+#
+#   DEPS        libraries that this room's users see too
+#   TEST_DEPS   libraries that only the tests link
+#   EXCLUDE     file names that another target takes
+#   PCH         header to precompile for the room and its tests
+#   SUBDIRS     folders below this one whose files belong to the room too
+
+add_library(quantd_flags INTERFACE)
+target_compile_options(quantd_flags INTERFACE -Wall -Wextra -Wno-unused-parameter -Werror=return-type
+                                              -fpch-preprocess)
+target_include_directories(quantd_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
+target_compile_definitions(quantd_flags INTERFACE QUANTD_VERSION="${PROJECT_VERSION}")
+if(QUANTD_SANITIZE)
+  target_compile_options(quantd_flags INTERFACE -fsanitize=${QUANTD_SANITIZE} -fno-sanitize-recover=all -g
+                                                -fno-omit-frame-pointer)
+  target_link_options(quantd_flags INTERFACE -fsanitize=${QUANTD_SANITIZE})
+endif()
+
+function(room name)
+  cmake_parse_arguments(ARG "" "PCH" "DEPS;TEST_DEPS;EXCLUDE;SUBDIRS" ${ARGN})
+  set(sources)
+  foreach(dir . ${ARG_SUBDIRS})
+    file(GLOB found CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/*.cc)
+    list(APPEND sources ${found})
+  endforeach()
+  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  foreach(excluded ${ARG_EXCLUDE})
+    list(FILTER sources EXCLUDE REGEX "/${excluded}$")
+  endforeach()
+  set(tests ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  set(benches ${sources})
+  list(FILTER benches INCLUDE REGEX "_bench\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "_(test|bench)\\.cc$")
+
+  string(REPLACE "/" "_" target "quantd_${name}")
+  if(sources)
+    add_library(${target} STATIC ${sources})
+    target_link_libraries(${target} PUBLIC quantd_flags ${ARG_DEPS})
+    if(ARG_PCH)
+      target_precompile_headers(${target} PRIVATE ${ARG_PCH})
+    endif()
+  else()
+    add_library(${target} INTERFACE)
+    target_link_libraries(${target} INTERFACE quantd_flags ${ARG_DEPS})
+  endif()
+  if(QUANTD_TESTS AND tests)
+    add_executable(${target}_test ${tests})
+    target_link_libraries(${target}_test PRIVATE ${target} ${ARG_TEST_DEPS} GTest::gmock_main)
+    target_compile_definitions(${target}_test PRIVATE QUANTD_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+                                                      QUANTD_BINARY_DIR="${CMAKE_BINARY_DIR}")
+    if(ARG_PCH AND sources)
+      target_precompile_headers(${target}_test PRIVATE ${ARG_PCH})
+    endif()
+    gtest_discover_tests(${target}_test TEST_PREFIX "${name}/" DISCOVERY_TIMEOUT 120
+                         PROPERTIES LABELS "${name}" TIMEOUT 300)
+  endif()
+  if(QUANTD_BENCHMARKS AND benches)
+    add_executable(${target}_bench ${benches})
+    target_link_libraries(${target}_bench PRIVATE ${target} benchmark::benchmark_main)
+  endif()
+endfunction()
+
+# qd_program(NAME DEPS ...): an executable from this folder's main.cc.
+function(qd_program name)
+  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  add_executable(${name} main.cc)
+  target_link_libraries(${name} PRIVATE quantd_flags ${ARG_DEPS})
+endfunction()
