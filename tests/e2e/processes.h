@@ -23,7 +23,8 @@ class TemporaryFolder {
   std::string path_;
 };
 
-// A child in its own process group; its output goes to `log_path`. Killed with its group when destroyed.
+// A child in its own process group; its output goes to `log_path`. Killed with its group when
+// destroyed.
 class Process {
  public:
   Process(std::vector<std::string> command, std::string log_path,
