@@ -14,21 +14,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "workers/engine/job/options.h"
 #include "workers/engine/methods/quantized_linear.h"
 
 namespace quantd::engine {
-
-enum class OptionType { kBool, kInt, kFloat, kString };
-
-struct OptionInfo {
-  std::string name;
-  OptionType type = OptionType::kInt;
-  nlohmann::json default_value;
-  std::vector<nlohmann::json> allowed;  // Non-empty: nothing else.
-  std::optional<double> minimum;        // Inclusive.
-  std::optional<double> maximum;
-  std::string help;
-};
 
 struct MethodInfo {
   std::string name;
