@@ -82,8 +82,8 @@ int Process::Wait(absl::Duration limit) {
 
 std::string Process::Log() const { return ReadFile(log_path_).value_or(""); }
 
-Output Run(std::vector<std::string> command, absl::Duration limit,
-           std::map<std::string, std::string> environment) {
+Output RunCommand(std::vector<std::string> command, absl::Duration limit,
+                  std::map<std::string, std::string> environment) {
   const TemporaryFolder folder;
   Process process(std::move(command), folder / "log", std::move(environment));
   Output output;

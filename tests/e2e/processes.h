@@ -54,8 +54,8 @@ struct Output {
 };
 
 // Runs to the end, or kills it after `limit` (status -1).
-Output Run(std::vector<std::string> command, absl::Duration limit = absl::Minutes(4),
-           std::map<std::string, std::string> environment = {});
+Output RunCommand(std::vector<std::string> command, absl::Duration limit = absl::Minutes(4),
+                  std::map<std::string, std::string> environment = {});
 
 // Living processes whose parents lead to `root`, children first; `root` itself is not among them.
 std::vector<pid_t> Descendants(pid_t root);

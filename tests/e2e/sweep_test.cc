@@ -29,8 +29,8 @@ TEST(Sweep, QuickExampleQuantizesEvaluatesAndCompares) {
   ASSERT_TRUE(ready.is_object()) << scheduler.Log();
   const std::string address = ready.value("listen", "");
 
-  const Output sweep = Run({Program("quantctl"), "--scheduler", address, "sweep",
-                            Source("examples/quick.yaml"), "--output", folder / "result"});
+  const Output sweep = RunCommand({Program("quantctl"), "--scheduler", address, "sweep",
+                                   Source("examples/quick.yaml"), "--output", folder / "result"});
   EXPECT_EQ(sweep.status, 0) << sweep.text << scheduler.Log();
   for (const char* word : {"baseline", "rtn-b4-g128", "gptq-b8-g128", "gptq-b4-g128",
                            "gptq-b3-g128", "perplexity", "verdict"}) {
