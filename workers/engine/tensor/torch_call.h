@@ -20,10 +20,6 @@
 
 namespace quantd::engine {
 
-constexpr char kErrorClassPayload[] = "quantd.error_class";
-
-// Whether `status` says that memory ran out, so that a smaller batch or another device may help.
-bool IsOutOfMemory(const absl::Status& status);
 absl::Status OutOfMemoryError(absl::string_view message);
 
 namespace torch_internal {
