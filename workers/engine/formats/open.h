@@ -1,0 +1,18 @@
+// The one door to a checkpoint's weights: plain or quantized in any format that this engine reads.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+
+namespace quantd::engine {
+
+class Checkpoint;
+class WeightSource;
+
+// Dense weights by Hugging Face name. Without a "quantization_config" in config.json these are the
+// checkpoint's own tensors; with one, the format that recognizes it decodes them. Unimplemented
+// names a quant_method that no format reads. `checkpoint` must outlive the source.
+absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(const Checkpoint& checkpoint);
+
+}  // namespace quantd::engine
