@@ -11,7 +11,6 @@
 #include <dlfcn.h>
 
 #include <cstdlib>
-#include <mutex>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -19,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "workers/engine/job/failure.h"
 #include "workers/engine/tensor/host.h"
@@ -155,7 +155,10 @@ absl::StatusOr<at::Device> SelectDevice(absl::string_view name) {
   if (name == "cpu") return at::Device(at::kCPU);
   if (name.empty() || name == "auto") {
     if (Driver::Get().device_count() == 0) return at::Device(at::kCPU);
-    return SelectCuda(0);
+    absl::StatusOr<at::Device> device = SelectCuda(0);
+    if (device.ok()) return device;
+    LogWarning("the GPU cannot be used, the CPU is", {{"reason", device.status().message()}});
+    return at::Device(at::kCPU);
   }
   int index = 0;
   const bool numbered = absl::ConsumePrefix(&name, "cuda:");

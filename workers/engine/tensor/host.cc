@@ -78,12 +78,13 @@ int ProcessorsOfCgroup(const std::string& root, int otherwise) {
   double processors = otherwise;
   for (const std::string& folder : CgroupFolders(root, "cpu")) {
     const std::vector<std::string> max = absl::StrSplit(Text(folder + "/cpu.max"), ' ');
-    std::optional<int64_t> quota = Number(max[0]);
-    std::optional<int64_t> period = max.size() > 1 ? Number(max[1]) : std::nullopt;
-    if (!quota.has_value()) quota = Number(Text(folder + "/cpu.cfs_quota_us"));
-    if (!period.has_value()) period = Number(Text(folder + "/cpu.cfs_period_us"));
-    if (quota.value_or(0) <= 0 || period.value_or(0) <= 0) continue;
-    processors = std::min(processors, static_cast<double>(*quota) / static_cast<double>(*period));
+    const bool version2 = max.size() == 2;
+    const int64_t quota =
+        Number(version2 ? max[0] : Text(folder + "/cpu.cfs_quota_us")).value_or(0);
+    const int64_t period =
+        Number(version2 ? max[1] : Text(folder + "/cpu.cfs_period_us")).value_or(0);
+    if (quota <= 0 || period <= 0) continue;
+    processors = std::min(processors, static_cast<double>(quota) / static_cast<double>(period));
   }
   return std::max(1, static_cast<int>(std::ceil(processors)));
 }
