@@ -14,7 +14,7 @@ namespace quantd::kernels {
 // Writes codes[rows, columns], errors[rows, columns] (e) and adds e^2 / 2 over the columns to
 // losses[rows]. find_columns > 0: at every column where group_of_column starts a new value, scale
 // and zero are found first (find_params.h) over the next find_columns columns as they stand then,
-// and stored; 0: they are given. group_of_column is non-decreasing when find_columns > 0. scales
+// and stored; 0: they are given. The columns of a group form one run when find_columns > 0. scales
 // and zeros [rows, groups]. No aliasing. Allocates per thread columns * 64 bytes. Variants agree
 // bit for bit: rows are independent and the order within one is fixed.
 struct GptqBlock {
