@@ -13,7 +13,7 @@ namespace {
 // What the tokenizer puts before any text: at most its begin token, never an end token.
 absl::StatusOr<std::vector<int64_t>> BeginTokens(const EncodeText& encode) {
   QD_ASSIGN_OR_RETURN(std::vector<int64_t> ids, encode("", true));
-  if (ids.size() > 1) ids.resize(1);
+  if (ids.size() > 1) ids.erase(ids.begin() + 1, ids.end());
   return ids;
 }
 
@@ -28,6 +28,7 @@ absl::StatusOr<Sequences> CutSequences(const DocumentSet& set, const EncodeText&
   int64_t number = 0;
   for (const Document& document : set.documents) {
     ++number;
+    const size_t start = tokens.size();
     if (document.ids.empty()) {
       if (!begin_known) {
         QD_ASSIGN_OR_RETURN(begin, BeginTokens(encode));
@@ -40,7 +41,7 @@ absl::StatusOr<Sequences> CutSequences(const DocumentSet& set, const EncodeText&
     } else {
       tokens.insert(tokens.end(), document.ids.begin(), document.ids.end());
     }
-    const auto outside = std::find_if(tokens.begin(), tokens.end(),
+    const auto outside = std::find_if(tokens.begin() + start, tokens.end(),
                                       [&](int64_t id) { return id >= request.vocabulary; });
     if (outside != tokens.end()) {
       return absl::InvalidArgumentError(
