@@ -1,0 +1,76 @@
+// A folder in the Hugging Face layout: config.json and one safetensors file, or several with an
+// index. Opening it maps all files and checks all headers, so that a damaged checkpoint fails
+// before any work. Refuses folders that hold only pickles (.bin, .pt, .pth, .ckpt, .pkl): they are
+// never read.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "workers/engine/checkpoint/config.h"
+#include "workers/engine/checkpoint/safetensors.h"
+
+namespace quantd::engine {
+
+// config.json of a model's folder, unjudged. Errors say what the folder is instead.
+absl::StatusOr<nlohmann::json> ReadModelConfigJson(const std::string& folder);
+
+// Immutable; thread-safe. Shared, because tensors and weight sources refer to its mapped files.
+class Checkpoint {
+ public:
+  // `folder` may hold symbolic links (the Hub's cache does), but an index may only name plain files
+  // in the folder.
+  static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& folder);
+
+  const std::string& folder() const { return folder_; }
+  const ModelConfig& config() const { return config_; }
+  const nlohmann::json& raw_config() const { return raw_config_; }
+
+  // Sorted.
+  std::vector<std::string> names() const;
+  bool Has(absl::string_view name) const { return tensors_.contains(name); }
+  // The view lives as long as the checkpoint. NotFound says which files were searched.
+  absl::StatusOr<TensorView> Find(absl::string_view name) const;
+  // The file that holds `name`; empty when none does.
+  std::string FileOf(absl::string_view name) const;
+  void ReleasePages(absl::string_view name) const;
+
+  // Of all tensors; the files are a little larger.
+  int64_t total_bytes() const { return total_bytes_; }
+  // Names of the safetensors files, sorted.
+  std::vector<std::string> file_names() const;
+  // Small files that belong to the model and that a quantized copy takes over unchanged (tokenizer,
+  // generation config, chat template, licence, ...): names in the folder, sorted. Never code,
+  // weights or config.json.
+  std::vector<std::string> CompanionFiles() const;
+
+  // SHA-256 over every tensor's name, dtype, shape and bytes in the order of names, 64 hexadecimal
+  // digits. The same for any sharding of the same tensors. Reads everything once.
+  std::string Digest() const;
+
+ private:
+  struct Place {
+    const SafetensorsFile* file;
+    const TensorView* view;
+  };
+  Checkpoint() = default;
+  absl::Status AddFile(const std::string& path);
+  absl::Status AddIndexed(const std::string& index_path);
+  void AddTensor(const std::string& name, const SafetensorsFile& file);
+
+  std::string folder_;
+  ModelConfig config_;
+  nlohmann::json raw_config_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  absl::btree_map<std::string, Place> tensors_;
+  int64_t total_bytes_ = 0;
+};
+
+}  // namespace quantd::engine
