@@ -64,7 +64,7 @@ std::string RandomBytes(size_t size_bytes, std::mt19937_64* random) {
 
 TEST_F(LocalArtifactStoreTest, UploadsCutAtRandomOffsetsAreResumed) {
   const uint64_t seed = std::random_device{}();
-  std::cout << "seed " << seed << "\n";
+  std::cerr << "seed " << seed << "\n";
   std::mt19937_64 random(seed);
   for (int round = 0; round < 50; ++round) {
     const std::string data = RandomBytes(random() % 20'000, &random);

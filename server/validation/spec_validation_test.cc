@@ -28,14 +28,15 @@ v1::Catalog TestCatalog() {
     methods {
       name: "gptq" formats: "gptq" formats: "gguf" needs_calibration: true
       options { name: "bits" type: INT default_value { number_value: 4 }
-                allowed { number_value: 2 } allowed { number_value: 4 } allowed { number_value: 8 } }
-      options { name: "damp" type: FLOAT default_value { number_value: 0.01 } minimum: 0 maximum: 1 }
+                allowed { number_value: 2 } allowed { number_value: 4 }
+                allowed { number_value: 8 } }
+      options { name: "damp" type: FLOAT minimum: 0 maximum: 1 }
       options { name: "sym" type: BOOL default_value { bool_value: true } }
       options { name: "order" type: STRING }
     }
     methods { name: "rtn" formats: "gptq" options { name: "bits" type: INT } }
     tasks { name: "perplexity" needs_data: true }
-    tasks { name: "arc_easy" options { name: "shots" type: INT default_value { number_value: 0 } minimum: 0 } }
+    tasks { name: "arc_easy" options { name: "shots" type: INT minimum: 0 } }
     devices { type: "cpu" })");
 }
 
@@ -155,7 +156,11 @@ TEST(SpecValidation, EveryViolationIsCollected) {
   auto spec = Parse<v1::JobSpec>(R"(
     priority: 5000
     quantize { method: "gptq" format: "nope" overrides { pattern: "[" }
-      options { fields { key: "bits" value { number_value: 5 } } fields { key: "sym" value { number_value: 1 } } } })");
+      options {
+        fields { key: "bits" value { number_value: 5 } }
+        fields { key: "sym" value { number_value: 1 } }
+      }
+    })");
   EXPECT_EQ(ResolveJob(&spec).violations.size(), 6u);
 }
 
