@@ -36,7 +36,8 @@ absl::StatusOr<int> Wait(pid_t child) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-// Everything until the pipe closes; what is beyond the limit is read and dropped, so that the child can end.
+// Everything until the pipe closes; what is beyond the limit is read and dropped, so that the child
+// can end.
 std::string Drain(int fd) {
   std::string output;
   char buffer[65536];

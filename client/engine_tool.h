@@ -15,8 +15,8 @@ struct EngineRun {
   int exit_code = 0;  // 128 + signal, when it died of one.
   std::string output;
 };
-// Runs with stdin and stderr passed on. `capture`: stdout goes into EngineRun::output (at most 16 MiB), else it is
-// passed on too.
+// Runs with stdin and stderr passed on. `capture`: stdout goes into EngineRun::output (at most 16
+// MiB), else it is passed on too.
 absl::StatusOr<EngineRun> RunEngine(const std::vector<std::string>& arguments, bool capture);
 
 }  // namespace quantd

@@ -1,4 +1,5 @@
-// What quantctl's exit status says. Scripts rely on it: docs/cli.md and `quantctl --help` list the same numbers.
+// What quantctl's exit status says. Scripts rely on it: docs/cli.md and `quantctl --help` list the
+// same numbers.
 #pragma once
 
 #include "absl/status/status.h"

@@ -1,5 +1,5 @@
-// A thread reads the stream and takes it up again where it broke; the caller's thread shows, redraws and listens
-// for Ctrl-C.
+// A thread reads the stream and takes it up again where it broke; the caller's thread shows,
+// redraws and listens for Ctrl-C.
 #include "client/follow.h"
 
 #include <deque>
@@ -15,7 +15,8 @@
 namespace quantd {
 namespace {
 
-// Longer than a scheduler's restart on a busy machine; a script should not hang for ever on one that is gone.
+// Longer than a scheduler's restart on a busy machine; a script should not hang for ever on one
+// that is gone.
 constexpr absl::Duration kReconnectMax = absl::Minutes(5);
 constexpr absl::Duration kReconnectPauseFirst = absl::Milliseconds(200);
 constexpr absl::Duration kReconnectPauseMax = absl::Seconds(5);
@@ -26,8 +27,8 @@ constexpr absl::Duration kSecondInterrupt = absl::Seconds(2);
 
 bool IsTransient(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
-         absl::IsDeadlineExceeded(status) || absl::IsCancelled(status) || absl::IsInternal(status) ||
-         absl::IsUnknown(status) || absl::IsAborted(status);
+         absl::IsDeadlineExceeded(status) || absl::IsCancelled(status) ||
+         absl::IsInternal(status) || absl::IsUnknown(status) || absl::IsAborted(status);
 }
 
 // Reads events in a thread of its own. Thread-safe.
@@ -211,8 +212,8 @@ absl::StatusOr<FollowEnd> Detach(Session* session, const FollowRequest& request,
                                  const Interrupts& interrupts, View* view) {
   const std::string kind = request.sweep ? "sweep" : "job";
   const std::string id = request.name.substr(request.name.rfind('/') + 1);
-  view->Notice(absl::StrCat("detached; the ", kind, " goes on. Watch it again with: quantctl ", kind,
-                            "s watch ", id, "\nCtrl-C again within 2 seconds cancels it."));
+  view->Notice(absl::StrCat("detached; the ", kind, " goes on. Watch it again with: quantctl ",
+                            kind, "s watch ", id, "\nCtrl-C again within 2 seconds cancels it."));
   const absl::Time until = absl::Now() + kSecondInterrupt;
   while (absl::Now() < until) {
     if (interrupts.count() > 1) {

@@ -1,6 +1,6 @@
-// Watching until the end: events of a job or sweep into a View, over lost connections and restarts of the
-// scheduler, each event once. Ends early at --timeout, at Ctrl-C (the job goes on), or at two of them (the job is
-// cancelled).
+// Watching until the end: events of a job or sweep into a View, over lost connections and restarts
+// of the scheduler, each event once. Ends early at --timeout, at Ctrl-C (the job goes on), or at
+// two of them (the job is cancelled).
 #pragma once
 
 #include <string>

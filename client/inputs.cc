@@ -68,10 +68,10 @@ absl::StatusOr<std::string> ResolveModel(const std::string& text, const InputOpt
 absl::StatusOr<std::string> ResolveData(const std::string& text, const InputOptions& options) {
   if (text.empty() || IsStored(text) || options.remote_paths) return text;
   if (std::string path = Existing(text, options); !path.empty()) return path;
-  return absl::NotFoundError(absl::StrCat(
-      "data file \"", text, "\": no such file",
-      options.base_folder == "." ? "" : absl::StrCat(" below ", options.base_folder),
-      "; if the path is one that only the workers see, add --remote-paths"));
+  return absl::NotFoundError(
+      absl::StrCat("data file \"", text, "\": no such file",
+                   options.base_folder == "." ? "" : absl::StrCat(" below ", options.base_folder),
+                   "; if the path is one that only the workers see, add --remote-paths"));
 }
 
 absl::Status Inputs::Model(std::string* model) {

@@ -1,6 +1,6 @@
-// What a user calls a model or a data file, made into what a worker can find: a local path becomes absolute (or is
-// uploaded, where the workers may not see this disk), a Hub name stays, a typo is refused here instead of failing
-// on a worker later.
+// What a user calls a model or a data file, made into what a worker can find: a local path becomes
+// absolute (or is uploaded, where the workers may not see this disk), a Hub name stays, a typo is
+// refused here instead of failing on a worker later.
 #pragma once
 
 #include <string>
@@ -24,14 +24,15 @@ struct InputOptions {
 // "org/name", "org/name@revision".
 bool IsHubName(absl::string_view text);
 
-// A path, Hub name, "jobs/..." or "artifacts/...". NotFound, with what to write instead, for a path that is not
-// there.
+// A path, Hub name, "jobs/..." or "artifacts/...". NotFound, with what to write instead, for a path
+// that is not there.
 absl::StatusOr<std::string> ResolveModel(const std::string& text, const InputOptions& options);
 
 // A path or "artifacts/...". NotFound when the path is not there. Does not upload.
 absl::StatusOr<std::string> ResolveData(const std::string& text, const InputOptions& options);
 
-// Resolves every model and data file that a spec names, in place, and uploads data files where they must be.
+// Resolves every model and data file that a spec names, in place, and uploads data files where they
+// must be.
 class Inputs {
  public:
   Inputs(Session* session, InputOptions options) : session_(session), options_(options) {}

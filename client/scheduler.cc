@@ -103,9 +103,9 @@ void Scheduler::Abort() {
   for (grpc::ClientContext* context : state_->contexts) context->TryCancel();
 }
 
-#define QD_UNARY(Service, stub, Method, Response)                                            \
-  absl::StatusOr<v1::Response> Scheduler::Call(const v1::Method##Request& request) {          \
-    return state_->Unary(state_->stub.get(), &v1::Service::Stub::Method, request);            \
+#define QD_UNARY(Service, stub, Method, Response)                                    \
+  absl::StatusOr<v1::Response> Scheduler::Call(const v1::Method##Request& request) { \
+    return state_->Unary(state_->stub.get(), &v1::Service::Stub::Method, request);   \
   }
 QD_UNARY(JobService, jobs, SubmitJob, SubmitJobResponse)
 QD_UNARY(JobService, jobs, GetJob, Job)

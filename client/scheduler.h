@@ -1,6 +1,7 @@
-// The scheduler's services as plain calls: the one place of quantctl that knows gRPC. A unary call has 30 seconds
-// and is sent again by the channel while the scheduler is unavailable; a stream has no limit and ends early when
-// its reader says so or Abort is called. Errors are absl::Status with the details of proto/errors.h. Thread-safe.
+// The scheduler's services as plain calls: the one place of quantctl that knows gRPC. A unary call
+// has 30 seconds and is sent again by the channel while the scheduler is unavailable; a stream has
+// no limit and ends early when its reader says so or Abort is called. Errors are absl::Status with
+// the details of proto/errors.h. Thread-safe.
 #pragma once
 
 #include <functional>

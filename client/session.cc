@@ -134,8 +134,9 @@ std::string Session::Remedy(const absl::Status& status) const {
   if (absl::IsUnavailable(status)) {
     if (ReasonOf(status) == kReasonDraining) return "it is stopping; try again when it is back";
     if (ReasonOf(status) == kReasonDiskLow) return "free disk space on the scheduler's machine";
-    return absl::StrCat("start one here with `quantd --standalone`, or name another: --scheduler ",
-                        "HOST:PORT, QUANTD_SCHEDULER, or `scheduler:` in ~/.config/quantd/client.yaml");
+    return absl::StrCat(
+        "start one here with `quantd --standalone`, or name another: --scheduler ",
+        "HOST:PORT, QUANTD_SCHEDULER, or `scheduler:` in ~/.config/quantd/client.yaml");
   }
   if (absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status)) {
     return absl::StrCat("check --tenant (now \"", tenant_, "\") and your rights on ", address_);

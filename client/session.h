@@ -1,5 +1,6 @@
-// What one run of quantctl has in hand: where it prints, which scheduler it talks to, and how an error becomes
-// words and an exit code. Settings come from flags, then the environment, then the settings file.
+// What one run of quantctl has in hand: where it prints, which scheduler it talks to, and how an
+// error becomes words and an exit code. Settings come from flags, then the environment, then the
+// settings file.
 #pragma once
 
 #include <functional>

@@ -48,8 +48,8 @@ bool IsTransient(const absl::Status& status) {
          absl::IsAborted(status) || absl::IsUnknown(status) || absl::IsInternal(status);
 }
 
-// Runs `attempt` until it succeeds, fails for good, or brings nothing too many times. It returns by how many bytes
-// it came further through its argument.
+// Runs `attempt` until it succeeds, fails for good, or brings nothing too many times. It returns by
+// how many bytes it came further through its argument.
 absl::Status WithResume(const std::function<absl::Status(int64_t*)>& attempt) {
   absl::Status status;
   for (int barren = 0; barren < kBarrenAttemptsMax;) {
@@ -93,12 +93,12 @@ absl::Status UploadBlob(Scheduler* scheduler, const std::string& path, const v1:
                                     : kChunkBytes;
     int64_t offset = started.committed_bytes();
     bool first = true;
-    QD_ASSIGN_OR_RETURN(const v1::UploadBlobResponse response,
-                        scheduler->Upload([&](v1::UploadBlobRequest* chunk) {
-                          if (first) chunk->set_upload(started.upload());
-                          first = false;
-                          return NextChunk(file.fd(), blob.size_bytes(), chunk_bytes, &offset, chunk);
-                        }));
+    QD_ASSIGN_OR_RETURN(
+        const v1::UploadBlobResponse response, scheduler->Upload([&](v1::UploadBlobRequest* chunk) {
+          if (first) chunk->set_upload(started.upload());
+          first = false;
+          return NextChunk(file.fd(), blob.size_bytes(), chunk_bytes, &offset, chunk);
+        }));
     if (!response.complete()) return absl::UnavailableError("the upload ended early");
     return absl::OkStatus();
   });
@@ -288,7 +288,8 @@ absl::Status Download::Finish(const v1::Blob& blob, const std::string& partial,
 std::string ManifestDigest(const v1::Manifest& manifest) {
   Sha256 hash;
   for (const v1::ManifestFile& file : manifest.files()) {
-    hash.Update(absl::StrCat(file.blob().sha256(), " ", file.blob().size_bytes(), " ", file.path(), "\n"));
+    hash.Update(
+        absl::StrCat(file.blob().sha256(), " ", file.blob().size_bytes(), " ", file.path(), "\n"));
   }
   return hash.HexDigest();
 }

@@ -23,9 +23,7 @@ absl::Duration DurationOf(const google::protobuf::Duration& duration) {
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
 }
 
-std::string RateText(double rate) {
-  return rate > 0 ? absl::StrCat(ShortNumber(rate), "/s") : "";
-}
+std::string RateText(double rate) { return rate > 0 ? absl::StrCat(ShortNumber(rate), "/s") : ""; }
 
 double ShareOf(const v1::Progress& progress) {
   if (progress.total() <= 0) return -1;
@@ -225,8 +223,8 @@ std::vector<std::string> SweepBoard::Lines(size_t width, size_t height, absl::Du
     ended += IsEnded(job.state) ? 1 : 0;
     failed += job.state == v1::JOB_STATE_FAILED ? 1 : 0;
   }
-  std::string head = absl::StrCat(name_, "  ", ended, "/", jobs_.size(), " jobs, ",
-                                  ShortDuration(elapsed));
+  std::string head =
+      absl::StrCat(name_, "  ", ended, "/", jobs_.size(), " jobs, ", ShortDuration(elapsed));
   if (failed > 0) absl::StrAppend(&head, ", ", failed, " failed");
   std::vector<std::string> lines = {style.Bold(Clip(head, width == 0 ? head.size() : width))};
 
@@ -280,9 +278,11 @@ std::vector<std::string> Transcript::Lines(const v1::JobEvent& event, const std:
   switch (event.event_case()) {
     case v1::JobEvent::kState: {
       std::string text = StatePaint(event.state().state(), style);
-      if (!event.state().worker().empty()) absl::StrAppend(&text, " on ", OneLine(event.state().worker()));
+      if (!event.state().worker().empty())
+        absl::StrAppend(&text, " on ", OneLine(event.state().worker()));
       if (event.attempt() > 1) absl::StrAppend(&text, ", attempt ", event.attempt());
-      if (!event.state().reason().empty()) absl::StrAppend(&text, ": ", OneLine(event.state().reason()));
+      if (!event.state().reason().empty())
+        absl::StrAppend(&text, ": ", OneLine(event.state().reason()));
       phases_.erase(event.job());
       lines.push_back(text);
       break;
@@ -298,18 +298,22 @@ std::vector<std::string> Transcript::Lines(const v1::JobEvent& event, const std:
       break;
     }
     case v1::JobEvent::kMetric: {
-      std::string text = absl::StrCat(OneLine(event.metric().name()), " = ", ShortNumber(event.metric().value()));
-      if (!event.metric().unit().empty()) absl::StrAppend(&text, " ", OneLine(event.metric().unit()));
+      std::string text =
+          absl::StrCat(OneLine(event.metric().name()), " = ", ShortNumber(event.metric().value()));
+      if (!event.metric().unit().empty())
+        absl::StrAppend(&text, " ", OneLine(event.metric().unit()));
       const std::map<std::string, std::string> labels(event.metric().labels().begin(),
                                                       event.metric().labels().end());
-      for (const auto& [key, value] : labels) absl::StrAppend(&text, " ", OneLine(key), "=", OneLine(value));
+      for (const auto& [key, value] : labels)
+        absl::StrAppend(&text, " ", OneLine(key), "=", OneLine(value));
       lines.push_back(text);
       break;
     }
     case v1::JobEvent::kFallback:
-      lines.push_back(style.Warn(absl::StrCat(
-          "fallback ", OneLine(event.fallback().kind()), event.fallback().module().empty() ? "" : " in ",
-          OneLine(event.fallback().module()), ": ", OneLine(event.fallback().description()))));
+      lines.push_back(style.Warn(absl::StrCat("fallback ", OneLine(event.fallback().kind()),
+                                              event.fallback().module().empty() ? "" : " in ",
+                                              OneLine(event.fallback().module()), ": ",
+                                              OneLine(event.fallback().description()))));
       break;
     case v1::JobEvent::kFailure:
       lines = FailureLines(event.failure(), style);

@@ -1,6 +1,6 @@
-// What is known about jobs that are being watched, folded from their events, and how it looks: as lines to be
-// redrawn on a terminal, and as lines that are printed once. Pure functions of the events and the time: the golden
-// tests call them.
+// What is known about jobs that are being watched, folded from their events, and how it looks: as
+// lines to be redrawn on a terminal, and as lines that are printed once. Pure functions of the
+// events and the time: the golden tests call them.
 #pragma once
 
 #include <map>
@@ -72,7 +72,8 @@ class SweepBoard {
   std::map<std::string, JobBoard> jobs_;
 };
 
-// Events as lines for a pipe: state changes, phases, every tenth of a phase, metrics, fallbacks, failures.
+// Events as lines for a pipe: state changes, phases, every tenth of a phase, metrics, fallbacks,
+// failures.
 class Transcript {
  public:
   // `live`: a bar shows the progress, so that no line has to.

@@ -90,9 +90,11 @@ std::vector<std::string> ComparisonLines(const Struct& result, size_t width, con
   }
   if (rows.empty()) return {};
   const std::vector<std::string> metrics = MetricColumns(result, rows);
-  std::vector<Table::Column> columns = {{"variant"}, {"size", Align::kRight}, {"ratio", Align::kRight, 2}};
+  std::vector<Table::Column> columns = {
+      {"variant"}, {"size", Align::kRight}, {"ratio", Align::kRight, 2}};
   int later = 0;
-  for (const std::string& name : metrics) columns.push_back({name, Align::kRight, later++ == 0 ? 0 : 1});
+  for (const std::string& name : metrics)
+    columns.push_back({name, Align::kRight, later++ == 0 ? 0 : 1});
   columns.push_back({"tokens/s", Align::kRight, 3});
   columns.push_back({"latency", Align::kRight, 6});
   columns.push_back({"quantize", Align::kRight, 4});
@@ -120,7 +122,8 @@ std::vector<std::string> ComparisonLines(const Struct& result, size_t width, con
     cells.push_back(PeakText(row));
     cells.push_back(Text(row, "verdict"));
     if (const std::string error = Text(row, "error"); !error.empty()) {
-      failures.push_back(style.Bad(absl::StrCat("  ", OneLine(Text(row, "name")), ": ", OneLine(error))));
+      failures.push_back(
+          style.Bad(absl::StrCat("  ", OneLine(Text(row, "name")), ": ", OneLine(error))));
     }
     table.AddRow(std::move(cells));
   }
@@ -132,10 +135,12 @@ std::vector<std::string> ComparisonLines(const Struct& result, size_t width, con
   }
   if (const std::string best = Text(result, "recommendation"); !best.empty()) {
     const std::string reason = OneLine(Text(result, "reason"));
-    lines.push_back(absl::StrCat("recommended: ", style.Good(OneLine(best)), reason.empty() ? "" : ": ", reason));
+    lines.push_back(absl::StrCat("recommended: ", style.Good(OneLine(best)),
+                                 reason.empty() ? "" : ": ", reason));
   }
   if (!dropped.empty()) {
-    lines.push_back(style.Dim(absl::StrCat("not shown for want of width: ", absl::StrJoin(dropped, ", "))));
+    lines.push_back(
+        style.Dim(absl::StrCat("not shown for want of width: ", absl::StrJoin(dropped, ", "))));
   }
   return lines;
 }

@@ -1,4 +1,5 @@
-// The comparison of variants as a table, from the result of a compare or report job (docs/results.md).
+// The comparison of variants as a table, from the result of a compare or report job
+// (docs/results.md).
 #pragma once
 
 #include <string>
@@ -9,8 +10,9 @@
 
 namespace quantd {
 
-// Lines: the table, failed variants with their error below it, the recommendation. Empty when `result` holds no
-// rows. `width` 0: no limit; else the less important columns go first and are named in a last line.
+// Lines: the table, failed variants with their error below it, the recommendation. Empty when
+// `result` holds no rows. `width` 0: no limit; else the less important columns go first and are
+// named in a last line.
 std::vector<std::string> ComparisonLines(const google::protobuf::Struct& result, size_t width,
                                          const Style& style);
 

@@ -48,7 +48,8 @@ std::vector<std::string> Table::Render(size_t width, const Style& style,
     size_t victim = columns_.size();
     for (size_t c = 0; c < columns_.size(); ++c) {
       if (!shown[c] || columns_[c].drop_order == 0) continue;
-      if (victim == columns_.size() || columns_[c].drop_order > columns_[victim].drop_order) victim = c;
+      if (victim == columns_.size() || columns_[c].drop_order > columns_[victim].drop_order)
+        victim = c;
     }
     if (victim == columns_.size()) break;
     shown[victim] = false;

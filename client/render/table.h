@@ -1,5 +1,5 @@
-// Text tables and small formats that every screen shares. Widths are counted in code points, which is right for
-// everything this program prints.
+// Text tables and small formats that every screen shares. Widths are counted in code points, which
+// is right for everything this program prints.
 #pragma once
 
 #include <string>
@@ -36,8 +36,8 @@ class Table {
   // Missing cells are empty. Control characters and line breaks become blanks.
   void AddRow(std::vector<std::string> cells);
   size_t rows() const { return rows_.size(); }
-  // Lines without line breaks, at most `width` wide (0: no limit), header first. Titles of columns that had to go
-  // are added to `dropped` (may be null).
+  // Lines without line breaks, at most `width` wide (0: no limit), header first. Titles of columns
+  // that had to go are added to `dropped` (may be null).
   std::vector<std::string> Render(size_t width, const Style& style,
                                   std::vector<std::string>* dropped = nullptr) const;
 
@@ -50,8 +50,8 @@ class Table {
 size_t DisplayWidth(absl::string_view text);
 // At most `width` wide; what is cut is shown as "~".
 std::string Clip(absl::string_view text, size_t width);
-// Printable on one line: control characters become blanks, invalid UTF-8 U+FFFD. What other machines send is
-// never printed without it: it could hold terminal sequences.
+// Printable on one line: control characters become blanks, invalid UTF-8 U+FFFD. What other
+// machines send is never printed without it: it could hold terminal sequences.
 std::string OneLine(absl::string_view text);
 // "42s", "3m05s", "2h07m".
 std::string ShortDuration(absl::Duration duration);

@@ -29,9 +29,11 @@ using TitleOf = std::function<std::string(const std::string& job)>;
 
 class PlainView : public View {
  public:
-  PlainView(Session* session, TitleOf title_of) : session_(session), title_of_(std::move(title_of)) {}
+  PlainView(Session* session, TitleOf title_of)
+      : session_(session), title_of_(std::move(title_of)) {}
   void Event(const v1::JobEvent& event) override {
-    for (const std::string& line : transcript_.Lines(event, title_of_(event.job()), session_->style())) {
+    for (const std::string& line :
+         transcript_.Lines(event, title_of_(event.job()), session_->style())) {
       session_->out() << line << "\n";
     }
     session_->out().flush();
@@ -118,7 +120,9 @@ std::unique_ptr<View> MakeView(Session* session, const v1::Job& job) {
   parts.apply = [board](const v1::JobEvent& event) { board->Apply(event); };
   parts.keeps = [](const v1::JobEvent& event) { return !event.has_state(); };
   parts.title_of = untitled;
-  parts.picture = [board, session](absl::Time) { return board->Lines(session->width(), session->style()); };
+  parts.picture = [board, session](absl::Time) {
+    return board->Lines(session->width(), session->style());
+  };
   return std::make_unique<LiveView>(session, std::move(parts));
 }
 
@@ -127,12 +131,13 @@ std::unique_ptr<View> MakeView(Session* session, const v1::Sweep& sweep) {
   const auto board = std::make_shared<SweepBoard>(sweep);
   const TitleOf title_of = [board](const std::string& job) { return board->TitleOf(job); };
   if (!session->terminal()) return std::make_unique<PlainView>(session, title_of);
-  const absl::Time start = sweep.has_create_time()
-                               ? absl::FromUnixSeconds(sweep.create_time().seconds())
-                               : absl::Now();
+  const absl::Time start =
+      sweep.has_create_time() ? absl::FromUnixSeconds(sweep.create_time().seconds()) : absl::Now();
   LiveView::Parts parts;
   parts.apply = [board](const v1::JobEvent& event) { board->Apply(event); };
-  parts.keeps = [](const v1::JobEvent& event) { return event.has_fallback() || event.has_failure(); };
+  parts.keeps = [](const v1::JobEvent& event) {
+    return event.has_fallback() || event.has_failure();
+  };
   parts.title_of = title_of;
   parts.picture = [board, session, start](absl::Time now) {
     return board->Lines(session->width(), session->height(), now - start, session->style());

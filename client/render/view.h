@@ -1,5 +1,5 @@
-// Where the events of a watched job or sweep go: redrawn in place on a terminal, as lines into a pipe, as JSON for
-// scripts. One thread only.
+// Where the events of a watched job or sweep go: redrawn in place on a terminal, as lines into a
+// pipe, as JSON for scripts. One thread only.
 #pragma once
 
 #include <memory>
