@@ -71,8 +71,8 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Create(
     AgentOptions options, std::shared_ptr<grpc::ChannelInterface> channel, AgentMetrics* metrics) {
   std::unique_ptr<Agent> agent(new Agent(std::move(options), std::move(channel), metrics));
   QD_RETURN_IF_ERROR(agent->LoadCatalog());
-  QD_ASSIGN_OR_RETURN(agent->cache_, BlobCache::Open(agent->options_.data + "/blobs",
-                                                     agent->options_.cache_bytes));
+  QD_ASSIGN_OR_RETURN(
+      agent->cache_, BlobCache::Open(agent->options_.data + "/blobs", agent->options_.cache_bytes));
   return agent;
 }
 
@@ -85,18 +85,16 @@ absl::Status Agent::LoadCatalog() {
                                  kCapabilitiesTime),
                       words);
   if (output.exit.code != 0 || output.exit.signal != 0) {
-    return absl::FailedPreconditionError(absl::StrCat(words, ": it ended with ",
-                                                      DescribeExit(output.exit), ": ",
-                                                      Tail(output.output)));
+    return absl::FailedPreconditionError(absl::StrCat(
+        words, ": it ended with ", DescribeExit(output.exit), ": ", Tail(output.output)));
   }
   v1::Catalog catalog;
   google::protobuf::util::JsonParseOptions options;
   options.ignore_unknown_fields = true;
-  const auto parsed =
-      google::protobuf::util::JsonStringToMessage(output.output, &catalog, options);
+  const auto parsed = google::protobuf::util::JsonStringToMessage(output.output, &catalog, options);
   if (!parsed.ok()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        words, ": its answer is not a Catalog: ", std::string(parsed.message())));
+    return absl::FailedPreconditionError(
+        absl::StrCat(words, ": its answer is not a Catalog: ", std::string(parsed.message())));
   }
   metrics_->SetCatalog(catalog);
   absl::MutexLock lock(&mutex_);
@@ -166,8 +164,8 @@ absl::StatusOr<v1::LeaseJobResponse> Agent::Poll(const Slot& slot, const std::st
 
 absl::Status Agent::CheckDevice() {
   if (!options_.canary) return absl::OkStatus();
-  const absl::StatusOr<CommandOutput> canary =
-      RunCommand({.argv = {options_.engine, "canary"}, .working_folder = options_.data}, kCanaryTime);
+  const absl::StatusOr<CommandOutput> canary = RunCommand(
+      {.argv = {options_.engine, "canary"}, .working_folder = options_.data}, kCanaryTime);
   if (canary.ok() && canary->exit.code == 0 && canary->exit.signal == 0) return absl::OkStatus();
   metrics_->CanaryFailed();
   return absl::InternalError(absl::StrCat(
@@ -227,9 +225,9 @@ absl::Status Agent::RunSlot(const Slot& slot) {
         continue;
       }
       if (absl::IsAborted(status)) {
-        return Annotate(status, absl::StrCat(
-                                    "another process works as ", slot.name,
-                                    "; give each worker a --name and a --data folder of its own"));
+        return Annotate(status,
+                        absl::StrCat("another process works as ", slot.name,
+                                     "; give each worker a --name and a --data folder of its own"));
       }
       LogWarning("cannot ask for a job; trying on", {{"error", status.ToString()}});
       polls_.SleepFor(backoff.Next());
@@ -265,8 +263,7 @@ absl::Status Agent::Run() {
   std::vector<absl::Status> ends(options_.slots);
   for (int i = 0; i < options_.slots; ++i) {
     threads.emplace_back([this, i, &ends] {
-      const std::string name =
-          i == 0 ? options_.name : absl::StrCat(options_.name, "-", i + 1);
+      const std::string name = i == 0 ? options_.name : absl::StrCat(options_.name, "-", i + 1);
       const Slot slot = {.name = WorkerName(name), .instance = NewUuid()};
       ends[i] = RunSlot(slot);
       if (absl::IsCancelled(ends[i])) ends[i] = absl::OkStatus();
@@ -285,7 +282,8 @@ absl::Status Agent::Run() {
 }
 
 void Agent::WatchDrain() {
-  // The last quarter is for saying good-bye; what is not stored by then is lost time, not lost data.
+  // The last quarter is for saying good-bye; what is not stored by then is lost time, not lost
+  // data.
   if (!ended_.SleepFor(options_.drain_grace * 0.75)) return;
   {
     absl::MutexLock lock(&mutex_);

@@ -1,5 +1,5 @@
-// The worker: registers, waits for a lease, works on it, checks the device when an engine has died, and again. It
-// dials the scheduler and never listens, save for metrics.
+// The worker: registers, waits for a lease, works on it, checks the device when an engine has died,
+// and again. It dials the scheduler and never listens, save for metrics.
 #pragma once
 
 #include <atomic>
@@ -41,17 +41,18 @@ struct AgentOptions {
 
 class Agent {
  public:
-  // Asks the engine what it can; an engine that does not answer is an error. `metrics` is not owned.
-  static absl::StatusOr<std::unique_ptr<Agent>> Create(AgentOptions options,
-                                                       std::shared_ptr<grpc::ChannelInterface> channel,
-                                                       AgentMetrics* metrics);
+  // Asks the engine what it can; an engine that does not answer is an error. `metrics` is not
+  // owned.
+  static absl::StatusOr<std::unique_ptr<Agent>> Create(
+      AgentOptions options, std::shared_ptr<grpc::ChannelInterface> channel, AgentMetrics* metrics);
   ~Agent();
 
-  // Until Drain(), idleness, a device that is not sane, or another process that took the name. OK: in good order.
+  // Until Drain(), idleness, a device that is not sane, or another process that took the name. OK:
+  // in good order.
   absl::Status Run();
 
-  // From any thread. First call: finish the block at hand, store the checkpoint, give the job back. Second call:
-  // without the finishing.
+  // From any thread. First call: finish the block at hand, store the checkpoint, give the job back.
+  // Second call: without the finishing.
   void Drain();
   // Asks the engine again what it can, and tells the scheduler.
   absl::Status Refresh();

@@ -58,9 +58,8 @@ void Attempt::Tick() {
 }
 
 std::string Attempt::KindName() const {
-  const auto* field =
-      lease_.spec().GetReflection()->GetOneofFieldDescriptor(
-          lease_.spec(), v1::JobSpec::descriptor()->FindOneofByName("kind"));
+  const auto* field = lease_.spec().GetReflection()->GetOneofFieldDescriptor(
+      lease_.spec(), v1::JobSpec::descriptor()->FindOneofByName("kind"));
   return field == nullptr ? "none" : field->name();
 }
 
@@ -103,8 +102,8 @@ absl::Status Attempt::Prepare() {
   QD_RETURN_IF_ERROR(MakeFolders(world_.data + "/cache"));
   const TransferControl control = InputControl();
   QD_RETURN_IF_ERROR(world_.cache->MakeRoom(MissingInputBytes(lease_, *world_.cache)));
-  QD_RETURN_IF_ERROR(folder_.RestoreCheckpoint(lease_.checkpoint(), *world_.cache,
-                                               *world_.transfer, control));
+  QD_RETURN_IF_ERROR(
+      folder_.RestoreCheckpoint(lease_.checkpoint(), *world_.cache, *world_.transfer, control));
   QD_ASSIGN_OR_RETURN(const nlohmann::json inputs,
                       PrepareInputs(lease_, folder_, *world_.cache, *world_.transfer, control));
   QD_RETURN_IF_ERROR(WriteFileAtomic(folder_.inputs_file(), inputs.dump()));
@@ -118,10 +117,13 @@ absl::Status Attempt::Prepare() {
 
 absl::StatusOr<EngineEnd> Attempt::Engine() {
   ChildCommand command;
-  command.argv = {world_.engine,  "run",      "--spec",          folder_.spec_file(),
-                  "--inputs",     folder_.inputs_file(),         "--output",
-                  folder_.output(), "--work", folder_.work(),    "--cache",
-                  world_.data + "/cache",     "--events-fd",     absl::StrCat(kEventsFd)};
+  command.argv = {world_.engine, "run",
+                  "--spec",      folder_.spec_file(),
+                  "--inputs",    folder_.inputs_file(),
+                  "--output",    folder_.output(),
+                  "--work",      folder_.work(),
+                  "--cache",     world_.data + "/cache",
+                  "--events-fd", absl::StrCat(kEventsFd)};
   command.working_folder = folder_.work();
   command.events = true;
   EngineHooks hooks;
@@ -192,14 +194,13 @@ Attempt::Outcome Attempt::Work() {
   const absl::Status prepared = Prepare();
   if (stop_.reason() != StopReason::kNone || stop_.hurry()) return Stopped();
   if (!prepared.ok()) return Failed(ClassOfInputError(prepared), prepared);
-  collector_ = std::make_unique<OutputCollector>(
-      OutputCollector::Parts{.folder = &folder_,
-                             .cache = world_.cache,
-                             .transfer = world_.transfer,
-                             .keeper = keeper_.get(),
-                             .metrics = world_.metrics,
-                             .control = OutputControl()},
-      lease_.checkpoint());
+  collector_ = std::make_unique<OutputCollector>(OutputCollector::Parts{.folder = &folder_,
+                                                                        .cache = world_.cache,
+                                                                        .transfer = world_.transfer,
+                                                                        .keeper = keeper_.get(),
+                                                                        .metrics = world_.metrics,
+                                                                        .control = OutputControl()},
+                                                 lease_.checkpoint());
   const absl::StatusOr<EngineEnd> end = Engine();
   progress_.Finish(Monotonic());
   if (!end.ok()) return Failed(v1::ERROR_CLASS_INTERNAL, end.status());
@@ -223,9 +224,9 @@ Attempt::Outcome Attempt::Judge(const EngineEnd& end) {
       return outcome;
     }
     if (stop_.reason() != StopReason::kNone || stop_.hurry()) return Stopped();
-    return Failed(absl::IsInternal(collected) ? v1::ERROR_CLASS_INTERNAL
-                                              : v1::ERROR_CLASS_INPUT_UNAVAILABLE,
-                  collected);
+    return Failed(
+        absl::IsInternal(collected) ? v1::ERROR_CLASS_INTERNAL : v1::ERROR_CLASS_INPUT_UNAVAILABLE,
+        collected);
   }
   if (stop_.reason() != StopReason::kNone || stop_.hurry()) {
     // The files of the last block are worth the seconds that are left.
@@ -270,9 +271,9 @@ std::string Attempt::Complete(Outcome outcome) {
     }
     if (absl::IsAborted(state.status())) return "lease_lost";
     if (absl::IsCancelled(state.status())) return "released";
-    LogError("the scheduler refuses an outcome", {{"job", lease_.lease().job()},
-                                                  {"outcome", words},
-                                                  {"error", state.status().ToString()}});
+    LogError(
+        "the scheduler refuses an outcome",
+        {{"job", lease_.lease().job()}, {"outcome", words}, {"error", state.status().ToString()}});
     if (tries > kMissingBlobTries) return "lease_lost";
     const bool blobs_missing = outcome.kind == Kind::kSuccess &&
                                absl::IsFailedPrecondition(state.status()) &&

@@ -1,5 +1,5 @@
-// One leased attempt of one job, from the lease to its outcome: inputs, engine, outputs, and the one answer that the
-// scheduler gets about it.
+// One leased attempt of one job, from the lease to its outcome: inputs, engine, outputs, and the
+// one answer that the scheduler gets about it.
 #pragma once
 
 #include <string>
@@ -44,7 +44,8 @@ class Attempt {
   // On the thread that called it, to the end. Once.
   AttemptResult Run();
 
-  // From any thread, while Run() runs: stop in good order and give the job back; then without any more patience.
+  // From any thread, while Run() runs: stop in good order and give the job back; then without any
+  // more patience.
   void Drain() { stop_.Request(StopReason::kDraining); }
   void Hurry() { stop_.Hurry(); }
   // Ends even the try to say that the job is given back.

@@ -1,5 +1,5 @@
-// The folder is the truth: blobs/ab/abcd…, and partial/abcd… for downloads under way. The index in memory only
-// remembers sizes and uses.
+// The folder is the truth: blobs/ab/abcd…, and partial/abcd… for downloads under way. The index in
+// memory only remembers sizes and uses.
 #include "workers/agent/blob_cache.h"
 
 #include <sys/stat.h>
@@ -94,10 +94,9 @@ absl::Status BlobCache::MakeRoom(int64_t bytes) {
     QD_ASSIGN_OR_RETURN(const int64_t free_bytes, FreeDiskBytes(folder_));
     if (free_bytes >= bytes + kDiskReserveBytes) return absl::OkStatus();
     if (EvictOne()) continue;
-    return absl::FailedPreconditionError(
-        absl::StrCat("the disk of ", folder_, " has ", FormatBytes(free_bytes), " free, but ",
-                     FormatBytes(bytes), " and a reserve of ", FormatBytes(kDiskReserveBytes),
-                     " are needed"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the disk of ", folder_, " has ", FormatBytes(free_bytes), " free, but ",
+        FormatBytes(bytes), " and a reserve of ", FormatBytes(kDiskReserveBytes), " are needed"));
   }
 }
 
@@ -106,7 +105,8 @@ absl::Status BlobCache::Fetch(const v1::Blob& blob, BlobTransfer& transfer,
   const std::string partial = absl::StrCat(folder_, "/partial/", blob.sha256());
   QD_RETURN_IF_ERROR(MakeRoom(blob.size_bytes() - FileSize(partial).value_or(0)));
   absl::Status got = transfer.Download(blob, partial, control);
-  // What a broken disk or an older crash left in the partial file is not the store's fault: once more from zero.
+  // What a broken disk or an older crash left in the partial file is not the store's fault: once
+  // more from zero.
   if (absl::IsDataLoss(got)) got = transfer.Download(blob, partial, control);
   QD_RETURN_IF_ERROR(got);
   const std::string path = PathOf(blob.sha256());

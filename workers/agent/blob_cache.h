@@ -1,5 +1,6 @@
-// Blobs on this worker's disk, named by their SHA-256, so that a model that one job wrote or fetched costs the next
-// one no download. Bounded in size; the least recently used blobs go first, never one that is in use.
+// Blobs on this worker's disk, named by their SHA-256, so that a model that one job wrote or
+// fetched costs the next one no download. Bounded in size; the least recently used blobs go first,
+// never one that is in use.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +28,8 @@ class BlobCache {
   static absl::StatusOr<std::unique_ptr<BlobCache>> Open(const std::string& folder,
                                                          int64_t limit_bytes);
 
-  // Puts the blob at `target` (a hard link, or a copy across file systems), downloading it first if need be.
-  // FailedPrecondition: it does not fit on this disk.
+  // Puts the blob at `target` (a hard link, or a copy across file systems), downloading it first if
+  // need be. FailedPrecondition: it does not fit on this disk.
   absl::Status Place(const v1::Blob& blob, const std::string& target, BlobTransfer& transfer,
                      const TransferControl& control);
   // Takes over a file that is known to hold the blob and will not change any more.

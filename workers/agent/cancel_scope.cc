@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cmath>
 
-
 namespace quantd {
 
 void CancelScope::Cancel() {
@@ -16,8 +15,9 @@ void CancelScope::Cancel() {
 
 bool CancelScope::SleepFor(absl::Duration duration) {
   absl::MutexLock lock(&mutex_);
-  mutex_.AwaitWithTimeout(
-      absl::Condition(+[](std::atomic<bool>* flag) { return flag->load(); }, &cancelled_), duration);
+  mutex_.AwaitWithTimeout(absl::Condition(
+                              +[](std::atomic<bool>* flag) { return flag->load(); }, &cancelled_),
+                          duration);
   return !cancelled_;
 }
 

@@ -1,5 +1,5 @@
-// One switch that ends a piece of work early: it cancels the calls in flight that were made under it and wakes
-// who waits between two tries. Once cancelled it stays so.
+// One switch that ends a piece of work early: it cancels the calls in flight that were made under
+// it and wakes who waits between two tries. Once cancelled it stays so.
 #pragma once
 
 #include <grpcpp/client_context.h>
@@ -41,7 +41,8 @@ class CancelScope {
   std::set<grpc::ClientContext*> calls_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Growing pauses between tries, with jitter so that a thousand workers do not come back in one moment.
+// Growing pauses between tries, with jitter so that a thousand workers do not come back in one
+// moment.
 class Backoff {
  public:
   explicit Backoff(absl::Duration first = absl::Milliseconds(100),

@@ -151,7 +151,8 @@ ProcessInfo ReadStat(pid_t pid) {
   const size_t end = stat.rfind(')');
   ProcessInfo info;
   if (end == std::string::npos) return info;
-  const std::vector<std::string> words = absl::StrSplit(stat.substr(end + 1), ' ', absl::SkipEmpty());
+  const std::vector<std::string> words =
+      absl::StrSplit(stat.substr(end + 1), ' ', absl::SkipEmpty());
   if (words.size() < 2) return info;
   info.state = words[0][0];
   int parent = -1;
@@ -242,7 +243,8 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const ChildCom
                              .separate_errors = command.separate_errors,
                              .parent = getpid()};
   {
-    // The registry is held over the fork, so that a sibling's clean-up never takes the child for a stray.
+    // The registry is held over the fork, so that a sibling's clean-up never takes the child for a
+    // stray.
     absl::MutexLock lock(&Children().mutex);
     child->pid_ = fork();
     if (child->pid_ == 0) ExecChild(prepared);
@@ -309,8 +311,8 @@ std::optional<ChildExit> ChildProcess::TryReap() {
 }
 
 void ChildProcess::KillStrays() {
-  // A killed process hands its children to us, so a few rounds may be needed; a process that forks faster than
-  // it is killed must not hold us for ever.
+  // A killed process hands its children to us, so a few rounds may be needed; a process that forks
+  // faster than it is killed must not hold us for ever.
   constexpr int kRounds = 50;
   for (int round = 0; round < kRounds; ++round) {
     bool found = false;

@@ -1,6 +1,7 @@
-// A child program in a process group of its own that cannot outlive us or leave anything behind: the kernel kills
-// it when we die, its descendants are adopted by us when their parents go, and KillStrays() ends them. Its
-// standard input is /dev/null, its output and errors are one pipe, its events another.
+// A child program in a process group of its own that cannot outlive us or leave anything behind:
+// the kernel kills it when we die, its descendants are adopted by us when their parents go, and
+// KillStrays() ends them. Its standard input is /dev/null, its output and errors are one pipe, its
+// events another.
 #pragma once
 
 #include <sys/types.h>
@@ -35,8 +36,8 @@ struct ChildExit {
 // Descriptor number of the events pipe in the child.
 inline constexpr int kEventsFd = 3;
 
-// Not thread-safe. The thread that starts a child has to live until the child has been reaped: the kernel
-// delivers the parent's death signal when that thread ends.
+// Not thread-safe. The thread that starts a child has to live until the child has been reaped: the
+// kernel delivers the parent's death signal when that thread ends.
 class ChildProcess {
  public:
   static absl::StatusOr<std::unique_ptr<ChildProcess>> Start(const ChildCommand& command);
@@ -51,8 +52,8 @@ class ChildProcess {
   int events_fd() const { return events_fd_; }
   // To the whole process group; without effect once the child has been reaped.
   void Signal(int signal);
-  // The child's end if it has ended. Its group is killed first, while its process id is still its own; then its
-  // strays. The same answer ever after.
+  // The child's end if it has ended. Its group is killed first, while its process id is still its
+  // own; then its strays. The same answer ever after.
   std::optional<ChildExit> TryReap();
 
  private:

@@ -36,11 +36,11 @@ class Supervisor {
         stop_(stop),
         grace_(grace),
         end_(end),
-        log_lines_(kLogLineBytesMax,
-                   [this](std::string line, int64_t dropped) { LogLine(std::move(line), dropped); }),
-        event_lines_(kEventBytesMax, [this](std::string line, int64_t dropped) {
-          EventLine(line, dropped);
-        }) {}
+        log_lines_(
+            kLogLineBytesMax,
+            [this](std::string line, int64_t dropped) { LogLine(std::move(line), dropped); }),
+        event_lines_(kEventBytesMax,
+                     [this](std::string line, int64_t dropped) { EventLine(line, dropped); }) {}
 
   void Run() {
     while (true) {
@@ -183,7 +183,8 @@ class Supervisor {
   std::deque<std::string> last_lines_;
 };
 
-// Whether the kernel ended the engine for want of memory: a SIGKILL that was not ours, and a trace of it.
+// Whether the kernel ended the engine for want of memory: a SIGKILL that was not ours, and a trace
+// of it.
 bool LooksOutOfMemory(const EngineEnd& end) {
   if (end.exit.signal != SIGKILL || end.killed_by_us) return false;
   if (end.after.oom_kills > end.before.oom_kills) return true;
@@ -234,10 +235,11 @@ v1::Failure DescribeFailure(const EngineEnd& end) {
     }
   } else if (LooksOutOfMemory(end)) {
     failure.set_error_class(v1::ERROR_CLASS_OUT_OF_MEMORY);
-    failure.set_message(absl::StrCat(
-        "the kernel killed the engine because the machine ran out of memory; it held ",
-        FormatBytes(end.memory.resident_peak_bytes), " at most"));
-    failure.set_remedy("set runtime.host_memory_bytes below what the machine has, or use a larger one");
+    failure.set_message(
+        absl::StrCat("the kernel killed the engine because the machine ran out of memory; it held ",
+                     FormatBytes(end.memory.resident_peak_bytes), " at most"));
+    failure.set_remedy(
+        "set runtime.host_memory_bytes below what the machine has, or use a larger one");
   } else if (end.exit.signal == 0 && end.exit.code == 2) {
     failure.set_error_class(v1::ERROR_CLASS_INTERNAL);
     failure.set_message("the engine did not understand how the worker called it (exit code 2)");

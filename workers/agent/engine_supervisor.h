@@ -1,5 +1,5 @@
-// Runs one engine child to its end: reads its log and its events, samples its memory, stops it when asked (with a
-// signal first, by force after a grace), and tells how it ended.
+// Runs one engine child to its end: reads its log and its events, samples its memory, stops it when
+// asked (with a signal first, by force after a grace), and tells how it ended.
 #pragma once
 
 #include <deque>
@@ -33,12 +33,12 @@ struct EngineHooks {
 
 struct EngineEnd {
   ChildExit exit;
-  bool killed_by_us = false;       // SIGKILL, after the grace.
+  bool killed_by_us = false;  // SIGKILL, after the grace.
   bool asked_to_stop = false;
   std::optional<v1::Result> result;
   std::optional<v1::Failure> failure;
   std::vector<std::string> last_lines;
-  ProcessMemory memory;            // The last sample.
+  ProcessMemory memory;  // The last sample.
   MachineState before;
   MachineState after;
 };
@@ -53,8 +53,9 @@ struct EngineGrace {
 absl::StatusOr<EngineEnd> RunEngine(const ChildCommand& command, const EngineHooks& hooks,
                                     StopSwitch& stop, const EngineGrace& grace);
 
-// The failure that the end stands for when it is neither success nor a stop that we asked for: the engine's own
-// words if it left any, otherwise a crash report with the signal, the last lines and the machine's state.
+// The failure that the end stands for when it is neither success nor a stop that we asked for: the
+// engine's own words if it left any, otherwise a crash report with the signal, the last lines and
+// the machine's state.
 v1::Failure DescribeFailure(const EngineEnd& end);
 
 }  // namespace quantd

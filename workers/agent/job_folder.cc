@@ -32,9 +32,9 @@ absl::Status PlaceFiles(const v1::Manifest& manifest, const std::string& folder,
                         BlobTransfer& transfer, const TransferControl& control) {
   for (const v1::ManifestFile& file : manifest.files()) {
     QD_RETURN_IF_ERROR(CheckRelativePath(file.path()));
-    QD_RETURN_IF_ERROR(cache.Place(file.blob(), absl::StrCat(folder, "/", file.path()), transfer,
-                                   control),
-                       "file ", file.path());
+    QD_RETURN_IF_ERROR(
+        cache.Place(file.blob(), absl::StrCat(folder, "/", file.path()), transfer, control),
+        "file ", file.path());
   }
   return absl::OkStatus();
 }
@@ -74,8 +74,7 @@ absl::Status JobFolder::WriteRecord(const CheckpointRecord& record) const {
 }
 
 absl::Status JobFolder::RestoreCheckpoint(const v1::Manifest& stored, BlobCache& cache,
-                                          BlobTransfer& transfer,
-                                          const TransferControl& control) {
+                                          BlobTransfer& transfer, const TransferControl& control) {
   const CheckpointRecord local = ReadRecord();
   const bool is_ours = stored.files().empty() || local.manifests.count(stored.sha256()) > 0;
   if (is_ours) return absl::OkStatus();
@@ -85,7 +84,8 @@ absl::Status JobFolder::RestoreCheckpoint(const v1::Manifest& stored, BlobCache&
                      "restoring the checkpoint");
   CheckpointRecord record;
   record.manifests.insert(stored.sha256());
-  // Copies, because an engine may write on in its checkpoint's files, and the cache's blobs must not change.
+  // Copies, because an engine may write on in its checkpoint's files, and the cache's blobs must
+  // not change.
   for (const v1::ManifestFile& file : stored.files()) {
     const std::string target = absl::StrCat(work(), "/", file.path());
     QD_RETURN_IF_ERROR(MakeFolders(fs::path(target).parent_path().string()));

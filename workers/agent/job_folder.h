@@ -1,6 +1,7 @@
-// A job's place on this worker's disk: what goes into the engine, what it writes, and the checkpoint that outlives
-// attempts. A local checkpoint is kept when it is at least as new as the stored one, which is so when the stored one
-// was made here; otherwise another worker has come further and its files replace ours.
+// A job's place on this worker's disk: what goes into the engine, what it writes, and the
+// checkpoint that outlives attempts. A local checkpoint is kept when it is at least as new as the
+// stored one, which is so when the stored one was made here; otherwise another worker has come
+// further and its files replace ours.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -53,8 +54,8 @@ class JobFolder {
 // Removes the oldest job folders below `data` until at most `keep` are left, `current` not counted.
 absl::Status PruneJobFolders(const std::string& data, const std::string& current, size_t keep);
 
-// Brings the inputs' files here and returns the engine's inputs document: reference → {path, result, spec, state,
-// failure}. One file of role "data" is given as the file itself.
+// Brings the inputs' files here and returns the engine's inputs document: reference → {path,
+// result, spec, state, failure}. One file of role "data" is given as the file itself.
 absl::StatusOr<nlohmann::json> PrepareInputs(const v1::LeaseJobResponse& lease,
                                              const JobFolder& folder, BlobCache& cache,
                                              BlobTransfer& transfer,

@@ -1,4 +1,5 @@
-// A loop: wait until a batch is worth sending or the lease has to be renewed, call, look at the answer.
+// A loop: wait until a batch is worth sending or the lease has to be renewed, call, look at the
+// answer.
 #include "workers/agent/lease_keeper.h"
 
 #include <algorithm>
@@ -169,7 +170,8 @@ absl::Status LeaseKeeper::Report() {
 }
 
 void LeaseKeeper::Answered(const v1::ReportJobResponse& response, absl::Duration asked_at) {
-  // From the moment of asking: when the scheduler began to count is not known, but it was not before.
+  // From the moment of asking: when the scheduler began to count is not known, but it was not
+  // before.
   last_ack_ = std::max(last_ack_, asked_at);
   events_max_ = kEventsMax;
   metrics_->SchedulerAnswered();
@@ -188,9 +190,9 @@ void LeaseKeeper::Refused(const absl::Status& status) {
   if (stop_) return;
   metrics_->CallFailed("ReportJob", status.code());
   if (MeansLost(status) || absl::IsOutOfRange(status)) {
-    LogWarning("the lease is lost", {{"job", lease_.job()},
-                                     {"attempt", lease_.attempt()},
-                                     {"reason", status.ToString()}});
+    LogWarning(
+        "the lease is lost",
+        {{"job", lease_.job()}, {"attempt", lease_.attempt()}, {"reason", status.ToString()}});
     lost_ = true;
     return;
   }
@@ -199,13 +201,13 @@ void LeaseKeeper::Refused(const absl::Status& status) {
                {{"job", lease_.job()}, {"error", status.ToString()}});
     return;
   }
-  // An event that the scheduler does not take must not hold up those behind it: look for it one by one.
+  // An event that the scheduler does not take must not hold up those behind it: look for it one by
+  // one.
   if (events_max_ > 1) {
     events_max_ = 1;
     return;
   }
-  LogError("the scheduler refuses an event",
-           {{"job", lease_.job()}, {"error", status.ToString()}});
+  LogError("the scheduler refuses an event", {{"job", lease_.job()}, {"error", status.ToString()}});
   outbox_.ReplaceFront(absl::StrCat("an event was refused by the scheduler: ", status.message()));
 }
 

@@ -1,9 +1,10 @@
-// One leased attempt as the scheduler sees it: renews the lease and delivers the events on a thread of its own,
-// whatever else the worker is busy with, and ends the attempt exactly once.
+// One leased attempt as the scheduler sees it: renews the lease and delivers the events on a thread
+// of its own, whatever else the worker is busy with, and ends the attempt exactly once.
 //
-// The worker fences itself: without an acknowledgement for 0.8 of the lease's time, by a clock that does not jump,
-// it behaves as if the lease were gone (Gate() waits) until the scheduler has answered. It goes on computing, for
-// the scheduler may have been away too and gives every lease its time again when it is back.
+// The worker fences itself: without an acknowledgement for 0.8 of the lease's time, by a clock that
+// does not jump, it behaves as if the lease were gone (Gate() waits) until the scheduler has
+// answered. It goes on computing, for the scheduler may have been away too and gives every lease
+// its time again when it is back.
 #pragma once
 
 #include <functional>
@@ -50,12 +51,13 @@ class LeaseKeeper {
   void OnRoom(std::function<void()> callback);
 
   bool lost();
-  // OK when the lease is known to be good. Waits while it is not known; Aborted when it is lost, Cancelled when
-  // `scope` is.
+  // OK when the lease is known to be good. Waits while it is not known; Aborted when it is lost,
+  // Cancelled when `scope` is.
   absl::Status Gate(CancelScope& scope);
 
-  // Delivers what is left, then the outcome; both as often as it takes. Returns the job's new state; Aborted when
-  // the lease is lost; FailedPrecondition when the output's blobs are not in the store; Cancelled when `scope` is.
+  // Delivers what is left, then the outcome; both as often as it takes. Returns the job's new
+  // state; Aborted when the lease is lost; FailedPrecondition when the output's blobs are not in
+  // the store; Cancelled when `scope` is.
   absl::StatusOr<v1::JobState> Complete(v1::CompleteJobRequest request, CancelScope& scope);
   // Gives the job back; one answer or `scope` ends the tries.
   absl::Status Release(const std::string& reason, CancelScope& scope);
@@ -83,7 +85,8 @@ class LeaseKeeper {
   Clock& clock_;
   CancelScope calls_;
 
-  absl::Mutex call_mutex_;  // One ReportJob, CompleteJob or ReleaseJob at a time; taken before mutex_.
+  absl::Mutex
+      call_mutex_;  // One ReportJob, CompleteJob or ReleaseJob at a time; taken before mutex_.
   absl::Mutex mutex_;
   Outbox outbox_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> on_room_ ABSL_GUARDED_BY(mutex_);
@@ -92,7 +95,8 @@ class LeaseKeeper {
   size_t events_max_ ABSL_GUARDED_BY(mutex_);
   bool flush_ ABSL_GUARDED_BY(mutex_) = false;  // Do not wait for a batch to fill.
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // An outcome was accepted: nothing more is to be said.
+  bool ended_ ABSL_GUARDED_BY(mutex_) =
+      false;  // An outcome was accepted: nothing more is to be said.
   bool lost_ ABSL_GUARDED_BY(mutex_) = false;
   bool told_lost_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancel_ ABSL_GUARDED_BY(mutex_) = false;

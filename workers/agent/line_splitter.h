@@ -1,4 +1,5 @@
-// Cuts a byte stream into lines with bounded memory: what a line holds beyond the limit is dropped and counted.
+// Cuts a byte stream into lines with bounded memory: what a line holds beyond the limit is dropped
+// and counted.
 #pragma once
 
 #include <cstdint>

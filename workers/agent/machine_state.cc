@@ -41,8 +41,8 @@ int64_t OomKills() {
   for (absl::string_view line : absl::StrSplit(membership, '\n')) {
     if (absl::ConsumePrefix(&line, "0::")) group_path = std::string(line);
   }
-  const int64_t group = Field(
-      ReadProc(absl::StrCat("/sys/fs/cgroup", group_path, "/memory.events")), "oom_kill ", 1);
+  const int64_t group =
+      Field(ReadProc(absl::StrCat("/sys/fs/cgroup", group_path, "/memory.events")), "oom_kill ", 1);
   if (machine < 0 && group < 0) return -1;
   return std::max<int64_t>(machine, 0) + std::max<int64_t>(group, 0);
 }

@@ -1,6 +1,7 @@
 // quant-worker: flags, signals, and the data folder's lock around one Agent.
 //
-// Exit codes: 0 stopped in good order, 1 the device is not sane, the name was taken or another error, 2 usage.
+// Exit codes: 0 stopped in good order, 1 the device is not sane, the name was taken or another
+// error, 2 usage.
 #include <fcntl.h>
 #include <grpcpp/create_channel.h>
 #include <signal.h>
@@ -110,8 +111,8 @@ absl::Status LockFolder(const std::string& data) {
   return absl::OkStatus();
 }
 
-// The flag, or the kept name, or the host's name with four random digits: machines made from one image often share
-// a host name, and two workers under one name push each other out.
+// The flag, or the kept name, or the host's name with four random digits: machines made from one
+// image often share a host name, and two workers under one name push each other out.
 absl::StatusOr<std::string> ChooseName(const Flags& flags, const std::string& data) {
   const std::string path = data + "/name";
   std::string name = flags.name;
@@ -126,8 +127,9 @@ absl::StatusOr<std::string> ChooseName(const Flags& flags, const std::string& da
     name = absl::StrCat(base, "-", NewUuid().substr(0, 4));
   }
   if (!IsWorkerId(name)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--name \"", name, "\": must be 1 to 128 of [A-Za-z0-9._-], starting with a letter or digit"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--name \"", name,
+                     "\": must be 1 to 128 of [A-Za-z0-9._-], starting with a letter or digit"));
   }
   QD_RETURN_IF_ERROR(WriteFileAtomic(path, name + "\n"), "keeping the worker's name");
   return name;
@@ -150,7 +152,8 @@ absl::StatusOr<AgentOptions> ToOptions(const Flags& flags) {
   for (const std::string& label : flags.labels) {
     const std::pair<std::string, std::string> pair = absl::StrSplit(label, absl::MaxSplits('=', 1));
     if (pair.first.empty() || label.find('=') == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat("--labels \"", label, "\": must be key=value"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--labels \"", label, "\": must be key=value"));
     }
     options.labels[pair.first] = pair.second;
   }
@@ -176,7 +179,8 @@ void HandleSignals(const sigset_t& set, Agent* agent, absl::Duration drain_grace
       }
       continue;
     }
-    // A hang below must not make a machine's owner wait: the kernel ends the process, and it the engine.
+    // A hang below must not make a machine's owner wait: the kernel ends the process, and it the
+    // engine.
     alarm(static_cast<unsigned>(absl::ToInt64Seconds(drain_grace)) + 4);
     agent->Drain();
   }
@@ -201,7 +205,8 @@ absl::Status RunWorker(const Flags& flags) {
   }
   const auto channel = grpc::CreateCustomChannel(
       flags.scheduler, grpc::InsecureChannelCredentials(), ClientChannelArguments());
-  QD_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent, Agent::Create(options, channel, &metrics));
+  QD_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent,
+                      Agent::Create(options, channel, &metrics));
   LogInfo("worker starts", {{"worker", options.name},
                             {"scheduler", flags.scheduler},
                             {"engine", options.engine},

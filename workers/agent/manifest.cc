@@ -25,7 +25,8 @@ v1::Manifest ToManifest(const FileMap& files) {
   Sha256 digest;
   int64_t total_bytes = 0;
   for (const auto& [path, file] : files) {
-    digest.Update(absl::StrCat(file.blob().sha256(), " ", file.blob().size_bytes(), " ", path, "\n"));
+    digest.Update(
+        absl::StrCat(file.blob().sha256(), " ", file.blob().size_bytes(), " ", path, "\n"));
     total_bytes += file.blob().size_bytes();
     *manifest.add_files() = file;
   }

@@ -1,4 +1,5 @@
-// Manifests as this worker makes them: files named by path, ordered, with the digest that names the whole.
+// Manifests as this worker makes them: files named by path, ordered, with the digest that names the
+// whole.
 #pragma once
 
 #include <map>
@@ -20,7 +21,8 @@ v1::Manifest ToManifest(const FileMap& files);
 // Digest and size of a regular file; FailedPrecondition for anything else, links included.
 absl::StatusOr<v1::Blob> HashFile(const std::string& path);
 
-// OK when `relative` is a safe path and names a regular file below `folder` without a symbolic link on the way.
+// OK when `relative` is a safe path and names a regular file below `folder` without a symbolic link
+// on the way.
 absl::Status CheckOwnFile(const std::string& folder, const std::string& relative);
 
 }  // namespace quantd

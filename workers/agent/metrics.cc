@@ -3,8 +3,8 @@
 
 #include <prometheus/text_serializer.h>
 
-#include <array>
 #include <algorithm>
+#include <array>
 #include <exception>
 #include <vector>
 
@@ -97,8 +97,8 @@ absl::StatusOr<std::string> AgentMetrics::Listen(const std::string& address) {
     const std::string host = address.substr(0, address.rfind(':'));
     return absl::StrCat(host, ":", ports.empty() ? 0 : ports[0]);
   } catch (const std::exception& error) {
-    return absl::UnavailableError(absl::StrCat(
-        "serving metrics on ", address, ": ", error.what(), "; choose another --metrics-listen"));
+    return absl::UnavailableError(absl::StrCat("serving metrics on ", address, ": ", error.what(),
+                                               "; choose another --metrics-listen"));
   }
 }
 

@@ -1,5 +1,5 @@
-// What a worker tells Prometheus. Labels hold only values from closed sets: phases, kinds, outcomes, gRPC codes, and
-// the tasks that the engine announced. Nothing here carries a job's name.
+// What a worker tells Prometheus. Labels hold only values from closed sets: phases, kinds,
+// outcomes, gRPC codes, and the tasks that the engine announced. Nothing here carries a job's name.
 #pragma once
 
 #include <prometheus/counter.h>
@@ -81,8 +81,8 @@ class AgentMetrics {
   prometheus::Gauge* cache_bytes_;
 };
 
-// One attempt's progress turned into counters: what was done since the last event, how long each phase took.
-// Not thread-safe.
+// One attempt's progress turned into counters: what was done since the last event, how long each
+// phase took. Not thread-safe.
 class ProgressMeter {
  public:
   explicit ProgressMeter(AgentMetrics* metrics) : metrics_(metrics) {}

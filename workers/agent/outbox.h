@@ -1,6 +1,6 @@
-// The events of one attempt on their way to the scheduler: numbered from 1, kept until they are acknowledged,
-// bounded in memory. Progress is conflated (only the latest matters); nothing else is ever dropped, so that who
-// fills the box has to stop reading the engine's pipes while Full().
+// The events of one attempt on their way to the scheduler: numbered from 1, kept until they are
+// acknowledged, bounded in memory. Progress is conflated (only the latest matters); nothing else is
+// ever dropped, so that who fills the box has to stop reading the engine's pipes while Full().
 #pragma once
 
 #include <cstdint>
@@ -31,10 +31,11 @@ class Outbox {
   explicit Outbox(const Options& options) : options_(options) {}
 
   void Add(v1::JobEvent event, absl::Duration now);
-  // The oldest unacknowledged events, at most `events_max`; the same ones, and perhaps more, when taken again.
+  // The oldest unacknowledged events, at most `events_max`; the same ones, and perhaps more, when
+  // taken again.
   Batch Take(absl::Duration now, size_t events_max = 10'000);
-  // Events up to this number are durable at the scheduler. False: it knows fewer or more than can be, so the
-  // two sides no longer speak of the same attempt.
+  // Events up to this number are durable at the scheduler. False: it knows fewer or more than can
+  // be, so the two sides no longer speak of the same attempt.
   bool Accept(int64_t accepted_events);
   // Puts a log line in the place of the oldest event, which the scheduler will never take.
   void ReplaceFront(const std::string& words);
@@ -58,8 +59,8 @@ class Outbox {
 
   const Options options_;
   std::deque<Entry> events_;
-  int64_t first_ = 1;         // Number of events_.front().
-  size_t sent_ = 0;           // That many from the front have been in a request: they no longer change.
+  int64_t first_ = 1;  // Number of events_.front().
+  size_t sent_ = 0;    // That many from the front have been in a request: they no longer change.
   int64_t bytes_ = 0;
   std::optional<v1::JobEvent> pending_progress_;
   absl::Duration last_progress_ = -absl::InfiniteDuration();

@@ -30,7 +30,8 @@ int64_t ModifiedNs(const std::string& path) {
 OutputCollector::OutputCollector(Parts parts, const v1::Manifest& stored)
     : parts_(std::move(parts)), checkpoint_files_(ToFileMap(stored)) {
   record_ = parts_.folder->ReadRecord();
-  // Files saved by an earlier attempt here that the store may not have got: due with the next checkpoint.
+  // Files saved by an earlier attempt here that the store may not have got: due with the next
+  // checkpoint.
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -64,8 +65,8 @@ void OutputCollector::AddCheckpoint(v1::CheckpointSaved checkpoint) {
       status = LinkOrCopy(absl::StrCat(parts_.folder->work(), "/", path), StagePath(path));
     }
     if (!status.ok()) {
-      parts_.keeper->AddLog(v1::LogLine::WORKER, absl::StrCat("a checkpoint was not stored: ",
-                                                              status.ToString()));
+      parts_.keeper->AddLog(v1::LogLine::WORKER,
+                            absl::StrCat("a checkpoint was not stored: ", status.ToString()));
       return;
     }
     record_.paths.insert(path);
@@ -105,7 +106,8 @@ void OutputCollector::Run() {
                                     : StoreCheckpoint(std::move(*task.checkpoint));
     if (!status.ok() && !parts_.control.scope->cancelled()) {
       // An output is tried again by Finish(), a checkpoint with the next one.
-      parts_.keeper->AddLog(v1::LogLine::WORKER, absl::StrCat("not stored yet: ", status.ToString()));
+      parts_.keeper->AddLog(v1::LogLine::WORKER,
+                            absl::StrCat("not stored yet: ", status.ToString()));
     }
   }
 }
@@ -209,8 +211,8 @@ absl::StatusOr<v1::Manifest> OutputCollector::Finish() {
     v1::ManifestFile file;
     file.set_path(path.substr(root.size() + 1));
     if (const absl::Status own = CheckOwnFile(root, file.path()); !own.ok()) {
-      return absl::InternalError(absl::StrCat("the engine left \"", file.path(),
-                                              "\" in its output: ", own.message()));
+      return absl::InternalError(
+          absl::StrCat("the engine left \"", file.path(), "\" in its output: ", own.message()));
     }
     const auto role = announced.find(file.path());
     file.set_role(role != announced.end() ? role->second : "data");

@@ -1,9 +1,10 @@
-// Carries an attempt's files to the artifact store while the engine still runs: outputs as they are announced,
-// checkpoints as the engine saves them. At the end the whole output folder is held against what was announced.
+// Carries an attempt's files to the artifact store while the engine still runs: outputs as they are
+// announced, checkpoints as the engine saves them. At the end the whole output folder is held
+// against what was announced.
 //
-// A checkpoint's files are linked aside the moment they are announced, so that the engine may go on; checkpoints
-// that wait are merged, for only the newest place to resume from matters. No failure to store a checkpoint fails
-// the job: the next one carries the files again.
+// A checkpoint's files are linked aside the moment they are announced, so that the engine may go
+// on; checkpoints that wait are merged, for only the newest place to resume from matters. No
+// failure to store a checkpoint fails the job: the next one carries the files again.
 #pragma once
 
 #include <deque>
@@ -43,10 +44,11 @@ class OutputCollector {
 
   void AddArtifact(const v1::ManifestFile& file);
   void AddCheckpoint(v1::CheckpointSaved checkpoint);
-  // Waits until everything announced has been stored or given up, or the control's scope is cancelled.
+  // Waits until everything announced has been stored or given up, or the control's scope is
+  // cancelled.
   void Settle();
-  // The manifest of the whole output folder, every blob of it in the store and in the cache. Internal: the folder
-  // is not what the engine announced.
+  // The manifest of the whole output folder, every blob of it in the store and in the cache.
+  // Internal: the folder is not what the engine announced.
   absl::StatusOr<v1::Manifest> Finish();
 
  private:

@@ -1,5 +1,5 @@
-// Why and how an attempt is to end early: one request, seen by downloads, by uploads and by the loop that watches
-// the engine.
+// Why and how an attempt is to end early: one request, seen by downloads, by uploads and by the
+// loop that watches the engine.
 #pragma once
 
 #include <sys/eventfd.h>

@@ -1,5 +1,5 @@
-// Every stream carries a bounded piece under a deadline, so that a silent peer costs minutes, not for ever; the
-// loop around it asks how far the other side came and goes on there.
+// Every stream carries a bounded piece under a deadline, so that a silent peer costs minutes, not
+// for ever; the loop around it asks how far the other side came and goes on there.
 #include "workers/agent/transfer.h"
 
 #include <fcntl.h>
@@ -20,12 +20,14 @@ constexpr int64_t kPieceBytes = int64_t{64} << 20;
 // 64 MiB in it is 220 KiB/s: slower than any link that is of use for models.
 constexpr absl::Duration kPieceTime = absl::Minutes(5);
 constexpr absl::Duration kCallTime = absl::Seconds(20);
-constexpr int64_t kChunkBytes = int64_t{256} << 10;  // Best measured throughput is at 64 to 256 KiB.
-constexpr size_t kFindMissingMax = 5'000;            // 5,000 × 75 bytes stay well below a message's limit.
+constexpr int64_t kChunkBytes = int64_t{256}
+                                << 10;     // Best measured throughput is at 64 to 256 KiB.
+constexpr size_t kFindMissingMax = 5'000;  // 5,000 × 75 bytes stay well below a message's limit.
 
 class FileHandle {
  public:
-  FileHandle(const std::string& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
+  FileHandle(const std::string& path, int flags)
+      : fd_(open(path.c_str(), flags | O_CLOEXEC, 0644)) {}
   ~FileHandle() {
     if (fd_ >= 0) close(fd_);
   }
@@ -45,16 +47,18 @@ bool IsPassing(absl::StatusCode code) {
     case absl::StatusCode::kAborted:
     case absl::StatusCode::kInternal:
     case absl::StatusCode::kUnknown:
-    case absl::StatusCode::kCancelled:   // The server is going down, or the scope, which is asked first.
-    case absl::StatusCode::kOutOfRange:  // A gap: the server forgot bytes that were not on its disk.
+    case absl::StatusCode::kCancelled:   // The server is going down, or the scope, which is asked
+                                         // first.
+    case absl::StatusCode::kOutOfRange:  // A gap: the server forgot bytes that were not on its
+                                         // disk.
       return true;
     default:
       return false;
   }
 }
 
-// Calls `step` until it is OK, an error that time does not heal, or patience is at its end. `step` adds what it
-// moved to `*moved_bytes`.
+// Calls `step` until it is OK, an error that time does not heal, or patience is at its end. `step`
+// adds what it moved to `*moved_bytes`.
 template <typename Step>
 absl::Status Persist(const TransferControl& control, Step step) {
   Backoff backoff;
@@ -70,8 +74,8 @@ absl::Status Persist(const TransferControl& control, Step step) {
     if (moved_bytes > 0 || absl::IsUnavailable(status)) last_moved = absl::Now();
     if (moved_bytes > 0) backoff.Reset();
     if (absl::Now() - last_moved > control.patience) {
-      return Annotate(status, absl::StrCat("no progress for ",
-                                           absl::FormatDuration(control.patience)));
+      return Annotate(status,
+                      absl::StrCat("no progress for ", absl::FormatDuration(control.patience)));
     }
     if (!control.scope->SleepFor(backoff.Next())) return absl::CancelledError("told to stop");
   }
@@ -88,10 +92,13 @@ absl::StatusOr<std::vector<v1::Blob>> BlobTransfer::FindMissing(const std::vecto
       *request.add_blobs() = blobs[i];
     }
     v1::FindMissingBlobsResponse response;
-    QD_RETURN_IF_ERROR(Persist(control, [&](int64_t*) {
-      CancelScope::Call call(*control.scope, kCallTime);
-      return FromGrpcStatus(stub_->FindMissingBlobs(&call.context, request, &response));
-    }), "asking which of ", blobs.size(), " blobs the artifact store lacks");
+    QD_RETURN_IF_ERROR(
+        Persist(control,
+                [&](int64_t*) {
+                  CancelScope::Call call(*control.scope, kCallTime);
+                  return FromGrpcStatus(stub_->FindMissingBlobs(&call.context, request, &response));
+                }),
+        "asking which of ", blobs.size(), " blobs the artifact store lacks");
     missing.insert(missing.end(), response.missing().begin(), response.missing().end());
   }
   return missing;
@@ -112,9 +119,9 @@ absl::Status BlobTransfer::UploadSome(int fd, const std::string& path, const v1:
     return absl::OkStatus();
   }
   *furthest = std::max(*furthest, started.committed_bytes());
-  const int64_t chunk_bytes_max =
-      started.max_chunk_bytes() > 0 ? std::min<int64_t>(started.max_chunk_bytes(), kChunkBytes)
-                                    : kChunkBytes;
+  const int64_t chunk_bytes_max = started.max_chunk_bytes() > 0
+                                      ? std::min<int64_t>(started.max_chunk_bytes(), kChunkBytes)
+                                      : kChunkBytes;
   CancelScope::Call call(*control.scope, kPieceTime);
   v1::UploadBlobResponse response;
   const auto stream = stub_->UploadBlob(&call.context, &response);
@@ -131,7 +138,8 @@ absl::Status BlobTransfer::UploadSome(int fd, const std::string& path, const v1:
       call.context.TryCancel();
       stream->Finish();
       if (got < 0) return ErrnoStatus(errno, "reading ", path);
-      return absl::InvalidArgumentError(absl::StrCat(path, " became shorter while it was uploaded"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, " became shorter while it was uploaded"));
     }
     chunk.set_offset(offset);
     offset += got;
@@ -161,7 +169,8 @@ absl::Status BlobTransfer::Upload(const std::string& path, const v1::Blob& blob,
       *moved_bytes = furthest - before;
       return some;
     });
-    // A scheduler that was restarted may not know the upload's name any more; it hands out a new one.
+    // A scheduler that was restarted may not know the upload's name any more; it hands out a new
+    // one.
     if (absl::IsNotFound(status) && ++forgotten < 5) continue;
     QD_RETURN_IF_ERROR(status, "uploading ", path, " (", FormatBytes(blob.size_bytes()), ")");
   }
@@ -211,13 +220,17 @@ absl::Status BlobTransfer::Download(const v1::Blob& blob, const std::string& pat
     offset += got;
   }
   while (offset < blob.size_bytes()) {
-    QD_RETURN_IF_ERROR(Persist(control, [&](int64_t* moved_bytes) {
-      const int64_t before = offset;
-      absl::Status some = DownloadSome(file.get(), blob, control, &offset, &digest);
-      *moved_bytes = offset - before;
-      if (some.ok() && *moved_bytes == 0) some = absl::UnknownError("the store sent nothing");
-      return some;
-    }), "downloading blob ", blob.sha256(), " at ", offset, " of ", blob.size_bytes());
+    QD_RETURN_IF_ERROR(
+        Persist(control,
+                [&](int64_t* moved_bytes) {
+                  const int64_t before = offset;
+                  absl::Status some = DownloadSome(file.get(), blob, control, &offset, &digest);
+                  *moved_bytes = offset - before;
+                  if (some.ok() && *moved_bytes == 0)
+                    some = absl::UnknownError("the store sent nothing");
+                  return some;
+                }),
+        "downloading blob ", blob.sha256(), " at ", offset, " of ", blob.size_bytes());
   }
   if (const std::string found = digest.HexDigest();
       offset != blob.size_bytes() || found != blob.sha256()) {

@@ -1,6 +1,6 @@
-// Stands in for quant-engine in the agent's tests: keeps its side of the contract, or breaks it in a chosen way. The
-// behaviour is the spec's displayName, a word with arguments behind colons ("checkpoint:8:50"); an unknown word is
-// exit code 2.
+// Stands in for quant-engine in the agent's tests: keeps its side of the contract, or breaks it in
+// a chosen way. The behaviour is the spec's displayName, a word with arguments behind colons
+// ("checkpoint:8:50"); an unknown word is exit code 2.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -156,10 +156,9 @@ int Checkpoint(const Run& run) {
     const std::string name = "block" + std::to_string(block);
     run.Write(run.work + "/" + name, std::string(10'000, static_cast<char>('a' + block)));
     run.Write(run.work + "/state.json", "{\"blocks\":" + std::to_string(block + 1) + "}");
-    run.Emit({{"checkpoint",
-               {{"blocksDone", block + 1},
-                {"blocksTotal", blocks},
-                {"paths", {name, "state.json"}}}}});
+    run.Emit(
+        {{"checkpoint",
+          {{"blocksDone", block + 1}, {"blocksTotal", blocks}, {"paths", {name, "state.json"}}}}});
   }
   std::string all;
   for (int block = 0; block < blocks; ++block) {
@@ -183,7 +182,8 @@ int Symlink(const Run& run) {
 int Descriptors(const Run& run) {
   json open = json::array();
   for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
-    open.push_back(entry.path().filename().string() + " " + fs::read_symlink(entry.path()).string());
+    open.push_back(entry.path().filename().string() + " " +
+                   fs::read_symlink(entry.path()).string());
   }
   return run.Result({{"open", open}, {"group_is_own", getpgrp() == getpid()}});
 }

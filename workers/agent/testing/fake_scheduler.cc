@@ -208,7 +208,8 @@ grpc::Status FakeScheduler::ReportJob(Context*, const v1::ReportJobRequest* requ
   absl::MutexLock lock(&mutex_);
   JobRecord* job = Holder(request->lease());
   if (job == nullptr) return LeaseLost();
-  if (const grpc::Status taken = Take(job, request->first_event(), request->events()); !taken.ok()) {
+  if (const grpc::Status taken = Take(job, request->first_event(), request->events());
+      !taken.ok()) {
     return taken;
   }
   if (lose_answers > 0 && lose_answers-- > 0) return {grpc::StatusCode::UNAVAILABLE, "cut"};

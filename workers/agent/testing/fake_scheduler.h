@@ -1,5 +1,6 @@
-// A scheduler for the agent's tests: one queue in memory behind real gRPC on loopback, strict about fencing tokens and
-// event numbers, with faults to be switched on. Its state outlives Stop() and Start(), as a durable scheduler's does.
+// A scheduler for the agent's tests: one queue in memory behind real gRPC on loopback, strict about
+// fencing tokens and event numbers, with faults to be switched on. Its state outlives Stop() and
+// Start(), as a durable scheduler's does.
 #pragma once
 
 #include <grpcpp/server.h>
@@ -62,10 +63,10 @@ class FakeScheduler final : public v1::WorkerService::Service, public v1::Artifa
 
   // Faults.
   absl::Duration lease_time = absl::Seconds(30);
-  std::atomic<int> cut_uploads{0};     // That many upload streams break off in the middle.
+  std::atomic<int> cut_uploads{0};  // That many upload streams break off in the middle.
   std::atomic<int> cut_downloads{0};
   std::atomic<int> refuse_reports{0};  // That many ReportJob calls are answered UNAVAILABLE.
-  std::atomic<int> lose_answers{0};    // That many ReportJob answers are lost after they took effect.
+  std::atomic<int> lose_answers{0};  // That many ReportJob answers are lost after they took effect.
   std::atomic<int64_t> uploaded_bytes{0};
   std::atomic<int64_t> downloaded_bytes{0};
 
@@ -99,10 +100,11 @@ class FakeScheduler final : public v1::WorkerService::Service, public v1::Artifa
   absl::Mutex mutex_;
   std::map<std::string, JobRecord> jobs_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::string> queue_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, std::string> workers_ ABSL_GUARDED_BY(mutex_);  // Name → instance.
+  std::map<std::string, std::string> workers_ ABSL_GUARDED_BY(mutex_);         // Name → instance.
   std::map<std::string, v1::LeaseJobResponse> polls_ ABSL_GUARDED_BY(mutex_);  // By request id.
   std::map<std::string, std::string> blobs_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, std::string> partial_ ABSL_GUARDED_BY(mutex_);  // By "upload/{sha256}/{size}".
+  std::map<std::string, std::string> partial_
+      ABSL_GUARDED_BY(mutex_);  // By "upload/{sha256}/{size}".
   int64_t next_token_ ABSL_GUARDED_BY(mutex_) = 1;
   int registrations_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
