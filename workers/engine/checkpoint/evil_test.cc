@@ -281,7 +281,7 @@ TEST(EvilFiles, RandomDamageIsRefusedOrHarmless) {
   for (int round = 0; round < kRounds; ++round) {
     std::string bytes = good;
     const int changes = 1 + static_cast<int>(random() % 3);
-    for (int change = 0; change < changes; ++change) {
+    for (int change = 0; change < changes && !bytes.empty(); ++change) {
       const size_t at = random() % bytes.size();
       switch (random() % 5) {
         case 0:
