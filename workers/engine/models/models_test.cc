@@ -60,7 +60,7 @@ class RandomWeights : public WeightSource {
 
 ModelConfig SmallConfig(absl::string_view architecture = "Qwen3ForCausalLM") {
   ModelConfig config;
-  config.architecture = architecture;
+  config.architecture = std::string(architecture);
   config.vocab_size = 50;
   config.hidden_size = 32;
   config.intermediate_size = 48;
