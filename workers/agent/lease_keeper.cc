@@ -46,12 +46,16 @@ LeaseKeeper::LeaseKeeper(v1::WorkerService::StubInterface* stub, v1::Lease lease
 }
 
 LeaseKeeper::~LeaseKeeper() {
+  Abandon();
+  thread_.join();
+}
+
+void LeaseKeeper::Abandon() {
   {
     absl::MutexLock lock(&mutex_);
     stop_ = true;
   }
   calls_.Cancel();
-  thread_.join();
 }
 
 void LeaseKeeper::Add(v1::JobEvent event) {
@@ -243,6 +247,7 @@ absl::Status LeaseKeeper::Drain(CancelScope& scope) {
     flush_ = true;
   }
   while (true) {
+    if (scope.cancelled()) return absl::CancelledError("told to stop");
     QD_RETURN_IF_ERROR(Gate(scope));
     absl::MutexLock lock(&mutex_);
     const auto done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
