@@ -1,0 +1,40 @@
+// A model ready to be measured: folder resolved, device chosen, weights (plain or quantized) and
+// tokenizer loaded, and what that took.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "workers/engine/job/context.h"
+#include "workers/engine/models/model.h"
+#include "workers/engine/tokenizer/tokenizer.h"
+
+namespace quantd::engine {
+
+struct LoadedModel {
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::string folder;
+  std::string digest;            // Checkpoint::Digest().
+  std::string tokenizer_digest;  // SHA-256 of tokenizer.json.
+  int64_t size_bytes = 0;        // Of the tensors as they lie on the disk.
+  double load_seconds = 0;
+
+  // The longest sequence that the model was made for.
+  int64_t PositionsMax() const { return model->config().max_position_embeddings; }
+  std::string DeviceName() const;
+  std::string DtypeName() const;
+};
+
+// Sets threads, seed and device as context.spec.runtime says, then loads. Where the GPU's memory is
+// too small the model is loaded on the CPU, with a Fallback event, unless runtime.device names a
+// GPU expressly.
+absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& reference);
+
+// {"device", "dtype", "threads", "peakHostBytes", "peakDeviceBytes"}: recorded with every
+// measurement.
+nlohmann::json MeasuredOn(const JobContext& context, const LoadedModel& model);
+
+}  // namespace quantd::engine
