@@ -54,17 +54,20 @@ TEST(File, RelativePathsThatEscapeAreRefused) {
   for (const char* good : {"a", "a/b.json", "model-00001-of-00003.safetensors", "x..y"}) {
     EXPECT_TRUE(CheckRelativePath(good).ok()) << good;
   }
-  for (const char* bad : {"", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".", "a\\b", "a\nb", "a\x80"}) {
+  for (const char* bad :
+       {"", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".", "a\\b", "a\nb", "a\x80"}) {
     EXPECT_EQ(CheckRelativePath(bad).code(), absl::StatusCode::kInvalidArgument) << bad;
   }
   EXPECT_FALSE(CheckRelativePath(std::string(300, 'a')).ok());
 }
 
 TEST(Utf8, WellFormedSequencesOnly) {
-  for (const char* good : {"", "abc", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xF4\x8F\xBF\xBF"}) {
+  for (const char* good :
+       {"", "abc", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xF4\x8F\xBF\xBF"}) {
     EXPECT_TRUE(IsValidUtf8(good)) << good;
   }
-  for (const char* bad : {"\x80", "\xC0\x80", "\xC3", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xFF"}) {
+  for (const char* bad :
+       {"\x80", "\xC0\x80", "\xC3", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xFF"}) {
     EXPECT_FALSE(IsValidUtf8(bad));
   }
   std::string out;

@@ -10,9 +10,9 @@ namespace quantd {
                               absl::string_view words);
 }  // namespace quantd
 
-#define QD_CHECK(condition, ...)                                                            \
-  do {                                                                                      \
-    if (!(condition)) {                                                                     \
+#define QD_CHECK(condition, ...)                                                             \
+  do {                                                                                       \
+    if (!(condition)) {                                                                      \
       ::quantd::CheckFailed(__FILE__, __LINE__, #condition, ::absl::StrCat("" __VA_ARGS__)); \
-    }                                                                                       \
+    }                                                                                        \
   } while (false)

@@ -6,8 +6,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -97,7 +97,8 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t limit_byte
   if (fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "reading ", path);
   if (S_ISDIR(info.st_mode)) return ErrnoStatus(EISDIR, "reading ", path);
   std::string bytes;
-  if (info.st_size > 0) bytes.reserve(static_cast<size_t>(std::min<int64_t>(info.st_size, limit_bytes)));
+  if (info.st_size > 0)
+    bytes.reserve(static_cast<size_t>(std::min<int64_t>(info.st_size, limit_bytes)));
   char buffer[65536];
   for (;;) {
     const ssize_t got = read(fd.get(), buffer, sizeof buffer);
@@ -173,7 +174,8 @@ absl::Status CheckRelativePath(absl::string_view name) {
   if (name.size() > 1024) return refuse("is longer than 1,024 bytes");
   if (!IsValidUtf8(name)) return refuse("is not valid UTF-8");
   for (const char c : name) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) return refuse("holds a control character");
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      return refuse("holds a control character");
     if (c == '\\') return refuse("holds a backslash");
   }
   for (const absl::string_view part : absl::StrSplit(name, '/')) {
@@ -193,8 +195,10 @@ std::string FormatBytes(int64_t bytes) {
     value /= 1024;
     ++unit;
   }
-  return absl::StrFormat(value < 10 ? "%.2f %s" : value < 100 ? "%.1f %s" : "%.0f %s", value,
-                         kUnits[unit]);
+  return absl::StrFormat(value < 10    ? "%.2f %s"
+                         : value < 100 ? "%.1f %s"
+                                       : "%.0f %s",
+                         value, kUnits[unit]);
 }
 
 }  // namespace quantd

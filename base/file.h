@@ -11,7 +11,8 @@
 
 namespace quantd {
 
-// A status for `error` (an errno value): NotFound, PermissionDenied, ResourceExhausted for a full disk, ...
+// A status for `error` (an errno value): NotFound, PermissionDenied, ResourceExhausted for a full
+// disk, ...
 absl::Status ErrnoStatusText(int error, absl::string_view words);
 template <typename... Words>
 absl::Status ErrnoStatus(int error, const Words&... words) {
@@ -19,10 +20,11 @@ absl::Status ErrnoStatus(int error, const Words&... words) {
 }
 
 // The whole file; ResourceExhausted when it is larger than `limit_bytes`.
-absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t limit_bytes = int64_t{1} << 30);
+absl::StatusOr<std::string> ReadFile(const std::string& path,
+                                     int64_t limit_bytes = int64_t{1} << 30);
 
-// Writes `path` so that after a crash at any moment it holds either the old bytes or all of the new ones:
-// a temporary file beside it, fsync, rename, fsync of the folder.
+// Writes `path` so that after a crash at any moment it holds either the old bytes or all of the new
+// ones: a temporary file beside it, fsync, rename, fsync of the folder.
 absl::Status WriteFileAtomic(const std::string& path, absl::string_view bytes);
 
 // Makes `path`'s folder entry durable after a rename or creation in it.
@@ -40,8 +42,8 @@ bool FileExists(const std::string& path);
 absl::StatusOr<int64_t> FreeDiskBytes(const std::string& path);
 
 // Whether `name` is safe as one component or a relative path below a folder that we own: no empty,
-// "." or ".." component, no leading '/', no backslash, no control character, valid UTF-8, at most 255 bytes
-// a component and 1,024 in all. InvalidArgument says which rule it breaks.
+// "." or ".." component, no leading '/', no backslash, no control character, valid UTF-8, at most
+// 255 bytes a component and 1,024 in all. InvalidArgument says which rule it breaks.
 absl::Status CheckRelativePath(absl::string_view name);
 
 // "1.5 GiB", "312 KiB", "17 B".

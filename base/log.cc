@@ -75,8 +75,9 @@ void InitLog(const LogOptions& options) {
   g_format = options.format;
   Logger().set_level(Level(options.level));
   if (options.format == LogFormat::kJson) {
-    Logger().set_pattern(absl::StrCat(R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","program":")",
-                                      Escape(options.program), R"(",%v})"));
+    Logger().set_pattern(
+        absl::StrCat(R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","program":")",
+                     Escape(options.program), R"(",%v})"));
   } else if (!options.program.empty()) {
     Logger().set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ " + options.program + " %v");
   }

@@ -1,4 +1,5 @@
-// Structured logs: one line an event, a message and named fields, as text for people or JSON for machines.
+// Structured logs: one line an event, a message and named fields, as text for people or JSON for
+// machines.
 //
 //   LogInfo("lease granted", {{"job", name}, {"worker", worker}});
 //

@@ -1,0 +1,55 @@
+// Levenshtein distance with one row of memory.
+#include "base/nearest.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_replace.h"
+
+namespace quantd {
+namespace {
+
+// Names longer than this are not compared: the work grows with the square.
+constexpr size_t kNameBytesMax = 100;
+
+std::string Folded(absl::string_view name) {
+  return absl::StrReplaceAll(absl::AsciiStrToLower(name), {{"-", "_"}});
+}
+
+size_t EditDistance(absl::string_view a, absl::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t change = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({change, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+std::string NearestName(absl::string_view name, const std::vector<std::string>& candidates) {
+  if (name.empty() || name.size() > kNameBytesMax) return "";
+  const std::string wanted = Folded(name);
+  std::string best;
+  size_t best_distance = 0;
+  for (const std::string& candidate : candidates) {
+    if (candidate.size() > kNameBytesMax) continue;
+    const size_t distance = EditDistance(wanted, Folded(candidate));
+    const size_t allowed = std::max<size_t>(1, std::max(name.size(), candidate.size()) / 3);
+    if (distance > allowed) continue;
+    if (best.empty() || distance < best_distance) {
+      best = candidate;
+      best_distance = distance;
+    }
+  }
+  return best;
+}
+
+}  // namespace quantd
