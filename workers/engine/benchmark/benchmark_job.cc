@@ -74,7 +74,7 @@ double SecondsSince(absl::Duration start) {
 }
 
 struct Timing {
-  double prefill_seconds = 0;         // Until the first new token is known.
+  double prefill_seconds = 0;        // Until the first new token is known.
   std::vector<double> step_seconds;  // Of each further token.
 };
 
@@ -84,8 +84,8 @@ absl::StatusOr<Timing> TimeOnce(const JobContext& context, const LoadedModel& mo
   const auto length = static_cast<int64_t>(ids.size()) / batch;
   KvCache cache(model.model->config().layers);
   cache.Reserve(length + decode);
-  at::Tensor next =
-      at::from_blob(ids.data(), {batch, length}, at::kLong).to(decoder.device(), at::kLong, false, true);
+  at::Tensor next = at::from_blob(ids.data(), {batch, length}, at::kLong)
+                        .to(decoder.device(), at::kLong, false, true);
   Timing timing;
   for (int step = 0; step < decode; ++step) {
     QD_RETURN_IF_ERROR(context.cancel.Check());
@@ -109,7 +109,9 @@ absl::StatusOr<Timing> TimeOnce(const JobContext& context, const LoadedModel& mo
 }
 
 nlohmann::json Spread(const std::vector<double>& values) {
-  return {{"min", Quantile(values, 0)}, {"median", Quantile(values, 0.5)}, {"max", Quantile(values, 1)}};
+  return {{"min", Quantile(values, 0)},
+          {"median", Quantile(values, 0.5)},
+          {"max", Quantile(values, 1)}};
 }
 
 nlohmann::json Row(int batch, int prompt, int decode, const std::vector<Timing>& timings) {
@@ -122,16 +124,17 @@ nlohmann::json Row(int batch, int prompt, int decode, const std::vector<Timing>&
       total += seconds;
       steps.push_back(1e3 * seconds);
     }
-    if (total > 0) decoding.push_back(batch * static_cast<double>(timing.step_seconds.size()) / total);
+    if (total > 0)
+      decoding.push_back(batch * static_cast<double>(timing.step_seconds.size()) / total);
   }
-  nlohmann::json row = {{"batch", batch},
-                        {"promptTokens", prompt},
-                        {"decodeTokens", decode},
-                        {"prefillTokensPerSecond", Quantile(prefill, 0.5)},
-                        {"timeToFirstTokenMs", Quantile(first, 0.5)},
-                        {"spread",
-                         {{"prefillTokensPerSecond", Spread(prefill)},
-                          {"timeToFirstTokenMs", Spread(first)}}}};
+  nlohmann::json row = {
+      {"batch", batch},
+      {"promptTokens", prompt},
+      {"decodeTokens", decode},
+      {"prefillTokensPerSecond", Quantile(prefill, 0.5)},
+      {"timeToFirstTokenMs", Quantile(first, 0.5)},
+      {"spread",
+       {{"prefillTokensPerSecond", Spread(prefill)}, {"timeToFirstTokenMs", Spread(first)}}}};
   // A single new token has no decoding step.
   if (!decoding.empty()) {
     row["decodeTokensPerSecond"] = Quantile(decoding, 0.5);
@@ -156,7 +159,8 @@ absl::StatusOr<nlohmann::json> RunBenchmark(JobContext& context, const Benchmark
     for (int prompt : plan.prompts) {
       std::vector<int64_t> ids(static_cast<size_t>(batch) * static_cast<size_t>(prompt));
       for (int64_t& id : ids) {
-        id = static_cast<int64_t>(random() % static_cast<uint64_t>(model.model->config().vocab_size));
+        id = static_cast<int64_t>(random() %
+                                  static_cast<uint64_t>(model.model->config().vocab_size));
       }
       std::vector<Timing> timings;
       for (int i = 0; i < plan.warmup + plan.repetitions; ++i) {
@@ -175,8 +179,8 @@ absl::StatusOr<nlohmann::json> RunBenchmark(JobContext& context, const Benchmark
   }
   context.events.Progress({"benchmark", runs, runs, "repetition"});
   nlohmann::json result = MeasuredOn(context, model);
-  for (const char* field : {"prefillTokensPerSecond", "decodeTokensPerSecond", "timeToFirstTokenMs",
-                            "latencyMs"}) {
+  for (const char* field :
+       {"prefillTokensPerSecond", "decodeTokensPerSecond", "timeToFirstTokenMs", "latencyMs"}) {
     if (rows[0].contains(field)) result[field] = rows[0][field];
   }
   result["rows"] = std::move(rows);

@@ -115,7 +115,7 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
   }
   QD_ASSIGN_OR_RETURN(const LoadedModel reference, LoadModel(context.job, reference_name),
                       "loading the reference");
-  if (reference.tokenizer_digest != context.model.tokenizer_digest ||
+  if (reference.tokenizer->digest() != context.model.tokenizer->digest() ||
       reference.model->config().vocab_size != context.model.model->config().vocab_size) {
     return absl::InvalidArgumentError(
         absl::StrCat("option \"reference\": ", reference_name,

@@ -114,7 +114,7 @@ absl::StatusOr<nlohmann::json> RunEvaluate(JobContext& context, const EvaluateSp
   nlohmann::json result = MeasuredOn(context, model);
   result["metrics"] = std::move(metrics);
   result["modelDigest"] = model.digest;
-  result["tokenizerDigest"] = model.tokenizer_digest;
+  result["tokenizerDigest"] = model.tokenizer->digest();
   result["sizeBytes"] = model.size_bytes;
   result["loadSeconds"] = model.load_seconds;
   return result;

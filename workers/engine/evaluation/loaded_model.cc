@@ -4,7 +4,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
-#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "workers/engine/formats/open.h"
 #include "workers/engine/tensor/device.h"
@@ -31,6 +30,32 @@ absl::StatusOr<Model> LoadOn(const Checkpoint& checkpoint, const Runtime& runtim
 }
 
 }  // namespace
+
+std::optional<int64_t> LoadedModel::BosId() const {
+  if (model->config().bos_token_id) return model->config().bos_token_id;
+  if (tokenizer->bos_id()) return *tokenizer->bos_id();
+  return std::nullopt;
+}
+
+absl::StatusOr<std::vector<int64_t>> LoadedModel::Encode(absl::string_view text,
+                                                         bool special) const {
+  QD_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                      tokenizer->Encode(text, {.add_special_tokens = special}));
+  const int64_t vocabulary = model->config().vocab_size;
+  for (int32_t id : ids) {
+    if (id >= vocabulary) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the tokenizer gives id ", id, ", but the model has only ", vocabulary,
+                       " tokens: tokenizer.json and config.json do not belong together"));
+    }
+  }
+  return std::vector<int64_t>(ids.begin(), ids.end());
+}
+
+std::string LoadedModel::Decode(absl::Span<const int64_t> ids) const {
+  return tokenizer->Decode(std::vector<int32_t>(ids.begin(), ids.end()),
+                           {.skip_special_tokens = true});
+}
 
 std::string LoadedModel::DeviceName() const {
   const at::Device device = model->decoder().device();
@@ -70,7 +95,6 @@ absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& re
   loaded.load_seconds = absl::ToDoubleSeconds(Clock::Real().Monotonic() - start);
   loaded.size_bytes = checkpoint->total_bytes();
   loaded.digest = checkpoint->Digest();
-  QD_ASSIGN_OR_RETURN(loaded.tokenizer_digest, Sha256File(loaded.folder + "/tokenizer.json"));
   context.events.Progress({"load", 1, 1, "model"});
   return loaded;
 }

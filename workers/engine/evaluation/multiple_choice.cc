@@ -40,19 +40,17 @@ absl::StatusOr<Sequence> ChoiceSequence(const TaskContext& context, const Choice
   const std::string bos = context.options["bos"];
   const std::string prompt = absl::StrCat("Question: ", question.question, "\nAnswer:");
   const bool special = bos == "tokenizer";
-  QD_ASSIGN_OR_RETURN(const std::vector<int64_t> prompt_ids,
-                      EncodeText(*model.tokenizer, prompt, special));
+  QD_ASSIGN_OR_RETURN(const std::vector<int64_t> prompt_ids, model.Encode(prompt, special));
   Sequence sequence;
-  QD_ASSIGN_OR_RETURN(sequence.ids,
-                      EncodeText(*model.tokenizer, absl::StrCat(prompt, " ", choice), special));
+  QD_ASSIGN_OR_RETURN(sequence.ids, model.Encode(absl::StrCat(prompt, " ", choice), special));
   sequence.scored =
       static_cast<int64_t>(sequence.ids.size()) - static_cast<int64_t>(prompt_ids.size());
   if (bos == "always") {
-    if (!model.config_bos()) {
+    if (!model.BosId()) {
       return absl::InvalidArgumentError(
-          "option \"bos\" is \"always\", but the model's config.json names no bos_token_id");
+          "option \"bos\" is \"always\", but the model names no begin-of-text token");
     }
-    sequence.ids.insert(sequence.ids.begin(), *model.config_bos());
+    sequence.ids.insert(sequence.ids.begin(), *model.BosId());
   }
   // The last max + 1 tokens stay; the last one of them is only predicted.
   const int64_t kept = model.PositionsMax() > 0 ? model.PositionsMax() + 1 : INT64_MAX;

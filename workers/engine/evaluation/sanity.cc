@@ -36,9 +36,8 @@ constexpr double kHealthyShareMin = 0.7;
 absl::StatusOr<GenerationFacts> Generate(const TaskContext& context, const Prompt& prompt,
                                          Scorer& scorer) {
   const LoadedModel& model = context.model;
-  QD_ASSIGN_OR_RETURN(
-      const std::vector<int64_t> ids,
-      EncodeText(*model.tokenizer, absl::StrCat("Question: ", prompt.question, "\nAnswer:"), true));
+  QD_ASSIGN_OR_RETURN(const std::vector<int64_t> ids,
+                      model.Encode(absl::StrCat("Question: ", prompt.question, "\nAnswer:"), true));
   const std::vector<int64_t>& stops = model.model->config().eos_token_ids;
   QD_ASSIGN_OR_RETURN(
       const auto outputs,
@@ -60,7 +59,7 @@ absl::StatusOr<GenerationFacts> Generate(const TaskContext& context, const Promp
       facts.ended = true;
     }
   }
-  QD_ASSIGN_OR_RETURN(facts.text, DecodeText(*model.tokenizer, facts.ids));
+  facts.text = model.Decode(facts.ids);
   return facts;
 }
 

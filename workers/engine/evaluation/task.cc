@@ -29,7 +29,7 @@ absl::StatusOr<const Task*> FindTask(absl::string_view name) {
 std::string TaskFingerprint(const TaskContext& context, absl::string_view data_digest) {
   return Sha256Hex(absl::StrCat(QUANTD_VERSION, "\n", context.key, "\n", context.options.dump(),
                                 "\n", context.limit, "\n", context.batch_size, "\n", data_digest,
-                                "\n", context.model.digest, "\n", context.model.tokenizer_digest,
+                                "\n", context.model.digest, "\n", context.model.tokenizer->digest(),
                                 "\n", context.model.DtypeName(), "\n", context.model.DeviceName()));
 }
 

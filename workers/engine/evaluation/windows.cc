@@ -97,14 +97,13 @@ std::string JoinRows(absl::string_view text) {
 absl::StatusOr<std::vector<int64_t>> TokenizeText(const LoadedModel& model, const Rules& rules,
                                                   const std::string& text) {
   const bool special = rules.bos == "tokenizer";
-  QD_ASSIGN_OR_RETURN(std::vector<int64_t> ids, EncodeText(*model.tokenizer, text, special));
+  QD_ASSIGN_OR_RETURN(std::vector<int64_t> ids, model.Encode(text, special));
   if (rules.bos == "first" || rules.bos == "every") {
-    if (!model.config_bos()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("option \"bos\" is \"", rules.bos,
-                       "\", but the model's config.json names no bos_token_id"));
+    if (!model.BosId()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "option \"bos\" is \"", rules.bos, "\", but the model names no begin-of-text token"));
     }
-    if (rules.bos == "first") ids.insert(ids.begin(), *model.config_bos());
+    if (rules.bos == "first") ids.insert(ids.begin(), *model.BosId());
   }
   if (rules.max_tokens > 0 && static_cast<int64_t>(ids.size()) > rules.max_tokens) {
     ids.resize(static_cast<size_t>(rules.max_tokens));
@@ -186,7 +185,7 @@ absl::StatusOr<TextWindows> CutWindows(const LoadedModel& model, const std::stri
   for (int64_t start = 0; start + span <= size; start += stride) {
     if (limit > 0 && static_cast<int64_t>(result.windows.size()) == limit) break;
     Sequence window;
-    if (every) window.ids.push_back(*model.config_bos());
+    if (every) window.ids.push_back(*model.BosId());
     window.ids.insert(window.ids.end(), ids.begin() + start, ids.begin() + start + span);
     const bool first = start == 0;
     // The first token of the text has no context to be predicted from, unless a BOS is before it.
@@ -195,7 +194,7 @@ absl::StatusOr<TextWindows> CutWindows(const LoadedModel& model, const std::stri
     result.windows.push_back(std::move(window));
   }
   result.scored_tokens = static_cast<int64_t>(scored.size());
-  QD_ASSIGN_OR_RETURN(const std::string scored_text, DecodeText(*model.tokenizer, scored));
+  const std::string scored_text = model.Decode(scored);
   result.scored_bytes = static_cast<int64_t>(scored_text.size());
   const size_t slash = path.rfind('/');
   result.protocol = absl::StrCat(path.substr(slash == std::string::npos ? 0 : slash + 1),
