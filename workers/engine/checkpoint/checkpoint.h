@@ -6,17 +6,21 @@
 
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "absl/container/btree_map.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "nlohmann/json.hpp"
 #include "workers/engine/checkpoint/config.h"
 #include "workers/engine/checkpoint/safetensors.h"
 
 namespace quantd::engine {
+
+// config.json of a model's folder, unjudged. Errors say what the folder is instead.
+absl::StatusOr<nlohmann::json> ReadModelConfigJson(const std::string& folder);
 
 // Immutable; thread-safe. Shared, because tensors and weight sources refer to its mapped files.
 class Checkpoint {
@@ -57,6 +61,10 @@ class Checkpoint {
     const TensorView* view;
   };
   Checkpoint() = default;
+  absl::Status AddFile(const std::string& path);
+  absl::Status AddIndexed(const std::string& index_path);
+  void AddTensor(const std::string& name, const SafetensorsFile& file);
+
   std::string folder_;
   ModelConfig config_;
   nlohmann::json raw_config_;

@@ -6,13 +6,14 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "nlohmann/json.hpp"
 
 namespace quantd::engine {
 
@@ -62,9 +63,8 @@ struct ModelConfig {
 // `origin` is the file's path, for messages.
 absl::StatusOr<ModelConfig> ParseModelConfig(const nlohmann::json& json, absl::string_view origin);
 
-// A JSON object from a file: size and depth limited, duplicate keys refused, nothing thrown.
-absl::StatusOr<nlohmann::json> ReadJsonObject(const std::string& path, int64_t limit_bytes);
-// The same from text; `origin` names it in messages.
-absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, absl::string_view origin);
+// Adds the token ids of a field that holds one, several or null, each once.
+absl::Status ParseTokenIds(const nlohmann::json& value, absl::string_view origin,
+                           absl::string_view field, std::vector<int64_t>* ids);
 
 }  // namespace quantd::engine

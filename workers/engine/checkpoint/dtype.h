@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "absl/strings/string_view.h"
 
@@ -32,6 +33,6 @@ absl::string_view DTypeName(DType dtype);
 int64_t DTypeBytes(DType dtype);
 std::optional<DType> ParseDType(absl::string_view name);
 // All names, comma-separated, for messages.
-absl::string_view DTypeNames();
+std::string DTypeNames();
 
 }  // namespace quantd::engine

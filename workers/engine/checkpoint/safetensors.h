@@ -36,15 +36,17 @@ struct TensorInfo {
   std::vector<int64_t> shape;
 };
 
-// Elements of `shape`; InvalidArgument for a negative dimension or a product above 2^63 - 1.
+// Elements of `shape`; DataLoss for a negative dimension or a product above 2^63 - 1.
 absl::StatusOr<int64_t> ElementCount(absl::Span<const int64_t> shape);
+// Bytes of a tensor's data; errors as ElementCount's.
+absl::StatusOr<int64_t> DataBytes(DType dtype, absl::Span<const int64_t> shape);
 // "[4096, 256]".
 std::string ShapeText(absl::Span<const int64_t> shape);
 
 // Thread-safe after Open.
 class SafetensorsFile {
  public:
-  // Maps `path` and checks its header. InvalidArgument: the file is damaged or hostile; NotFound,
+  // Maps `path` and checks its header. DataLoss: the file is damaged or hostile; NotFound,
   // PermissionDenied and so on as the system says. A file that another process shortens after Open
   // faults (SIGBUS) when read: the engine runs as a child process, so that this ends one job.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
@@ -61,10 +63,10 @@ class SafetensorsFile {
   // nullptr when there is none of that name.
   const TensorView* Find(absl::string_view name) const;
 
-  // Drops the file's pages under `view` from this process (they stay in the page cache as long as
-  // the system likes): keeps resident memory bounded while a large model streams through. Reading
-  // them again is correct.
-  void ReleasePages(const TensorView& view) const;
+  // Drops the file's pages under `bytes` (part of a tensor of this file) from this process (they
+  // stay in the page cache as long as the system likes): keeps resident memory bounded while a
+  // large model streams through. Reading them again is correct.
+  void ReleasePages(absl::Span<const uint8_t> bytes) const;
 
  private:
   SafetensorsFile() = default;
@@ -90,7 +92,7 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  // Writes a tensor's bytes and starts their way to the disk. Fails for a name not announced, a
+  // Writes a tensor's bytes. Fails for a name not announced, a
   // name written before, or a size that does not fit the announced shape. ResourceExhausted when
   // the disk is full.
   absl::Status Write(absl::string_view name, absl::Span<const uint8_t> bytes);

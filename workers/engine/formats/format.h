@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -13,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "workers/engine/checkpoint/safetensors.h"
 #include "workers/engine/methods/quantized_linear.h"
 
 namespace quantd::engine {
@@ -33,7 +35,6 @@ struct LinearScheme {
   int64_t inputs = 0;
   int bits = 4;
   int64_t group_size = -1;
-  bool symmetric = true;
 };
 
 struct NamedTensor {
@@ -56,26 +57,34 @@ struct ConfigRequest {
   std::vector<ModuleException> exceptions;
 };
 
+// Finds a tensor of a file by name; NotFound when there is none.
+using TensorLookup = std::function<absl::StatusOr<TensorView>(absl::string_view name)>;
+
+// Stateless and thread-safe; lives for ever.
 class Format {
  public:
   virtual ~Format() = default;
   virtual const FormatInfo& Info() const = 0;
   // InvalidArgument names the module, the number that does not fit and what would.
   virtual absl::Status Supports(const LinearScheme& scheme) const = 0;
-  // The tensors that replace "<module>.weight" (and ".bias", when there is one).
+  // Names, dtypes and shapes of the tensors that replace "<module>.weight", before there are any. A
+  // bias stays as it is.
+  virtual std::vector<TensorInfo> Describe(const LinearScheme& scheme) const = 0;
+  // The tensors that Describe announces.
   virtual absl::StatusOr<std::vector<NamedTensor>> Pack(absl::string_view module,
                                                         const QuantizedLinear& linear) const = 0;
-  // The inverse of Pack, from the checkpoint's bytes; InvalidArgument on any shape, dtype or value
-  // that does not fit.
-  virtual absl::StatusOr<QuantizedLinear> Unpack(const Checkpoint& checkpoint,
-                                                 absl::string_view module) const = 0;
+  // The inverse of Pack. InvalidArgument on any shape, dtype or value that does not fit the
+  // configuration (config.json's "quantization_config") or the other tensors.
+  virtual absl::StatusOr<QuantizedLinear> Unpack(const nlohmann::json& configuration,
+                                                 absl::string_view module,
+                                                 const TensorLookup& lookup) const = 0;
   // The value of config.json's "quantization_config".
-  virtual nlohmann::json QuantizationConfig(const ConfigRequest& request) const = 0;
-  // Whether `quantization_config` is this format's.
-  virtual bool Recognizes(const nlohmann::json& quantization_config) const = 0;
-  // Dense weights out of a checkpoint of this format. The checkpoint must outlive the source.
+  virtual nlohmann::json Configuration(const ConfigRequest& request) const = 0;
+  // Whether `configuration` is this format's.
+  virtual bool Recognizes(const nlohmann::json& configuration) const = 0;
+  // Dense float32 weights out of a checkpoint of this format, decoded when they are read.
   virtual absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(
-      const Checkpoint& checkpoint) const = 0;
+      std::shared_ptr<const Checkpoint> checkpoint) const = 0;
 };
 
 // Sorted by name.

@@ -12,7 +12,8 @@ class WeightSource;
 
 // Dense weights by Hugging Face name. Without a "quantization_config" in config.json these are the
 // checkpoint's own tensors; with one, the format that recognizes it decodes them. Unimplemented
-// names a quant_method that no format reads. `checkpoint` must outlive the source.
-absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(const Checkpoint& checkpoint);
+// names a quant_method that no format reads.
+absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(
+    std::shared_ptr<const Checkpoint> checkpoint);
 
 }  // namespace quantd::engine

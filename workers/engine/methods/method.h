@@ -49,7 +49,7 @@ struct FallbackRecord {
 };
 
 struct LinearResult {
-  QuantizedLinear linear;  // Without bias: the pipeline adds it.
+  QuantizedLinear linear;
   double loss = 0;  // The method's own measure; GPTQ: half the sum of squared compensated errors.
   double damping = 0;  // The damp_percent that was used in the end; 0 where it means nothing.
   std::vector<FallbackRecord> fallbacks;
@@ -75,9 +75,8 @@ absl::Span<const Method* const> Methods();
 // NotFound lists the names there are.
 absl::StatusOr<const Method*> FindMethod(absl::string_view name);
 
-// Every option of the method: the given value or the default. `given` is a JSON object or null.
-// InvalidArgument names the option, the value and what is allowed; an unknown name lists the known
-// ones.
+// Every option of the method: the given value or the default, checked alone and together
+// (job/options.h).
 absl::StatusOr<nlohmann::json> ResolveOptions(const Method& method, const nlohmann::json& given);
 
 }  // namespace quantd::engine

@@ -23,7 +23,6 @@ struct QuantizedLinear {
   at::Tensor
       zeros;  // uint8 [N, G], each < 2^bits; methods write 1 at least (format gptq v1 needs it).
   at::Tensor group_index;  // int32 [K], each < G.
-  at::Tensor bias;         // Optional [N], in the checkpoint's dtype.
 
   int64_t outputs() const { return codes.size(0); }
   int64_t inputs() const { return codes.size(1); }

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "workers/engine/checkpoint/config.h"
+#include "workers/engine/checkpoint/safetensors.h"
 
 namespace quantd::engine {
 
@@ -36,11 +37,16 @@ struct Architecture {
   absl::string_view head = "lm_head.weight";
   absl::string_view attention_norm = "input_layernorm.weight";
   absl::string_view mlp_norm = "post_attention_layernorm.weight";
+  absl::string_view q_norm = "self_attn.q_norm.weight";
+  absl::string_view k_norm = "self_attn.k_norm.weight";
 };
 
 absl::Span<const Architecture> Architectures();
 // By "architectures", then by "model_type". Unimplemented names the known ones.
 absl::StatusOr<const Architecture*> FindArchitecture(const ModelConfig& config);
+// By the names alone; `architecture` may be empty.
+absl::StatusOr<const Architecture*> FindArchitecture(absl::string_view architecture,
+                                                     absl::string_view model_type);
 
 // A linear layer of a block. Weight [out, in], bias [out].
 struct LinearShape {
@@ -65,6 +71,8 @@ struct ExpectedTensor {
   std::vector<int64_t> shape;
 };
 std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config, const Architecture& row);
+// Those outside the blocks.
+std::vector<ExpectedTensor> OuterTensors(const ModelConfig& config, const Architecture& row);
 // Of one block only.
 std::vector<ExpectedTensor> BlockTensors(const ModelConfig& config, const Architecture& row,
                                          int64_t layer);

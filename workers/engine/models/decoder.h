@@ -22,6 +22,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "workers/engine/checkpoint/config.h"
+#include "workers/engine/models/activation.h"
 #include "workers/engine/models/architecture.h"
 #include "workers/engine/models/kv_cache.h"
 #include "workers/engine/models/rope.h"
@@ -70,6 +71,8 @@ struct ForwardOptions {
 struct DecoderOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // kFloat, kBFloat16 or kHalf.
+  // Without it Logits fails; saves memory where only hidden states are wanted.
+  bool with_head = true;
 };
 
 class Decoder {
@@ -105,14 +108,24 @@ class Decoder {
 
  private:
   Decoder() = default;
-  at::Tensor Attention(const Block& block, const at::Tensor& normed, const ForwardOptions& options,
-                       absl::Status* status) const;
+  absl::StatusOr<at::Tensor> FetchTable(const WeightSource& source, absl::string_view name) const;
+  // These throw what libtorch throws.
+  absl::StatusOr<at::Tensor> Apply(const Block& block, absl::string_view module,
+                                   const at::Tensor& input, LinearHook* hook) const;
+  absl::StatusOr<at::Tensor> Attention(const Block& block, const at::Tensor& normed,
+                                       const ForwardOptions& options) const;
+  absl::StatusOr<at::Tensor> Mlp(const Block& block, const at::Tensor& normed,
+                                 LinearHook* hook) const;
+  RopeTable::Rows RopeRows(int64_t first, int64_t count, const KvCache* cache) const;
 
   ModelConfig config_;
   const Architecture* row_ = nullptr;
   DecoderOptions options_;
+  Activation activation_ = nullptr;
   std::vector<LinearShape> linears_;
-  at::Tensor embedding_, final_norm_, head_;  // head_ is embedding_ when tied.
+  at::Tensor embedding_, final_norm_;
+  mutable at::Tensor
+      head_;  // Tied: the embedding. Widened to the decoder's dtype at its first use.
   mutable RopeTable rope_;
 };
 

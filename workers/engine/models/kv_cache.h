@@ -14,12 +14,12 @@ namespace quantd::engine {
 // Not thread-safe. Methods throw what libtorch throws.
 class KvCache {
  public:
-  explicit KvCache(int64_t layers) : layers_(layers) {}
+  explicit KvCache(int64_t layers) : layers_(static_cast<size_t>(layers)) {}
   // `starts[b]` positions at the left of sequence b are padding.
   KvCache(int64_t layers, std::vector<int64_t> starts);
 
   // Positions held for `layer`, padding included.
-  int64_t length(int64_t layer) const { return layers_[layer].length; }
+  int64_t length(int64_t layer) const { return layers_[static_cast<size_t>(layer)].length; }
   // Appends keys and values [B, kv_heads, T, head_dim] and returns all of the layer's: [B,
   // kv_heads, length, head_dim].
   std::pair<at::Tensor, at::Tensor> Append(int64_t layer, const at::Tensor& keys,

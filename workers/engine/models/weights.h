@@ -29,6 +29,8 @@ class WeightSource {
   virtual absl::StatusOr<at::Tensor> Read(absl::string_view name) const = 0;
   // The caller is done with `name` for now: memory that it alone held may go.
   virtual void Release(absl::string_view name) const {}
+  // The file or folder that holds `name`, for messages.
+  virtual std::string Where(absl::string_view name) const = 0;
 };
 
 // A plain checkpoint: tensors as they lie in the file, without a copy.
@@ -39,6 +41,7 @@ class CheckpointWeights : public WeightSource {
   absl::StatusOr<std::vector<int64_t>> Shape(absl::string_view name) const override;
   absl::StatusOr<at::Tensor> Read(absl::string_view name) const override;
   void Release(absl::string_view name) const override;
+  std::string Where(absl::string_view name) const override;
 
  private:
   std::shared_ptr<const Checkpoint> checkpoint_;

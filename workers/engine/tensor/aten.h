@@ -1,5 +1,6 @@
-// The ATen headers that nearly every file of the engine needs; precompiled, because they cost seconds each.
-// Rarer operators are included where they are used. <torch/torch.h> never is: it costs twenty seconds a file.
+// The ATen headers that nearly every file of the engine needs; precompiled, because they cost
+// seconds each. Rarer operators are included where they are used. <torch/torch.h> never is: it
+// costs twenty seconds a file.
 #pragma once
 
 #include <ATen/TensorOperators.h>

@@ -16,6 +16,7 @@
 
 namespace quantd::engine {
 
+// To be called before the first tensor is made: libtorch looks for its CUDA half once.
 // "" or "auto": the first GPU if there is a usable one, else the CPU. "cpu", "cuda", "cuda:N"
 // otherwise; FailedPrecondition says what is missing (driver, library, that many devices).
 absl::StatusOr<at::Device> SelectDevice(absl::string_view name);

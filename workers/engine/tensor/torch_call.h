@@ -3,9 +3,9 @@
 //   QD_ASSIGN_OR_RETURN(at::Tensor y, TorchCall("multiplying", [&] { return at::matmul(a, b); }));
 //
 // Gradients are off inside. A lambda may return a value, nothing, an absl::Status or an
-// absl::StatusOr. Out of memory (device or host) becomes ResourceExhausted with the payload
-// kErrorClassPayload = "OUT_OF_MEMORY", a fault of the accelerator Internal with "DEVICE_FAULT",
-// everything else Internal.
+// absl::StatusOr. Out of memory (device or host) becomes ResourceExhausted of class OUT_OF_MEMORY,
+// for which job/failure.h has IsOutOfMemory(); a fault of the accelerator Internal of class
+// DEVICE_FAULT; everything else Internal.
 #pragma once
 
 #include <ATen/core/grad_mode.h>
@@ -20,10 +20,6 @@
 
 namespace quantd::engine {
 
-constexpr char kErrorClassPayload[] = "quantd.error_class";
-
-// Whether `status` says that memory ran out, so that a smaller batch or another device may help.
-bool IsOutOfMemory(const absl::Status& status);
 absl::Status OutOfMemoryError(absl::string_view message);
 
 namespace torch_internal {

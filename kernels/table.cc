@@ -1,0 +1,50 @@
+// A new variant is a cell here.
+#include "kernels/table.h"
+
+#include <cstdlib>
+
+namespace quantd::kernels {
+namespace {
+
+// clang-format off
+constexpr Backend kBackends[] = {
+    {"reference", FindParamsReference, RtnRowsReference, PackBitsReference, UnpackBitsReference,
+                  GptqBlockReference, DequantizeRowsReference},
+    {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
+                  GptqBlockCpu,       DequantizeRowsCpu},
+    {"cuda",      nullptr,             nullptr,          nullptr,           nullptr,
+                  nullptr,            nullptr},
+};
+// clang-format on
+
+ActiveBackend ReadEnvironment() {
+  const Backend* cpu = FindBackend("cpu");
+  const char* forced = std::getenv("QUANTD_BACKEND");
+  if (forced == nullptr || *forced == '\0') return {.backend = cpu, .error = {}};
+  const Backend* backend = FindBackend(forced);
+  if (backend != nullptr && Complete(*backend)) return {.backend = backend, .error = {}};
+  return {.backend = cpu,
+          .error = "QUANTD_BACKEND=" + std::string(forced) +
+                   " names no complete set of kernels; reference and cpu are"};
+}
+
+}  // namespace
+
+const Backend* FindBackend(std::string_view name) {
+  for (const Backend& backend : kBackends) {
+    if (backend.name == name) return &backend;
+  }
+  return nullptr;
+}
+
+bool Complete(const Backend& backend) {
+  return backend.find_params && backend.rtn_rows && backend.pack_bits && backend.unpack_bits &&
+         backend.gptq_block && backend.dequantize_rows;
+}
+
+const ActiveBackend& Active() {
+  static const ActiveBackend active = ReadEnvironment();
+  return active;
+}
+
+}  // namespace quantd::kernels

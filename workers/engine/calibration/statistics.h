@@ -1,0 +1,41 @@
+// Second moments of the inputs of a block's linear layers, gathered while the block runs.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "workers/engine/methods/method.h"
+#include "workers/engine/models/decoder.h"
+
+namespace quantd::engine {
+
+// A hook for Decoder::Forward. Layers of one group (q, k, v; gate, up) share their input and one
+// Hessian. Not thread-safe.
+class StatisticsCollector : public LinearHook {
+ public:
+  // Gathers for the groups in `wanted`; when the last of them has been seen, the forward pass is
+  // ended early by an error, which `enough()` tells from a real one.
+  StatisticsCollector(std::vector<LinearShape> linears, std::set<int> wanted);
+
+  absl::Status OnInput(absl::string_view module, const at::Tensor& input) override;
+  // Whether the last forward pass was ended because nothing further was wanted.
+  bool enough() const { return enough_; }
+  void StartBatch() { enough_ = false; }
+  // Forgets what was gathered.
+  void Reset();
+
+  // (2 / tokens) * sum of x x^T for every wanted group; ends the collecting.
+  absl::StatusOr<std::map<int, InputStatistics>> Finish();
+
+ private:
+  std::vector<LinearShape> linears_;
+  std::set<int> wanted_;
+  std::map<int, InputStatistics> statistics_;
+  bool enough_ = false;
+};
+
+}  // namespace quantd::engine

@@ -1,0 +1,40 @@
+// What the methods that write integer codes with a scale and a zero per group share: their options,
+// their checks and the empty layer that they fill.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "workers/engine/methods/method.h"
+
+namespace quantd::engine {
+
+// bits, group_size, sym, quantize_head: first in every such method's list.
+std::vector<OptionInfo> IntegerOptions();
+
+// The same, read out of resolved options.
+struct IntegerScheme {
+  int bits;
+  int64_t group_size;     // As given: -1 for all columns.
+  int64_t group_columns;  // Columns a group, for a layer of this width.
+  bool symmetric;
+};
+IntegerScheme SchemeOf(const nlohmann::json& options, int64_t inputs);
+
+// InvalidArgument with the tensor's name and the first place that is NaN or infinite.
+absl::Status CheckFinite(absl::string_view what, const at::Tensor& tensor);
+
+// Codes, scales, zeros allocated and group_index = k / group_columns.
+QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs);
+
+// Scales, zeros and codes of `weight` (float32 [N, K], CPU, contiguous) by rounding to nearest.
+void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme, QuantizedLinear& linear);
+// Scales and zeros only.
+void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, QuantizedLinear& linear);
+
+}  // namespace quantd::engine

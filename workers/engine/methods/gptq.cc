@@ -1,0 +1,296 @@
+// GPTQ (Frantar, Ashkboos, Hoefler, Alistarh, 2022): columns are quantized one after another, each
+// column's error is pushed onto the columns not yet done, weighted by the inverse of the inputs'
+// second moments H. Needs calibration. Where H cannot be factored even with damping, the module is
+// rounded to nearest and the result says so.
+#include "workers/engine/methods/gptq.h"
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/linalg_solve_triangular.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "kernels/table.h"
+#include "workers/engine/methods/column_order.h"
+#include "workers/engine/methods/common.h"
+#include "workers/engine/methods/tensor_spans.h"
+#include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/torch_call.h"
+
+namespace quantd::engine {
+namespace {
+
+// Damping grows to below this share of H's mean diagonal; more would be rounding to nearest with
+// extra steps.
+constexpr double kDampingLimit = 1.0;
+// Then this share of the largest diagonal element is added, ten times more each time, this often.
+constexpr double kDiagonalFloor = 1e-6;
+constexpr int kDiagonalFloorSteps = 6;
+
+std::vector<OptionInfo> GptqOptions() {
+  std::vector<OptionInfo> options = IntegerOptions();
+  const auto flag = [&](const char* name, bool value, const char* help) {
+    options.push_back({name, OptionType::kBool, value, {}, {}, {}, help});
+  };
+  flag("desc_act", false,
+       "Quantize columns in the order of falling activation. Without static_groups groups are made "
+       "in that "
+       "order, which costs a gather at run time.");
+  flag("static_groups", false,
+       "With desc_act: scales come from the original columns before any is quantized, so that "
+       "groups stay "
+       "contiguous and nothing is lost at run time.");
+  flag(
+      "act_group_aware", true,
+      "Without desc_act: groups, and columns within a group, are quantized in the order of falling "
+      "activation; groups stay contiguous and nothing is lost at run time.");
+  options.push_back({"damp_percent",
+                     OptionType::kFloat,
+                     0.05,
+                     {},
+                     0.0,
+                     0.99,
+                     "Share of H's mean diagonal that is added to it."});
+  options.push_back(
+      {"damp_increment",
+       OptionType::kFloat,
+       0.01,
+       {},
+       1e-4,
+       0.5,
+       "First step by which damping grows where H cannot be factored; doubles each time."});
+  flag("true_sequential", true,
+       "Within a block, later layers see the outputs of the already quantized earlier ones.");
+  options.push_back(
+      {"block_size",
+       OptionType::kInt,
+       128,
+       {32, 64, 128, 256},
+       {},
+       {},
+       "Columns quantized before the columns right of them are updated. Speed, hardly quality."});
+  return options;
+}
+
+// U upper triangular with U^T U = (H + added * I)^-1 for H in the order given, float32 on the CPU.
+// H reversed in both directions factors as L L^T; turning L^-1 around again gives U: one
+// factorization and one triangular solve instead of three factorizations. Beside H two matrices of
+// its size exist at a time.
+absl::StatusOr<at::Tensor> InverseFactor(const at::Tensor& hessian, const ColumnOrder& order,
+                                         double added) {
+  at::Tensor reversed;
+  if (order.permutation.defined()) {
+    const at::Tensor backwards = order.permutation.flip(0).to(hessian.device());
+    reversed = hessian.index_select(0, backwards).index_select(1, backwards);
+  } else {
+    reversed = hessian.flip({0, 1});
+  }
+  reversed.diagonal().add_(added);
+  auto [factor, info] = at::linalg_cholesky_ex(reversed);
+  if (info.item<int>() != 0) return absl::FailedPreconditionError("not positive definite");
+  reversed = at::Tensor();
+  // Solved in place: a column-major right side is overwritten by the solution.
+  at::Tensor inverse = at::eye(factor.size(0), factor.options()).t();
+  at::linalg_solve_triangular_out(inverse, factor, inverse, /*upper=*/false);
+  factor = at::Tensor();
+  const bool sound =
+      std::isfinite(inverse.sum().item<double>()) && inverse.diagonal().min().item<double>() > 0;
+  if (!sound) return absl::FailedPreconditionError("its inverse is not finite");
+  return inverse.flip({0, 1}).to(at::kCPU).contiguous();
+}
+
+// What was needed to factor H. `inverse` undefined: nothing helped.
+struct Factored {
+  at::Tensor inverse;
+  double damping = 0;
+};
+
+absl::StatusOr<Factored> FactorWithLadder(const LinearJob& job, const at::Tensor& hessian,
+                                          const ColumnOrder& order,
+                                          std::vector<FallbackRecord>& fallbacks) {
+  const at::Tensor diagonal = hessian.diagonal();
+  const double mean = diagonal.mean().item<double>();
+  const double largest = diagonal.abs().max().item<double>();
+  const double asked = job.options->at("damp_percent").get<double>();
+  double step = job.options->at("damp_increment").get<double>();
+  double damping = asked;
+  for (; damping < kDampingLimit; damping += step, step *= 2) {
+    absl::StatusOr<at::Tensor> inverse = InverseFactor(hessian, order, damping * mean);
+    if (inverse.ok()) {
+      if (damping != asked) {
+        fallbacks.push_back({"damping", job.name,
+                             absl::StrCat("the Hessian could not be factored with damp_percent ",
+                                          asked, "; ", damping, " was used")});
+      }
+      return Factored{*inverse, damping};
+    }
+    if (inverse.status().code() != absl::StatusCode::kFailedPrecondition) return inverse.status();
+  }
+  double floor = kDiagonalFloor * largest;
+  for (int i = 0; i < kDiagonalFloorSteps; ++i, floor *= 10) {
+    absl::StatusOr<at::Tensor> inverse =
+        InverseFactor(hessian, order, kDampingLimit * mean + floor);
+    if (inverse.ok()) {
+      fallbacks.push_back(
+          {"diagonal_floor", job.name,
+           absl::StrCat("no damp_percent below 1 made the Hessian positive definite; ", floor,
+                        " was added to its diagonal on top")});
+      return Factored{*inverse, kDampingLimit};
+    }
+    if (inverse.status().code() != absl::StatusCode::kFailedPrecondition) return inverse.status();
+  }
+  return Factored{};
+}
+
+// Algorithm 1 over `weight` [N, K] with its columns already in order; fills scales, zeros and (in
+// that order) codes.
+double QuantizeColumns(const at::Tensor& weight, const at::Tensor& inverse,
+                       const ColumnOrder& order, const IntegerScheme& scheme, int64_t block_size,
+                       QuantizedLinear& linear, const at::Tensor& codes) {
+  const int64_t rows = weight.size(0);
+  const int64_t columns = weight.size(1);
+  const int64_t group = scheme.group_columns;
+  const at::Tensor errors = at::empty({rows, block_size}, at::kFloat);
+  const at::Tensor losses = at::zeros({rows}, at::kDouble);
+  const int32_t* group_of_column = order.group_of_column.const_data_ptr<int32_t>();
+  for (int64_t begin = 0; begin < columns; begin += block_size) {
+    const int64_t end = std::min(begin + block_size, columns);
+    // A group wider than the block gets its scale where it begins, from all of its columns as they
+    // are now.
+    const bool wide = group > block_size;
+    if (!order.static_groups && wide && begin % group == 0) {
+      const int32_t index = group_of_column[begin];
+      kernels::Active().backend->find_params(
+          {.weight = weight.const_data_ptr<float>() + begin,
+           .weight_stride = columns,
+           .rows = rows,
+           .columns = group,
+           .group_columns = group,
+           .bits = scheme.bits,
+           .symmetric = scheme.symmetric,
+           .scales = MutableHalfBits(linear.scales) + index,
+           .zeros = linear.zeros.mutable_data_ptr<uint8_t>() + index,
+           .params_stride = linear.groups()});
+    }
+    kernels::Active().backend->gptq_block(
+        {.rows = rows,
+         .columns = end - begin,
+         .bits = scheme.bits,
+         .symmetric = scheme.symmetric,
+         .find_columns = order.static_groups || wide ? 0 : group,
+         .weight = weight.mutable_data_ptr<float>() + begin,
+         .weight_stride = columns,
+         .inverse = inverse.const_data_ptr<float>() + begin * columns + begin,
+         .inverse_stride = columns,
+         .group_of_column = group_of_column + begin,
+         .scales = MutableHalfBits(linear.scales),
+         .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
+         .params_stride = linear.groups(),
+         .codes = codes.mutable_data_ptr<uint8_t>() + begin,
+         .codes_stride = columns,
+         .errors = errors.mutable_data_ptr<float>(),
+         .errors_stride = block_size,
+         .losses = losses.mutable_data_ptr<double>()});
+    if (end < columns) {
+      at::Tensor rest = weight.narrow(1, end, columns - end);
+      rest.addmm_(errors.narrow(1, 0, end - begin),
+                  inverse.narrow(0, begin, end - begin).narrow(1, end, columns - end), 1, -1);
+    }
+  }
+  return losses.sum().item<double>();
+}
+
+class GptqMethod : public Method {
+ public:
+  const MethodInfo& Info() const override {
+    static const auto& info = *new MethodInfo{
+        .name = "gptq",
+        .summary =
+            "Error-compensated rounding from calibration data; minutes, better than rtn at "
+            "4 bits and below.",
+        .options = GptqOptions(),
+        .formats = {"gptq"},
+        .needs_calibration = true,
+        .reference = "https://arxiv.org/abs/2210.17323"};
+    return info;
+  }
+
+  absl::Status CheckOptions(const nlohmann::json& options) const override {
+    if (options.at("static_groups").get<bool>() && !options.at("desc_act").get<bool>()) {
+      return absl::InvalidArgumentError(
+          "static_groups means something only together with desc_act: set desc_act, or leave both "
+          "off");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
+    return TorchCall(absl::StrCat("quantizing ", job.name), [&] { return QuantizeOrThrow(job); });
+  }
+
+ private:
+  static absl::StatusOr<LinearResult> QuantizeOrThrow(LinearJob& job) {
+    if (job.statistics == nullptr) {
+      return absl::InternalError(absl::StrCat(job.name, ": gptq was given no statistics"));
+    }
+    at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+    QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
+    const int64_t columns = weight.size(1);
+    const IntegerScheme scheme = SchemeOf(*job.options, columns);
+    LinearResult result;
+    result.linear = EmptyLinear(scheme, weight.size(0), columns);
+
+    at::Tensor hessian = job.statistics->hessian;
+    // Columns that calibration never reached carry no error whatever their weight; zero costs
+    // nothing.
+    const at::Tensor dead = hessian.diagonal() == 0;
+    const at::Tensor dead_on_cpu = dead.to(at::kCPU);
+    if (dead.any().item<bool>()) {
+      hessian = hessian + dead.to(at::kFloat).diag();
+      weight = weight.masked_fill(dead_on_cpu, 0);
+    }
+    QD_RETURN_IF_ERROR(
+        CheckFinite(absl::StrCat("the inputs of ", job.name, " during calibration"), hessian));
+
+    const ColumnOrder order = OrderColumns(hessian.diagonal().to(at::kCPU), scheme, *job.options);
+    if (order.static_groups) FindScales(weight, scheme, result.linear);
+    QD_ASSIGN_OR_RETURN(Factored factored, FactorWithLadder(job, hessian, order, result.fallbacks),
+                        job.name);
+    hessian = at::Tensor();
+    if (!factored.inverse.defined()) {
+      result.fallbacks.push_back(
+          {"rtn", job.name,
+           "the Hessian could not be factored at all; the module was rounded "
+           "to nearest"});
+      RoundToNearest(weight, scheme, result.linear);
+      return result;
+    }
+    result.damping = factored.damping;
+    if (order.permutation.defined()) weight = weight.index_select(1, order.permutation);
+    const at::Tensor codes =
+        order.permutation.defined() ? at::empty_like(result.linear.codes) : result.linear.codes;
+    result.loss =
+        QuantizeColumns(weight, factored.inverse, order, scheme,
+                        job.options->at("block_size").get<int64_t>(), result.linear, codes);
+    if (order.permutation.defined()) {
+      const at::Tensor back = at::argsort(order.permutation);
+      result.linear.codes = codes.index_select(1, back).contiguous();
+      result.linear.group_index = order.group_of_column.index_select(0, back).contiguous();
+    }
+    return result;
+  }
+};
+
+}  // namespace
+
+const Method* Gptq() {
+  static const GptqMethod method;
+  return &method;
+}
+
+}  // namespace quantd::engine

@@ -1,0 +1,53 @@
+// Every method, one line each, and what all of them check alike.
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+#include "workers/engine/methods/gptq.h"
+#include "workers/engine/methods/method.h"
+#include "workers/engine/methods/rtn.h"
+
+namespace quantd::engine {
+
+absl::Span<const Method* const> Methods() {
+  static const Method* const methods[] = {Gptq(), Rtn()};
+  return methods;
+}
+
+absl::StatusOr<const Method*> FindMethod(absl::string_view name) {
+  std::vector<std::string> names;
+  for (const Method* method : Methods()) {
+    if (method->Info().name == name) return method;
+    names.push_back(method->Info().name);
+  }
+  return absl::NotFoundError(absl::StrCat("there is no quantization method '", name,
+                                          "'; this engine has ", absl::StrJoin(names, ", ")));
+}
+
+absl::StatusOr<nlohmann::json> ResolveOptions(const Method& method, const nlohmann::json& given) {
+  const std::string owner = absl::StrCat("method ", method.Info().name);
+  QD_ASSIGN_OR_RETURN(nlohmann::json options,
+                      ResolveOptionValues(owner, method.Info().options, given));
+  QD_RETURN_IF_ERROR(method.CheckOptions(options), owner);
+  return options;
+}
+
+absl::Status Method::CheckOptions(const nlohmann::json& options) const { return absl::OkStatus(); }
+
+absl::Status Method::CheckLinear(absl::string_view name, int64_t outputs, int64_t inputs,
+                                 const nlohmann::json& options) const {
+  const int64_t group_size = options.value("group_size", int64_t{-1});
+  if (group_size == -1 || inputs % group_size == 0) return absl::OkStatus();
+  std::vector<std::string> fitting = {"-1 (one group a row)"};
+  for (const OptionInfo& option : Info().options) {
+    if (option.name != "group_size") continue;
+    for (const nlohmann::json& size : option.allowed) {
+      const int64_t value = size.get<int64_t>();
+      if (value > 0 && inputs % value == 0) fitting.push_back(absl::StrCat(value));
+    }
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ".weight has ", inputs, " input columns, which group_size ", group_size,
+                   " does not divide; group sizes that do: ", absl::StrJoin(fitting, ", ")));
+}
+
+}  // namespace quantd::engine

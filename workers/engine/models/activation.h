@@ -1,0 +1,16 @@
+// The activation functions of the gated MLP by the names that config.json uses.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace quantd::engine {
+
+using Activation = at::Tensor (*)(const at::Tensor&);
+
+// Unimplemented names the known ones.
+absl::StatusOr<Activation> FindActivation(absl::string_view name);
+
+}  // namespace quantd::engine

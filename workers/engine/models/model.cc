@@ -1,0 +1,96 @@
+// All blocks at once, and greedy generation over the cache.
+#include "workers/engine/models/model.h"
+
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "workers/engine/tensor/torch_call.h"
+
+namespace quantd::engine {
+namespace {
+
+bool Contains(const std::vector<int64_t>& ids, int64_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+absl::StatusOr<Model> Model::Load(const ModelConfig& config, const WeightSource& source,
+                                  const DecoderOptions& options) {
+  QD_ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(config, source, options));
+  Model model(std::move(decoder));
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    QD_ASSIGN_OR_RETURN(Block block, model.decoder_.LoadBlock(layer, source));
+    model.blocks_.push_back(std::move(block));
+  }
+  return model;
+}
+
+absl::StatusOr<at::Tensor> Model::Forward(const at::Tensor& ids, KvCache* cache) const {
+  QD_ASSIGN_OR_RETURN(at::Tensor hidden, decoder_.Embed(ids));
+  for (const Block& block : blocks_) {
+    QD_ASSIGN_OR_RETURN(hidden, decoder_.Forward(block, hidden, {.cache = cache, .hook = nullptr}));
+  }
+  return hidden;
+}
+
+absl::StatusOr<at::Tensor> Model::Logits(const at::Tensor& ids) const {
+  QD_ASSIGN_OR_RETURN(const at::Tensor hidden, Forward(ids));
+  return decoder_.Logits(hidden);
+}
+
+absl::StatusOr<std::vector<std::vector<int64_t>>> Model::Generate(
+    const std::vector<std::vector<int64_t>>& prompts, const GenerateOptions& options) const {
+  std::vector<std::vector<int64_t>> output(prompts.size());
+  if (prompts.empty() || options.new_tokens_max <= 0) return output;
+  size_t longest = 0;
+  for (const std::vector<int64_t>& prompt : prompts) {
+    if (prompt.empty())
+      return absl::InvalidArgumentError("a prompt without tokens has no continuation");
+    longest = std::max(longest, prompt.size());
+  }
+  // Padding on the left, so that every sequence's next token comes at the same position.
+  const int64_t batch = static_cast<int64_t>(prompts.size());
+  const int64_t length = static_cast<int64_t>(longest);
+  std::vector<int64_t> starts, padded;
+  for (const std::vector<int64_t>& prompt : prompts) {
+    starts.push_back(static_cast<int64_t>(longest - prompt.size()));
+    padded.insert(padded.end(), longest - prompt.size(), 0);
+    padded.insert(padded.end(), prompt.begin(), prompt.end());
+  }
+  KvCache cache(config().layers, starts);
+  cache.Reserve(length + options.new_tokens_max);
+  at::Tensor ids = at::tensor(padded, at::kLong).view({batch, length});
+  std::vector<bool> ended(prompts.size(), false);
+  for (int64_t step = 0; step < options.new_tokens_max; ++step) {
+    QD_ASSIGN_OR_RETURN(const at::Tensor hidden, Forward(ids, &cache));
+    QD_ASSIGN_OR_RETURN(const at::Tensor logits,
+                        decoder_.Logits(hidden.narrow(1, hidden.size(1) - 1, 1)));
+    QD_ASSIGN_OR_RETURN(
+        ids, TorchCall("choosing tokens", [&] { return at::argmax(logits, -1).to(at::kCPU); }));
+    std::vector<int64_t> tokens(prompts.size(), -1);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      if (ended[i]) continue;
+      tokens[i] = ids.const_data_ptr<int64_t>()[i];
+      output[i].push_back(tokens[i]);
+      ended[i] = Contains(options.stop_ids, tokens[i]);
+    }
+    if (options.on_step) QD_RETURN_IF_ERROR(options.on_step(tokens));
+    if (std::find(ended.begin(), ended.end(), false) == ended.end()) break;
+  }
+  return output;
+}
+
+int64_t Model::size_bytes() const {
+  int64_t bytes = decoder_.size_bytes();
+  for (const Block& block : blocks_) bytes += block.size_bytes();
+  return bytes;
+}
+
+}  // namespace quantd::engine
