@@ -51,7 +51,8 @@ absl::StatusOr<std::vector<PlannedTask>> PlanTasks(const JobContext& context,
   for (size_t i = 0; i < spec.tasks.size(); ++i) {
     const TaskSpec& task_spec = spec.tasks[i];
     const std::string where = absl::StrCat("evaluate.tasks[", i, "]");
-    PlannedTask planned{.spec = &task_spec};
+    PlannedTask planned;
+    planned.spec = &task_spec;
     QD_ASSIGN_OR_RETURN(planned.task, FindTask(task_spec.name), where);
     QD_ASSIGN_OR_RETURN(planned.options,
                         ResolveOptionValues(absl::StrCat("task ", task_spec.name),

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "workers/engine/formats/open.h"
+#include "workers/engine/job/failure.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/dtype.h"
 #include "workers/engine/tensor/torch_call.h"
@@ -21,12 +22,12 @@ absl::StatusOr<at::ScalarType> ComputeDtype(const Runtime& runtime, at::Device d
   return config.dtype.empty() ? at::kBFloat16 : ParseComputeDtype(config.dtype);
 }
 
-absl::StatusOr<Model> LoadOn(const Checkpoint& checkpoint, const Runtime& runtime,
-                             at::Device device) {
+absl::StatusOr<Model> LoadOn(const std::shared_ptr<const Checkpoint>& checkpoint,
+                             const Runtime& runtime, at::Device device) {
   QD_ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> weights, OpenWeights(checkpoint));
   QD_ASSIGN_OR_RETURN(const at::ScalarType dtype,
-                      ComputeDtype(runtime, device, checkpoint.config()));
-  return Model::Load(checkpoint.config(), *weights, {.device = device, .dtype = dtype});
+                      ComputeDtype(runtime, device, checkpoint->config()));
+  return Model::Load(checkpoint->config(), *weights, {.device = device, .dtype = dtype});
 }
 
 }  // namespace
@@ -80,13 +81,13 @@ absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& re
   QD_ASSIGN_OR_RETURN(at::Device device, SelectDevice(runtime.device), "choosing the device");
   QD_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
                       Checkpoint::Open(loaded.folder), "opening the model");
-  absl::StatusOr<Model> model = LoadOn(*checkpoint, runtime, device);
+  absl::StatusOr<Model> model = LoadOn(checkpoint, runtime, device);
   if (!model.ok() && IsOutOfMemory(model.status()) && device.is_cuda() &&
       !absl::StartsWith(runtime.device, "cuda")) {
     context.events.Fallback(
         "cpu", "", absl::StrCat("the model does not fit the GPU: ", model.status().message()));
     EmptyDeviceCache(device);
-    model = LoadOn(*checkpoint, runtime, at::kCPU);
+    model = LoadOn(checkpoint, runtime, at::kCPU);
   }
   QD_RETURN_IF_ERROR(model.status(), "loading ", loaded.folder);
   loaded.model = std::make_unique<Model>(*std::move(model));

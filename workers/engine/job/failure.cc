@@ -12,6 +12,7 @@
 namespace quantd::engine {
 namespace {
 
+constexpr char kClassPayload[] = "quantd.error_class";
 constexpr absl::string_view kPrefix = "ERROR_CLASS_";
 constexpr char kRemedyPayload[] = "quantd.remedy";
 
@@ -57,7 +58,7 @@ absl::string_view ErrorClassName(ErrorClass error_class) { return RowOf(error_cl
 
 absl::Status WithErrorClass(absl::Status status, ErrorClass error_class) {
   if (!status.ok())
-    status.SetPayload(kFailureClassPayload,
+    status.SetPayload(kClassPayload,
                       absl::Cord(absl::StripPrefix(ErrorClassName(error_class), kPrefix)));
   return status;
 }
@@ -68,7 +69,7 @@ absl::Status WithRemedy(absl::Status status, absl::string_view remedy) {
 }
 
 ErrorClass ErrorClassOf(const absl::Status& status) {
-  if (absl::optional<absl::Cord> payload = status.GetPayload(kFailureClassPayload)) {
+  if (absl::optional<absl::Cord> payload = status.GetPayload(kClassPayload)) {
     for (const ClassRow& row : kClasses) {
       if (*payload == absl::StripPrefix(row.name, kPrefix)) return row.error_class;
     }
@@ -95,6 +96,10 @@ ErrorClass ErrorClassOf(const absl::Status& status) {
     default:
       return ErrorClass::kInternal;
   }
+}
+
+bool IsOutOfMemory(const absl::Status& status) {
+  return !status.ok() && ErrorClassOf(status) == ErrorClass::kOutOfMemory;
 }
 
 nlohmann::json FailureToJson(const absl::Status& status) {

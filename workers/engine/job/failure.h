@@ -25,10 +25,6 @@ enum class ErrorClass {
 // "ERROR_CLASS_OUT_OF_MEMORY".
 absl::string_view ErrorClassName(ErrorClass error_class);
 
-// The payload's value is the class without its prefix: "OUT_OF_MEMORY". Rooms below this one attach
-// it by this name (tensor/torch_call.h).
-constexpr char kFailureClassPayload[] = "quantd.error_class";
-
 // `status` with its class (and, where the usual words do not fit, a remedy) attached. An OK status
 // stays OK.
 absl::Status WithErrorClass(absl::Status status, ErrorClass error_class);
@@ -39,6 +35,9 @@ absl::Status WithRemedy(absl::Status status, absl::string_view remedy);
 // BAD_INPUT; ResourceExhausted is OUT_OF_MEMORY, or DISK_FULL when the words are errno ENOSPC's;
 // Unavailable is INPUT_UNAVAILABLE; Cancelled is CANCELLED; the rest is INTERNAL.
 ErrorClass ErrorClassOf(const absl::Status& status);
+
+// Whether memory ran out, so that a smaller batch or another device may help.
+bool IsOutOfMemory(const absl::Status& status);
 
 // The Failure message of job.proto in proto3-JSON form, with a remedy.
 nlohmann::json FailureToJson(const absl::Status& status);
