@@ -129,6 +129,9 @@ struct SweepEventPage {
   bool finished = false;
 };
 
+struct QueueEffects;
+class QueueOperation;
+
 class Queue {
  public:
   template <typename T>
@@ -216,17 +219,19 @@ class Queue {
   absl::StatusOr<QueueStatistics> Statistics(absl::Time now);
 
  private:
-  friend class QueueOperation;
   Queue(JobStore* store, QueueOptions options);
 
   template <typename Request, typename Response>
-  using Body = absl::StatusOr<Response> (*)(class QueueOperation&, const Request&);
+  using Body = absl::StatusOr<Response> (*)(QueueOperation&, const Request&);
   // Runs `body` in a transaction of its own and tells the observer and `done`.
   template <typename Request, typename Response>
   void Write(Body<Request, Response> body, Request request, absl::Time now, Done<Response> done);
   template <typename Request, typename Response>
   absl::StatusOr<Response> WriteAndWait(Body<Request, Response> body, Request request,
                                         absl::Time now);
+
+  // Counts, and tells the observer if the transaction is on disk.
+  void Publish(const QueueEffects& effects, bool committed);
 
   JobStore* const store_;
   const QueueOptions options_;

@@ -59,7 +59,7 @@ struct JobRow {
   std::string outcome_digest;    // ... what it said ...
   v1::JobState outcome_state = v1::JOB_STATE_UNSPECIFIED;  // ... and the state it led to.
   int64_t last_sequence = 0;  // Of the job's events; kept by AppendEvent.
-  v1::Job record;             // Without spec, result and output.
+  v1::Job record;             // Without result and output; of the spec only limits and retry.
 };
 
 struct DependencyRow {
@@ -202,7 +202,7 @@ class Txn : public ReadTxn {
   // Sets row->seq, row->version and the labels' index. AlreadyExists when the name is taken.
   virtual absl::Status InsertJob(JobRow* row, const v1::JobSpec& spec) = 0;
   // Writes everything but name, tenant and sweep if the stored version is still row->version, which
-  // then grows (record.etag follows); Aborted otherwise.
+  // then grows; Aborted otherwise.
   virtual absl::Status UpdateJob(JobRow* row) = 0;
   virtual absl::Status PutOutcome(int64_t seq, const v1::Job& outcome) = 0;
   virtual absl::Status PutCheckpoint(int64_t seq, const v1::Manifest& checkpoint) = 0;

@@ -1,0 +1,328 @@
+// Reads of the SQLite store.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+#include "server/store/sqlite_rows.h"
+#include "server/store/sqlite_txn.h"
+
+namespace quantd {
+namespace {
+
+// Rows that queries without a struct of their own give.
+absl::Status ReadRow(SqliteQuery* query, int64_t* row) {
+  query->Next(row);
+  return absl::OkStatus();
+}
+
+absl::Status ReadRow(SqliteQuery* query, std::pair<int64_t, std::string>* row) {
+  query->Next(&row->first);
+  query->Next(&row->second);
+  return absl::OkStatus();
+}
+
+absl::Status ReadRow(SqliteQuery* query, DependencyRow* row) {
+  int64_t condition = 0;
+  query->Next(&row->job);
+  query->Next(&row->on);
+  query->Next(&condition);
+  query->Next(&row->state);
+  row->condition = static_cast<v1::Dependency::Condition>(condition);
+  return absl::OkStatus();
+}
+
+absl::Status ReadRow(SqliteQuery* query, SweepLoad* row) {
+  query->Next(&row->sweep_seq);
+  query->Next(&row->running);
+  query->Next(&row->max_parallel);
+  return absl::OkStatus();
+}
+
+std::string Placeholders(size_t count) {
+  return absl::StrJoin(std::vector<std::string>(count, "?"), ", ");
+}
+
+template <typename Row>
+absl::StatusOr<Row> One(std::vector<Row> rows, absl::string_view name) {
+  if (rows.empty()) return absl::NotFoundError(absl::StrCat(name, " does not exist"));
+  return std::move(rows.front());
+}
+
+}  // namespace
+
+template <typename Row>
+absl::StatusOr<std::vector<Row>> SqliteTxn::Rows(SqliteQuery&& query) {
+  std::vector<Row> rows;
+  while (true) {
+    QD_ASSIGN_OR_RETURN(const bool more, query.Step());
+    if (!more) return rows;
+    QD_RETURN_IF_ERROR(ReadRow(&query, &rows.emplace_back()));
+  }
+}
+
+absl::StatusOr<JobRow> SqliteTxn::GetJob(absl::string_view name) {
+  static const std::string sql = SelectSql<JobRow>("jobs", "WHERE name=?");
+  QD_ASSIGN_OR_RETURN(auto rows, Rows<JobRow>(db_.Query(sql, name)), "reading ", name);
+  return One(std::move(rows), name);
+}
+
+absl::StatusOr<JobRow> SqliteTxn::GetJob(int64_t seq) {
+  static const std::string sql = SelectSql<JobRow>("jobs", "WHERE seq=?");
+  QD_ASSIGN_OR_RETURN(auto rows, Rows<JobRow>(db_.Query(sql, seq)), "reading job ", seq);
+  return One(std::move(rows), absl::StrCat("job ", seq));
+}
+
+template <typename Message>
+absl::StatusOr<Message> SqliteTxn::JobBlob(int64_t seq, int64_t kind) {
+  auto query = db_.Query("SELECT body FROM job_blobs WHERE job=? AND kind=?", seq, kind);
+  Message message;
+  QD_ASSIGN_OR_RETURN(const bool there, query.Step());
+  if (there) query.Next(&message);
+  QD_RETURN_IF_ERROR(query.Parsed(), "reading job ", seq);
+  return message;
+}
+
+absl::StatusOr<v1::JobSpec> SqliteTxn::GetSpec(int64_t seq) { return JobBlob<v1::JobSpec>(seq, 1); }
+
+absl::StatusOr<v1::Job> SqliteTxn::GetOutcome(int64_t seq) { return JobBlob<v1::Job>(seq, 2); }
+
+absl::StatusOr<v1::Manifest> SqliteTxn::GetCheckpoint(int64_t seq) {
+  return JobBlob<v1::Manifest>(seq, 3);
+}
+
+absl::StatusOr<std::vector<JobRow>> SqliteTxn::ListJobs(const JobFilter& filter) {
+  std::string where = "WHERE tenant=? AND (?=0 OR seq<?)";
+  if (filter.sweep_seq != 0) absl::StrAppend(&where, " AND sweep=?");
+  if (!filter.states.empty()) {
+    absl::StrAppend(&where, " AND state IN (", Placeholders(filter.states.size()), ")");
+  }
+  for (size_t i = 0; i < filter.labels.size(); ++i) {
+    absl::StrAppend(&where,
+                    " AND EXISTS(SELECT 1 FROM job_labels WHERE job=seq AND key=? AND value=?)");
+  }
+  absl::StrAppend(&where, " ORDER BY seq DESC LIMIT ?");
+  auto query = db_.Query(SelectSql<JobRow>("jobs", where), filter.tenant, filter.before_seq,
+                         filter.before_seq);
+  if (filter.sweep_seq != 0) query.Bind(filter.sweep_seq);
+  for (const v1::JobState state : filter.states) query.Bind(state);
+  for (const auto& [key, value] : filter.labels) {
+    query.Bind(key);
+    query.Bind(value);
+  }
+  query.Bind(filter.limit);
+  return Rows<JobRow>(std::move(query));
+}
+
+absl::StatusOr<std::vector<JobRow>> SqliteTxn::SweepJobs(int64_t sweep_seq) {
+  static const std::string sql =
+      SelectSql<JobRow>("jobs", "WHERE sweep=? AND sweep!=0 ORDER BY seq");
+  return Rows<JobRow>(db_.Query(sql, sweep_seq));
+}
+
+absl::StatusOr<int64_t> SqliteTxn::UnendedSweepJobs(int64_t sweep_seq) {
+  return db_.Integer(
+      0, "SELECT COUNT(*) FROM jobs WHERE sweep=? AND sweep!=0 AND end_time=9223372036854775807",
+      sweep_seq);
+}
+
+absl::StatusOr<int64_t> SqliteTxn::JobsAhead(int64_t priority, int64_t seq) {
+  QD_ASSIGN_OR_RETURN(
+      const int64_t higher,
+      db_.Integer(0, "SELECT COUNT(*) FROM jobs WHERE state=2 AND priority>?", priority));
+  QD_ASSIGN_OR_RETURN(
+      const int64_t older,
+      db_.Integer(0, "SELECT COUNT(*) FROM jobs WHERE state=2 AND priority=? AND seq<?", priority,
+                  seq));
+  return higher + older;
+}
+
+absl::StatusOr<absl::flat_hash_map<v1::JobState, int64_t>> SqliteTxn::CountByState() {
+  auto query = db_.Query("SELECT state, COUNT(*) FROM jobs GROUP BY state");
+  absl::flat_hash_map<v1::JobState, int64_t> counts;
+  while (true) {
+    QD_ASSIGN_OR_RETURN(const bool more, query.Step());
+    if (!more) return counts;
+    v1::JobState state;
+    query.Next(&state);
+    query.Next(&counts[state]);
+  }
+}
+
+absl::StatusOr<std::vector<DependencyRow>> SqliteTxn::Dependencies(int64_t seq) {
+  return Rows<DependencyRow>(
+      db_.Query("SELECT d.job, d.on_job, d.condition, j.state FROM dependencies d JOIN jobs j ON "
+                "j.seq=d.on_job WHERE d.job=? ORDER BY d.on_job",
+                seq));
+}
+
+absl::StatusOr<std::vector<DependencyRow>> SqliteTxn::Dependents(int64_t seq) {
+  return Rows<DependencyRow>(
+      db_.Query("SELECT d.job, d.on_job, d.condition, j.state FROM dependencies d JOIN jobs j ON "
+                "j.seq=d.on_job WHERE d.on_job=? ORDER BY d.job",
+                seq));
+}
+
+absl::StatusOr<std::vector<EventRow>> SqliteTxn::Events(SqliteQuery&& query, int64_t bytes_max) {
+  std::vector<EventRow> rows;
+  int64_t bytes = 0;
+  while (bytes < bytes_max) {
+    QD_ASSIGN_OR_RETURN(const bool more, query.Step());
+    if (!more) break;
+    EventRow& row = rows.emplace_back();
+    query.Next(&row.position);
+    query.Next(&row.event);
+    QD_RETURN_IF_ERROR(query.Parsed());
+    bytes += row.event.ByteSizeLong();
+  }
+  return rows;
+}
+
+absl::StatusOr<std::vector<EventRow>> SqliteTxn::ReadEvents(int64_t seq,
+                                                            const EventFilter& filter) {
+  return Events(db_.Query("SELECT position, body FROM events WHERE job=? AND sequence>? AND "
+                          "(?>>kind)&1 ORDER BY sequence LIMIT ?",
+                          seq, filter.after, int64_t{filter.kinds}, filter.limit),
+                filter.bytes_max);
+}
+
+absl::StatusOr<std::vector<EventRow>> SqliteTxn::ReadSweepEvents(int64_t sweep_seq,
+                                                                 const EventFilter& filter) {
+  return Events(db_.Query("SELECT position, body FROM events WHERE sweep=? AND sweep!=0 AND "
+                          "position>? AND (?>>kind)&1 ORDER BY position LIMIT ?",
+                          sweep_seq, filter.after, int64_t{filter.kinds}, filter.limit),
+                filter.bytes_max);
+}
+
+absl::StatusOr<SweepRow> SqliteTxn::GetSweep(absl::string_view name) {
+  static const std::string sql = SelectSql<SweepRow>("sweeps", "WHERE name=?");
+  QD_ASSIGN_OR_RETURN(auto rows, Rows<SweepRow>(db_.Query(sql, name)), "reading ", name);
+  return One(std::move(rows), name);
+}
+
+absl::StatusOr<SweepRow> SqliteTxn::GetSweep(int64_t seq) {
+  static const std::string sql = SelectSql<SweepRow>("sweeps", "WHERE seq=?");
+  QD_ASSIGN_OR_RETURN(auto rows, Rows<SweepRow>(db_.Query(sql, seq)), "reading sweep ", seq);
+  return One(std::move(rows), absl::StrCat("sweep ", seq));
+}
+
+absl::StatusOr<v1::SweepSpec> SqliteTxn::GetSweepSpec(int64_t seq) {
+  auto query = db_.Query("SELECT spec FROM sweeps WHERE seq=?", seq);
+  v1::SweepSpec spec;
+  QD_ASSIGN_OR_RETURN(const bool there, query.Step());
+  if (there) query.Next(&spec);
+  QD_RETURN_IF_ERROR(query.Parsed(), "reading sweep ", seq);
+  return spec;
+}
+
+absl::StatusOr<std::vector<SweepRow>> SqliteTxn::ListSweeps(absl::string_view tenant,
+                                                            int64_t before_seq, int64_t limit) {
+  static const std::string sql =
+      SelectSql<SweepRow>("sweeps", "WHERE tenant=? AND (?=0 OR seq<?) ORDER BY seq DESC LIMIT ?");
+  return Rows<SweepRow>(db_.Query(sql, tenant, before_seq, before_seq, limit));
+}
+
+absl::StatusOr<std::optional<WorkerRow>> SqliteTxn::GetWorker(absl::string_view name) {
+  static const std::string sql = SelectSql<WorkerRow>("workers", "WHERE name=?");
+  QD_ASSIGN_OR_RETURN(auto rows, Rows<WorkerRow>(db_.Query(sql, name)), "reading ", name);
+  if (rows.empty()) return std::nullopt;
+  return std::move(rows.front());
+}
+
+absl::StatusOr<std::vector<WorkerRow>> SqliteTxn::Workers() {
+  static const std::string sql = SelectSql<WorkerRow>("workers", "ORDER BY name");
+  return Rows<WorkerRow>(db_.Query(sql));
+}
+
+absl::StatusOr<std::vector<JobRow>> SqliteTxn::WorkerLeases(absl::string_view worker) {
+  static const std::string sql =
+      SelectSql<JobRow>("jobs", "WHERE lease_worker=? AND lease_worker!='' ORDER BY seq");
+  return Rows<JobRow>(db_.Query(sql, worker));
+}
+
+absl::StatusOr<std::optional<RequestRow>> SqliteTxn::GetRequest(absl::string_view tenant,
+                                                                absl::string_view request_id) {
+  static const std::string sql =
+      SelectSql<RequestRow>("requests", "WHERE tenant=? AND request_id=?");
+  QD_ASSIGN_OR_RETURN(auto rows, Rows<RequestRow>(db_.Query(sql, tenant, request_id)));
+  if (rows.empty()) return std::nullopt;
+  return std::move(rows.front());
+}
+
+absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> SqliteTxn::QueuedNeeds() {
+  // Hops from one value to the next in the index instead of walking over every queued job.
+  return Rows<std::pair<int64_t, std::string>>(
+      db_.Query("WITH RECURSIVE hop(id) AS ("
+                "SELECT MIN(needs) FROM jobs INDEXED BY jobs_runnable WHERE state=2 UNION ALL "
+                "SELECT (SELECT MIN(needs) FROM jobs INDEXED BY jobs_runnable WHERE state=2 AND "
+                "needs>hop.id) FROM hop WHERE hop.id IS NOT NULL) "
+                "SELECT needs.id, needs.key FROM hop JOIN needs ON needs.id=hop.id"));
+}
+
+absl::StatusOr<std::string> SqliteTxn::GetNeeds(int64_t needs) {
+  auto query = db_.Query("SELECT key FROM needs WHERE id=?", needs);
+  std::string key;
+  QD_ASSIGN_OR_RETURN(const bool there, query.Step());
+  if (there) query.Next(&key);
+  return key;
+}
+
+absl::StatusOr<std::vector<SweepLoad>> SqliteTxn::SweepLoads() {
+  return Rows<SweepLoad>(db_.Query(
+      "SELECT j.sweep, COUNT(*), s.max_parallel FROM jobs j JOIN sweeps s ON s.seq=j.sweep "
+      "WHERE j.lease_worker!='' AND s.max_parallel>0 GROUP BY j.sweep"));
+}
+
+absl::StatusOr<std::optional<int64_t>> SqliteTxn::FirstRunnable(
+    const std::vector<int64_t>& needs, const std::vector<int64_t>& excluded_sweeps,
+    absl::Time now) {
+  constexpr char kSql[] =
+      "SELECT seq, priority FROM jobs INDEXED BY jobs_runnable WHERE state=2 AND needs=? AND "
+      "not_before<=? AND sweep NOT IN (SELECT value FROM json_each(?)) "
+      "ORDER BY priority DESC, seq LIMIT 1";
+  const std::string excluded = absl::StrCat("[", absl::StrJoin(excluded_sweeps, ","), "]");
+  std::optional<int64_t> best;
+  int64_t best_priority = 0;
+  for (const int64_t need : needs) {
+    auto query = db_.Query(kSql, need, now, excluded);
+    QD_ASSIGN_OR_RETURN(const bool there, query.Step());
+    if (!there) continue;
+    int64_t seq = 0;
+    int64_t priority = 0;
+    query.Next(&seq);
+    query.Next(&priority);
+    if (!best || priority > best_priority || (priority == best_priority && seq < *best)) {
+      best = seq;
+      best_priority = priority;
+    }
+  }
+  return best;
+}
+
+absl::StatusOr<bool> SqliteTxn::BecomesRunnable(absl::Time after, absl::Time until) {
+  QD_ASSIGN_OR_RETURN(
+      const int64_t there,
+      db_.Integer(0, "SELECT 1 FROM jobs WHERE state=2 AND not_before>? AND not_before<=? LIMIT 1",
+                  after, until));
+  return there != 0;
+}
+
+absl::StatusOr<std::vector<int64_t>> SqliteTxn::ExpiredLeases(absl::Time now, int64_t limit) {
+  return Rows<int64_t>(
+      db_.Query("SELECT seq FROM jobs WHERE lease_worker!='' AND lease_expires<=? "
+                "ORDER BY lease_expires LIMIT ?",
+                now, limit));
+}
+
+absl::StatusOr<std::vector<int64_t>> SqliteTxn::DueClocks(absl::Time now, int64_t limit) {
+  return Rows<int64_t>(
+      db_.Query("SELECT seq FROM jobs WHERE clock_due<9223372036854775807 AND "
+                "clock_due<=? ORDER BY clock_due LIMIT ?",
+                now, limit));
+}
+
+absl::StatusOr<std::vector<int64_t>> SqliteTxn::Leased() {
+  return Rows<int64_t>(db_.Query("SELECT seq FROM jobs WHERE lease_worker!='' ORDER BY seq"));
+}
+
+}  // namespace quantd

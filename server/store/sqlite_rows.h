@@ -1,0 +1,142 @@
+// The columns of each row struct, named once: the lists of SELECT, INSERT and UPDATE, the binding
+// of parameters and the reading of results all come from here.
+#pragma once
+
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/store/job_store.h"
+#include "server/store/sqlite.h"
+
+namespace quantd {
+
+// VisitColumns(row, visit) calls visit(column name, field) in the order of the table's columns.
+template <typename Row, typename Visit>
+requires std::is_same_v<std::remove_const_t<Row>, JobRow>
+void VisitColumns(Row& row, Visit&& visit) {
+  visit("seq", row.seq);
+  visit("name", row.name);
+  visit("tenant", row.tenant);
+  visit("sweep", row.sweep_seq);
+  visit("needs", row.needs);
+  visit("version", row.version);
+  visit("state", row.state);
+  visit("priority", row.priority);
+  visit("not_before", row.not_before);
+  visit("clock_due", row.clock_due);
+  visit("lease_expires", row.lease_expires);
+  visit("queued_time", row.queued_time);
+  visit("run_time", row.run_time);
+  visit("progress_time", row.progress_time);
+  visit("end_time", row.end_time);
+  visit("lease_worker", row.lease_worker);
+  visit("fencing_token", row.fencing_token);
+  visit("lease_reported", row.lease_reported);
+  visit("attempt_events", row.attempt_events);
+  visit("counted_attempts", row.counted_attempts);
+  visit("lost_in_row", row.lost_in_row);
+  visit("released_in_row", row.released_in_row);
+  visit("outcome_token", row.outcome_token);
+  visit("outcome_digest", row.outcome_digest);
+  visit("outcome_state", row.outcome_state);
+  visit("last_sequence", row.last_sequence);
+  visit("record", row.record);
+}
+
+template <typename Row, typename Visit>
+requires std::is_same_v<std::remove_const_t<Row>, SweepRow>
+void VisitColumns(Row& row, Visit&& visit) {
+  visit("seq", row.seq);
+  visit("name", row.name);
+  visit("tenant", row.tenant);
+  visit("version", row.version);
+  visit("max_parallel", row.max_parallel);
+  visit("record", row.record);
+}
+
+template <typename Row, typename Visit>
+requires std::is_same_v<std::remove_const_t<Row>, WorkerRow>
+void VisitColumns(Row& row, Visit&& visit) {
+  visit("name", row.name);
+  visit("instance_id", row.instance_id);
+  visit("past_instances", row.past_instances);
+  visit("draining", row.draining);
+  visit("register_time", row.register_time);
+  visit("last_seen", row.last_seen);
+  visit("disk_free_bytes", row.disk_free_bytes);
+  visit("request_id", row.request_id);
+  visit("request_job", row.request_job);
+  visit("request_token", row.request_token);
+  visit("record", row.record);
+}
+
+template <typename Row, typename Visit>
+requires std::is_same_v<std::remove_const_t<Row>, RequestRow>
+void VisitColumns(Row& row, Visit&& visit) {
+  visit("tenant", row.tenant);
+  visit("request_id", row.request_id);
+  visit("body_digest", row.body_digest);
+  visit("resource", row.resource);
+  visit("time", row.time);
+}
+
+template <typename Row>
+std::vector<std::string> ColumnNames() {
+  std::vector<std::string> names;
+  Row row;
+  VisitColumns(row, [&](const char* name, auto&) { names.push_back(name); });
+  return names;
+}
+
+// "SELECT seq, name, ... FROM table " + rest.
+template <typename Row>
+std::string SelectSql(absl::string_view table, absl::string_view rest) {
+  return absl::StrCat("SELECT ", absl::StrJoin(ColumnNames<Row>(), ", "), " FROM ", table, " ",
+                      rest);
+}
+
+// "INSERT INTO table(columns, extra) VALUES(?, ...)"; `verb` may be "INSERT OR REPLACE".
+template <typename Row>
+std::string InsertSql(absl::string_view verb, absl::string_view table, bool with_seq,
+                      absl::string_view extra = "") {
+  auto names = ColumnNames<Row>();
+  if (!with_seq) names.erase(names.begin());
+  if (!extra.empty()) names.emplace_back(extra);
+  return absl::StrCat(verb, " INTO ", table, "(", absl::StrJoin(names, ", "), ") VALUES(",
+                      absl::StrJoin(std::vector<std::string>(names.size(), "?"), ", "), ")");
+}
+
+// "UPDATE table SET a=?, ... WHERE " + condition, for the columns from `first` on.
+template <typename Row>
+std::string UpdateSql(absl::string_view table, absl::string_view first,
+                      absl::string_view condition) {
+  std::vector<std::string> sets;
+  bool on = false;
+  for (const std::string& name : ColumnNames<Row>()) {
+    on = on || name == first;
+    if (on) sets.push_back(name + "=?");
+  }
+  return absl::StrCat("UPDATE ", table, " SET ", absl::StrJoin(sets, ", "), " WHERE ", condition);
+}
+
+// Binds the columns from `first` on.
+template <typename Row>
+void BindColumns(const Row& row, absl::string_view first, SqliteQuery* query) {
+  bool on = false;
+  VisitColumns(row, [&](absl::string_view name, const auto& field) {
+    on = on || name == first;
+    if (on) query->Bind(field);
+  });
+}
+
+template <typename Row>
+absl::Status ReadRow(SqliteQuery* query, Row* row) {
+  VisitColumns(*row, [&](const char*, auto& field) { query->Next(&field); });
+  return query->Parsed();
+}
+
+}  // namespace quantd

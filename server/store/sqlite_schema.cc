@@ -1,0 +1,117 @@
+// One entry of kMigrations for every version of the schema; entries are never changed, only added.
+// State numbers in the partial indexes are JobState's: 2 is QUEUED.
+#include "server/store/sqlite_schema.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace quantd {
+namespace {
+
+constexpr int64_t kApplicationId = 0x71746431;  // "qtd1": tells `file` and us whose database it is.
+
+constexpr const char* kMigrations[] = {
+    R"sql(
+CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES('fencing_token', 0), ('open', 0);
+
+CREATE TABLE needs(id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE);
+
+-- AUTOINCREMENT: a removed job's number never comes back, so page tokens and positions stay true.
+CREATE TABLE sweeps(
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
+  version INTEGER NOT NULL, max_parallel INTEGER NOT NULL, record BLOB NOT NULL, spec BLOB NOT NULL);
+CREATE INDEX sweeps_tenant ON sweeps(tenant, seq);
+
+CREATE TABLE jobs(
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
+  sweep INTEGER NOT NULL, needs INTEGER NOT NULL, version INTEGER NOT NULL, state INTEGER NOT NULL,
+  priority INTEGER NOT NULL, not_before INTEGER NOT NULL, clock_due INTEGER NOT NULL,
+  lease_expires INTEGER NOT NULL, queued_time INTEGER NOT NULL, run_time INTEGER NOT NULL,
+  progress_time INTEGER NOT NULL, end_time INTEGER NOT NULL, lease_worker TEXT NOT NULL,
+  fencing_token INTEGER NOT NULL, lease_reported INTEGER NOT NULL, attempt_events INTEGER NOT NULL,
+  counted_attempts INTEGER NOT NULL, lost_in_row INTEGER NOT NULL, released_in_row INTEGER NOT NULL,
+  outcome_token INTEGER NOT NULL, outcome_digest TEXT NOT NULL, outcome_state INTEGER NOT NULL,
+  last_sequence INTEGER NOT NULL, record BLOB NOT NULL);
+CREATE INDEX jobs_runnable ON jobs(needs, priority DESC, seq, not_before, sweep) WHERE state = 2;
+CREATE INDEX jobs_position ON jobs(priority DESC, seq) WHERE state = 2;
+CREATE INDEX jobs_not_before ON jobs(not_before) WHERE state = 2;
+CREATE INDEX jobs_lease ON jobs(lease_expires) WHERE lease_worker != '';
+CREATE INDEX jobs_worker ON jobs(lease_worker) WHERE lease_worker != '';
+CREATE INDEX jobs_clock ON jobs(clock_due) WHERE clock_due < 9223372036854775807;
+CREATE INDEX jobs_sweep ON jobs(sweep, seq) WHERE sweep != 0;
+CREATE INDEX jobs_tenant ON jobs(tenant, seq);
+CREATE INDEX jobs_state ON jobs(state);
+CREATE INDEX jobs_end ON jobs(end_time) WHERE end_time < 9223372036854775807;
+
+-- kind: 1 spec, 2 outcome, 3 checkpoint.
+CREATE TABLE job_blobs(
+  job INTEGER NOT NULL REFERENCES jobs(seq) ON DELETE CASCADE, kind INTEGER NOT NULL,
+  body BLOB NOT NULL, PRIMARY KEY(job, kind));
+
+CREATE TABLE job_labels(
+  job INTEGER NOT NULL REFERENCES jobs(seq) ON DELETE CASCADE, key TEXT NOT NULL,
+  value TEXT NOT NULL, PRIMARY KEY(job, key)) WITHOUT ROWID;
+
+CREATE TABLE dependencies(
+  job INTEGER NOT NULL REFERENCES jobs(seq) ON DELETE CASCADE,
+  on_job INTEGER NOT NULL REFERENCES jobs(seq), condition INTEGER NOT NULL,
+  PRIMARY KEY(job, on_job)) WITHOUT ROWID;
+CREATE INDEX dependencies_on ON dependencies(on_job, job);
+
+CREATE TABLE events(
+  position INTEGER PRIMARY KEY AUTOINCREMENT,
+  job INTEGER NOT NULL REFERENCES jobs(seq) ON DELETE CASCADE, sequence INTEGER NOT NULL,
+  sweep INTEGER NOT NULL, kind INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE UNIQUE INDEX events_sequence ON events(job, sequence);
+CREATE INDEX events_sweep ON events(sweep, position) WHERE sweep != 0;
+
+CREATE TABLE workers(
+  name TEXT PRIMARY KEY, instance_id TEXT NOT NULL, past_instances TEXT NOT NULL,
+  draining INTEGER NOT NULL, register_time INTEGER NOT NULL, last_seen INTEGER NOT NULL,
+  disk_free_bytes INTEGER NOT NULL, request_id TEXT NOT NULL, request_job TEXT NOT NULL,
+  request_token INTEGER NOT NULL, record BLOB NOT NULL);
+
+CREATE TABLE requests(
+  tenant TEXT NOT NULL, request_id TEXT NOT NULL, body_digest TEXT NOT NULL,
+  resource TEXT NOT NULL, time INTEGER NOT NULL, PRIMARY KEY(tenant, request_id)) WITHOUT ROWID;
+CREATE INDEX requests_time ON requests(time);
+)sql",
+};
+constexpr int64_t kVersion = std::size(kMigrations);
+
+absl::Status Migrate(SqliteConnection* connection, int64_t from) {
+  for (int64_t version = from; version < kVersion; ++version) {
+    QD_RETURN_IF_ERROR(connection->Execute(kMigrations[version]),
+                       "migrating the database from version ", version, " to ", version + 1);
+  }
+  return connection->Execute(
+      absl::StrCat("PRAGMA application_id=", kApplicationId, "; PRAGMA user_version=", kVersion));
+}
+
+}  // namespace
+
+absl::Status PrepareSchema(SqliteConnection* connection) {
+  QD_ASSIGN_OR_RETURN(const int64_t id, connection->Integer(0, "PRAGMA application_id"));
+  QD_ASSIGN_OR_RETURN(const int64_t version, connection->Integer(0, "PRAGMA user_version"));
+  QD_ASSIGN_OR_RETURN(const int64_t tables,
+                      connection->Integer(0, "SELECT COUNT(*) FROM sqlite_schema"));
+  if (tables > 0 && id != kApplicationId) {
+    return absl::FailedPreconditionError(
+        "this SQLite file belongs to another program; give quantd a database path of its own");
+  }
+  if (version > kVersion) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a newer quantd wrote this database (schema version ", version,
+        "; this program knows up to ", kVersion, "); start that version, or give another path"));
+  }
+  if (version == kVersion) return absl::OkStatus();
+  QD_RETURN_IF_ERROR(connection->Execute("BEGIN IMMEDIATE"));
+  if (absl::Status status = Migrate(connection, version); !status.ok()) {
+    connection->Execute("ROLLBACK").IgnoreError();
+    return status;
+  }
+  return connection->Execute("COMMIT");
+}
+
+}  // namespace quantd

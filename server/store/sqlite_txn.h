@@ -1,0 +1,86 @@
+// The primitives of job_store.h as SQL on one connection, inside a transaction that somebody else
+// began. A read transaction is the same object on a connection that refuses writes.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/store/job_store.h"
+#include "server/store/sqlite.h"
+
+namespace quantd {
+
+class SqliteTxn final : public Txn {
+ public:
+  explicit SqliteTxn(SqliteConnection* db) : db_(*db) {}
+
+  absl::StatusOr<JobRow> GetJob(absl::string_view name) override;
+  absl::StatusOr<JobRow> GetJob(int64_t seq) override;
+  absl::StatusOr<v1::JobSpec> GetSpec(int64_t seq) override;
+  absl::StatusOr<v1::Job> GetOutcome(int64_t seq) override;
+  absl::StatusOr<v1::Manifest> GetCheckpoint(int64_t seq) override;
+  absl::StatusOr<std::vector<JobRow>> ListJobs(const JobFilter& filter) override;
+  absl::StatusOr<std::vector<JobRow>> SweepJobs(int64_t sweep_seq) override;
+  absl::StatusOr<int64_t> UnendedSweepJobs(int64_t sweep_seq) override;
+  absl::StatusOr<int64_t> JobsAhead(int64_t priority, int64_t seq) override;
+  absl::StatusOr<absl::flat_hash_map<v1::JobState, int64_t>> CountByState() override;
+  absl::StatusOr<std::vector<DependencyRow>> Dependencies(int64_t seq) override;
+  absl::StatusOr<std::vector<DependencyRow>> Dependents(int64_t seq) override;
+  absl::StatusOr<std::vector<EventRow>> ReadEvents(int64_t seq, const EventFilter& filter) override;
+  absl::StatusOr<std::vector<EventRow>> ReadSweepEvents(int64_t sweep_seq,
+                                                        const EventFilter& filter) override;
+  absl::StatusOr<SweepRow> GetSweep(absl::string_view name) override;
+  absl::StatusOr<SweepRow> GetSweep(int64_t seq) override;
+  absl::StatusOr<v1::SweepSpec> GetSweepSpec(int64_t seq) override;
+  absl::StatusOr<std::vector<SweepRow>> ListSweeps(absl::string_view tenant, int64_t before_seq,
+                                                   int64_t limit) override;
+  absl::StatusOr<std::optional<WorkerRow>> GetWorker(absl::string_view name) override;
+  absl::StatusOr<std::vector<WorkerRow>> Workers() override;
+  absl::StatusOr<std::vector<JobRow>> WorkerLeases(absl::string_view worker) override;
+  absl::StatusOr<std::optional<RequestRow>> GetRequest(absl::string_view tenant,
+                                                       absl::string_view request_id) override;
+  absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> QueuedNeeds() override;
+  absl::StatusOr<std::string> GetNeeds(int64_t needs) override;
+  absl::StatusOr<std::vector<SweepLoad>> SweepLoads() override;
+  absl::StatusOr<std::optional<int64_t>> FirstRunnable(const std::vector<int64_t>& needs,
+                                                       const std::vector<int64_t>& excluded_sweeps,
+                                                       absl::Time now) override;
+  absl::StatusOr<bool> BecomesRunnable(absl::Time after, absl::Time until) override;
+  absl::StatusOr<std::vector<int64_t>> ExpiredLeases(absl::Time now, int64_t limit) override;
+  absl::StatusOr<std::vector<int64_t>> DueClocks(absl::Time now, int64_t limit) override;
+  absl::StatusOr<std::vector<int64_t>> Leased() override;
+
+  absl::Status InsertJob(JobRow* row, const v1::JobSpec& spec) override;
+  absl::Status UpdateJob(JobRow* row) override;
+  absl::Status PutOutcome(int64_t seq, const v1::Job& outcome) override;
+  absl::Status PutCheckpoint(int64_t seq, const v1::Manifest& checkpoint) override;
+  absl::Status InsertDependency(const DependencyRow& row) override;
+  absl::Status AppendEvent(JobRow* row, v1::JobEvent event) override;
+  absl::StatusOr<int64_t> InternNeeds(absl::string_view key) override;
+  absl::Status InsertSweep(SweepRow* row, const v1::SweepSpec& spec) override;
+  absl::Status UpdateSweep(SweepRow* row) override;
+  absl::Status PutWorker(const WorkerRow& row) override;
+  absl::Status TouchWorker(const WorkerRow& row) override;
+  absl::Status DeleteWorker(absl::string_view name) override;
+  absl::Status InsertRequest(const RequestRow& row) override;
+  absl::StatusOr<int64_t> DeleteRequestsBefore(absl::Time time, int64_t limit) override;
+  absl::StatusOr<int64_t> NextFencingToken() override;
+  absl::StatusOr<int64_t> DeleteJobsEndedBefore(absl::Time time, int64_t limit) override;
+
+ private:
+  // All rows of a query as structs, through ReadRow(query, row).
+  template <typename Row>
+  absl::StatusOr<std::vector<Row>> Rows(SqliteQuery&& query);
+  template <typename Message>
+  absl::StatusOr<Message> JobBlob(int64_t seq, int64_t kind);
+  absl::Status PutJobBlob(int64_t seq, int64_t kind, const google::protobuf::MessageLite& body);
+  absl::StatusOr<std::vector<EventRow>> Events(SqliteQuery&& query, int64_t bytes_max);
+  // The statement must have changed exactly one row.
+  absl::Status ExpectOneRow(absl::string_view what);
+
+  SqliteConnection& db_;
+};
+
+}  // namespace quantd

@@ -1,0 +1,244 @@
+// quant-worker: flags, signals, and the data folder's lock around one Agent.
+//
+// Exit codes: 0 stopped in good order, 1 the device is not sane, the name was taken or another
+// error, 2 usage.
+#include <fcntl.h>
+#include <grpcpp/create_channel.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <thread>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "proto/channel.h"
+#include "proto/names.h"
+#include "workers/agent/agent.h"
+#include "workers/agent/child_process.h"
+
+namespace quantd {
+namespace {
+
+struct Flags {
+  std::string scheduler = "127.0.0.1:7717";
+  std::string name;
+  std::string engine;
+  std::string data;
+  std::vector<std::string> labels;
+  std::string metrics_listen = "127.0.0.1:0";
+  int slots = 1;
+  double drain_grace_s = 25;
+  double exit_when_idle_s = 0;
+  double cancel_grace_s = 20;
+  int64_t cache_gib = 200;
+  std::string canary = "on";
+  std::string log_format = "text";
+  std::string log_level = "info";
+};
+
+void Describe(CLI::App& app, Flags* flags) {
+  app.add_option("--scheduler", flags->scheduler, "Where quantd listens, host:port")
+      ->capture_default_str();
+  app.add_option("--name", flags->name,
+                 "This worker's name; by default the host's with a random end, kept in --data");
+  app.add_option("--engine", flags->engine, "quant-engine; by default the one beside this program");
+  app.add_option("--data", flags->data,
+                 "Folder for jobs, checkpoints and the blob cache; by default "
+                 "$XDG_STATE_HOME/quantd/worker");
+  app.add_option("--labels", flags->labels, "key=value, for requirements.worker_labels of jobs")
+      ->delimiter(',');
+  app.add_option("--metrics-listen", flags->metrics_listen, "host:port of /metrics, or \"off\"")
+      ->capture_default_str();
+  app.add_option("--slots", flags->slots, "Jobs at a time")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--drain-grace", flags->drain_grace_s,
+                 "Seconds from SIGTERM until the job has been given back")
+      ->check(CLI::Range(1.0, 3600.0))
+      ->capture_default_str();
+  app.add_option("--cancel-grace", flags->cancel_grace_s,
+                 "Seconds that an engine gets to stop before it is killed")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  app.add_option("--exit-when-idle", flags->exit_when_idle_s,
+                 "Leave after so many seconds without a job; 0: stay")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--cache-gib", flags->cache_gib, "Size of the blob cache")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--canary", flags->canary, "Check the device after an engine died")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+  app.add_option("--log-format", flags->log_format, "Form of this program's own log")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+  app.add_option("--log-level", flags->log_level, "Least important lines to write")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
+  app.set_version_flag("--version", QUANTD_VERSION);
+}
+
+std::string DefaultData() {
+  if (const char* state = getenv("XDG_STATE_HOME"); state != nullptr && *state != '\0') {
+    return absl::StrCat(state, "/quantd/worker");
+  }
+  const char* home = getenv("HOME");
+  return absl::StrCat(home != nullptr ? home : "/tmp", "/.local/state/quantd/worker");
+}
+
+// Two workers in one folder would delete each other's files. The lock ends with the process.
+absl::Status LockFolder(const std::string& data) {
+  QD_RETURN_IF_ERROR(MakeFolders(data));
+  const std::string path = data + "/lock";
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (fd < 0) return ErrnoStatus(errno, "opening ", path);
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    close(fd);
+    return absl::FailedPreconditionError(
+        absl::StrCat("another quant-worker uses ", data, "; give this one another --data"));
+  }
+  return absl::OkStatus();
+}
+
+// The flag, or the kept name, or the host's name with four random digits: machines made from one
+// image often share a host name, and two workers under one name push each other out.
+absl::StatusOr<std::string> ChooseName(const Flags& flags, const std::string& data) {
+  const std::string path = data + "/name";
+  std::string name = flags.name;
+  if (name.empty()) {
+    const absl::StatusOr<std::string> kept = ReadFile(path);
+    if (kept.ok()) name = std::string(absl::StripAsciiWhitespace(*kept));
+  }
+  if (name.empty()) {
+    char host[256] = {};
+    gethostname(host, sizeof(host) - 1);
+    const std::string base = IsWorkerId(host) ? std::string(host).substr(0, 100) : "worker";
+    name = absl::StrCat(base, "-", NewUuid().substr(0, 4));
+  }
+  if (!IsWorkerId(name)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--name \"", name,
+                     "\": must be 1 to 128 of [A-Za-z0-9._-], starting with a letter or digit"));
+  }
+  QD_RETURN_IF_ERROR(WriteFileAtomic(path, name + "\n"), "keeping the worker's name");
+  return name;
+}
+
+absl::StatusOr<AgentOptions> ToOptions(const Flags& flags) {
+  AgentOptions options;
+  options.data = flags.data.empty() ? DefaultData() : flags.data;
+  std::error_code error;
+  options.data = std::filesystem::absolute(options.data, error).string();
+  QD_RETURN_IF_ERROR(LockFolder(options.data));
+  QD_ASSIGN_OR_RETURN(options.name, ChooseName(flags, options.data));
+  options.engine = flags.engine;
+  if (options.engine.empty()) {
+    options.engine =
+        (std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "quant-engine")
+            .string();
+  }
+  options.engine = std::filesystem::absolute(options.engine, error).string();
+  for (const std::string& label : flags.labels) {
+    const std::pair<std::string, std::string> pair = absl::StrSplit(label, absl::MaxSplits('=', 1));
+    if (pair.first.empty() || label.find('=') == std::string::npos) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--labels \"", label, "\": must be key=value"));
+    }
+    options.labels[pair.first] = pair.second;
+  }
+  options.slots = flags.slots;
+  options.cache_bytes = flags.cache_gib << 30;
+  options.drain_grace = absl::Seconds(flags.drain_grace_s);
+  options.grace.drain = options.drain_grace * 0.6;
+  options.grace.cancel = absl::Seconds(flags.cancel_grace_s);
+  if (flags.exit_when_idle_s > 0) options.exit_when_idle = absl::Seconds(flags.exit_when_idle_s);
+  options.canary = flags.canary == "on";
+  return options;
+}
+
+// Signals arrive here and nowhere else. Ends with SIGUSR1, which main sends when the agent is done.
+void HandleSignals(const sigset_t& set, Agent* agent, absl::Duration drain_grace) {
+  int received = 0;
+  while (sigwait(&set, &received) == 0 && received != SIGUSR1) {
+    LogInfo("signal", {{"signal", strsignal(received)}});
+    if (received == SIGHUP) {
+      if (const absl::Status status = agent->Refresh(); !status.ok()) {
+        LogError("the engine does not say what it can; staying with what it said before",
+                 {{"error", status.ToString()}});
+      }
+      continue;
+    }
+    // A hang below must not make a machine's owner wait: the kernel ends the process, and it the
+    // engine.
+    alarm(static_cast<unsigned>(absl::ToInt64Seconds(drain_grace)) + 4);
+    agent->Drain();
+  }
+}
+
+absl::Status RunWorker(const Flags& flags) {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&set, number);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);  // Before any thread starts: they inherit it.
+  signal(SIGPIPE, SIG_IGN);
+  QD_ASSIGN_OR_RETURN(const AgentOptions options, ToOptions(flags));
+  BecomeSubreaper();
+  SetChildOwner(options.data);
+  if (const int killed = KillLeftovers(); killed > 0) {
+    LogWarning("ended processes that an earlier worker left", {{"count", killed}});
+  }
+  AgentMetrics metrics;
+  if (flags.metrics_listen != "off") {
+    QD_ASSIGN_OR_RETURN(const std::string address, metrics.Listen(flags.metrics_listen));
+    LogInfo("metrics", {{"url", absl::StrCat("http://", address, "/metrics")}});
+  }
+  const auto channel = grpc::CreateCustomChannel(
+      flags.scheduler, grpc::InsecureChannelCredentials(), ClientChannelArguments());
+  QD_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent,
+                      Agent::Create(options, channel, &metrics));
+  LogInfo("worker starts", {{"worker", options.name},
+                            {"scheduler", flags.scheduler},
+                            {"engine", options.engine},
+                            {"data", options.data}});
+  std::thread signals([&] { HandleSignals(set, agent.get(), options.drain_grace); });
+  const absl::Status end = agent->Run();
+  pthread_kill(signals.native_handle(), SIGUSR1);
+  signals.join();
+  return end;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("quant-worker: takes jobs from a quantd scheduler and runs them with quant-engine");
+  Flags flags;
+  Describe(app, &flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  LogOptions log;
+  log.program = "quant-worker";
+  log.format = flags.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
+  ParseLogLevel(flags.log_level, &log.level).IgnoreError();
+  InitLog(log);
+  const absl::Status end = RunWorker(flags);
+  if (end.ok()) return 0;
+  LogError("quant-worker stops", {{"error", end.ToString()}});
+  return absl::IsInvalidArgument(end) ? 2 : 1;
+}
+
+}  // namespace
+}  // namespace quantd
+
+int main(int argc, char** argv) { return quantd::Main(argc, argv); }
