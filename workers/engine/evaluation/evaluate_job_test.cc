@@ -244,6 +244,16 @@ TEST_F(EvaluateTest, RefusesWithTheField) {
   }
 }
 
+TEST_F(EvaluateTest, APromiseThatCannotBeKeptFailsEarly) {
+  RecordingSink events;
+  const CancelToken cancel;
+  JobContext context{{}, {}, folder_, folder_, folder_, events, cancel, nullptr};
+  context.spec.runtime = {.device = "cpu", .host_memory_bytes = 1 << 20};
+  const auto result = RunEvaluate(context, {.model = kModel, .tasks = {{.name = "sanity"}}});
+  EXPECT_EQ(ErrorClassOf(result.status()), ErrorClass::kOutOfMemory);
+  EXPECT_THAT(std::string(result.status().message()), HasSubstr("hostMemoryBytes is 1"));
+}
+
 TEST(TaskTest, EveryTaskIsDescribed) {
   for (const Task* task : Tasks()) {
     EXPECT_FALSE(task->summary.empty());

@@ -4,6 +4,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/status_macros.h"
 #include "workers/engine/formats/open.h"
 #include "workers/engine/job/failure.h"
@@ -14,6 +15,9 @@
 namespace quantd::engine {
 namespace {
 
+// Activations and logits of a batch (scorer.cc bounds them) and the libraries themselves.
+constexpr int64_t kWorkingBytes = int64_t{512} << 20;
+
 // "auto": float32 on a CPU, the checkpoint's own dtype on a GPU.
 absl::StatusOr<at::ScalarType> ComputeDtype(const Runtime& runtime, at::Device device,
                                             const ModelConfig& config) {
@@ -22,11 +26,30 @@ absl::StatusOr<at::ScalarType> ComputeDtype(const Runtime& runtime, at::Device d
   return config.dtype.empty() ? at::kBFloat16 : ParseComputeDtype(config.dtype);
 }
 
+// Weights in the compute dtype and room to work; refuses what the runtime's promise forbids before
+// anything is loaded.
+absl::Status CheckMemory(const ModelConfig& config, const Runtime& runtime, at::Device device,
+                         at::ScalarType dtype) {
+  const int64_t limit = device.is_cpu() ? runtime.host_memory_bytes : runtime.device_memory_bytes;
+  if (limit <= 0) return absl::OkStatus();
+  QD_ASSIGN_OR_RETURN(const Architecture* row, FindArchitecture(config));
+  const int64_t needed =
+      ParameterCount(config, *row) * static_cast<int64_t>(c10::elementSize(dtype)) + kWorkingBytes;
+  if (needed <= limit) return absl::OkStatus();
+  return WithErrorClass(
+      absl::ResourceExhaustedError(
+          absl::StrCat("the model needs ", FormatBytes(needed), " in ", ComputeDtypeName(dtype),
+                       ", but runtime.", device.is_cpu() ? "hostMemoryBytes" : "deviceMemoryBytes",
+                       " is ", FormatBytes(limit))),
+      ErrorClass::kOutOfMemory);
+}
+
 absl::StatusOr<Model> LoadOn(const std::shared_ptr<const Checkpoint>& checkpoint,
                              const Runtime& runtime, at::Device device) {
   QD_ASSIGN_OR_RETURN(const std::unique_ptr<WeightSource> weights, OpenWeights(checkpoint));
   QD_ASSIGN_OR_RETURN(const at::ScalarType dtype,
                       ComputeDtype(runtime, device, checkpoint->config()));
+  QD_RETURN_IF_ERROR(CheckMemory(checkpoint->config(), runtime, device, dtype));
   return Model::Load(checkpoint->config(), *weights, {.device = device, .dtype = dtype});
 }
 
