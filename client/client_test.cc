@@ -1,0 +1,441 @@
+// quantctl against a scripted scheduler: what it submits, how it watches, what it says and how it
+// exits.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/file.h"
+#include "client/inputs.h"
+#include "client/testing.h"
+#include "client/transfer.h"
+#include "proto/yaml.h"
+
+namespace quantd {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class Folder {
+ public:
+  Folder() {
+    std::string path = "/tmp/quantctl-test-XXXXXX";
+    path_ = mkdtemp(path.data());
+  }
+  ~Folder() { (void)RemoveTree(path_); }
+  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+  const std::string& path() const { return path_; }
+  std::string Write(const std::string& name, const std::string& text) const {
+    const std::string path = path_ + "/" + name;
+    std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+    std::ofstream(path) << text;
+    return path;
+  }
+
+ private:
+  std::string path_;
+};
+
+template <typename Message>
+Message FromYaml(const std::string& yaml) {
+  Message message;
+  const absl::Status status = YamlToMessage(yaml, "test", &message);
+  EXPECT_TRUE(status.ok()) << status;
+  return message;
+}
+
+// A job that has ended, with four events.
+void Script(FakeScheduler* fake, const std::string& state) {
+  fake->job =
+      FromYaml<v1::Job>("{name: tenants/default/jobs/j1, last_sequence: 4, state: " + state + "}");
+  fake->events = {
+      FromYaml<v1::JobEvent>("{sequence: 1, state: {state: queued}}"),
+      FromYaml<v1::JobEvent>(
+          "{sequence: 2, attempt: 1, state: {state: running, worker: workers/w1}}"),
+      FromYaml<v1::JobEvent>("{sequence: 3, attempt: 1, metric: {name: perplexity, value: 12.5}}"),
+      FromYaml<v1::JobEvent>("{sequence: 4, attempt: 1, state: {state: " + state + "}}")};
+}
+
+std::vector<std::string> With(const FakeScheduler& fake, std::vector<std::string> words) {
+  words.insert(words.begin(), {"--scheduler", fake.address()});
+  return words;
+}
+
+TEST(Quantctl, QuantizeSubmitsWatchesAndSucceeds) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  const Folder folder;
+  folder.Write("model/config.json", "{}");
+  const ClientRun run = RunQuantctl(With(fake, {"quantize",     folder / "model",
+                                                "--method",     "gptq",
+                                                "--bits",       "4",
+                                                "--group-size", "-1",
+                                                "--option",     "damping=0.05",
+                                                "--override",   "mlp:bits=8,group_size=64",
+                                                "--override",   "(?:a|b):skip",
+                                                "--label",      "team=x",
+                                                "--priority",   "7",
+                                                "--sequences",  "32"}));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.out,
+            "submitted jobs/j1\nqueued\nrunning on workers/w1\nperplexity = 12.50\nsucceeded\n");
+  ASSERT_EQ(fake.submitted.size(), 1u);
+  EXPECT_EQ(fake.submitted[0].parent(), "tenants/default");
+  EXPECT_EQ(fake.submitted[0].request_id().size(), 36u);
+  EXPECT_EQ(MessageToYaml(fake.submitted[0].spec()),
+            "quantize:\n  model: " + folder.path() + R"(/model
+  method: gptq
+  options:
+    bits: 4
+    damping: 0.05
+    group_size: -1
+  calibration:
+    sequences: 32
+  overrides:
+    - pattern: mlp
+      options:
+        bits: 8
+        group_size: 64
+    - pattern: "(?:a|b)" skip
+            : true priority : 7 labels:team
+            : x runtime
+            : {})
+  ");
+}
+
+TEST(Quantctl, FileWithFlagsOverIt) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  const Folder folder;
+  folder.Write("models/m/config.json", "{}");
+  folder.Write("specs/data.jsonl", "{}");
+  const std::string file =
+      folder.Write("specs/job.yaml",
+                   "quantize:\n  model: ../models/m\n  method: gptq\n  options: {bits: 4}\n"
+                   "  calibration: {source: data.jsonl}\n");
+  const ClientRun run =
+      RunQuantctl(With(fake, {"quantize", "-f", file, "--bits", "3", "--detach"}));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("quantctl jobs watch j1"));
+  const v1::QuantizeSpec& spec = fake.submitted.at(0).spec().quantize();
+  EXPECT_EQ(spec.model(), folder / "models/m");
+  EXPECT_EQ(spec.calibration().source(), folder / "specs/data.jsonl");
+  EXPECT_EQ(spec.options().fields().at("bits").number_value(), 3);
+  EXPECT_TRUE(fake.watched_after.empty());
+}
+
+TEST(Quantctl, FailedJobExitsWithOneAndSaysWhatToDo) {
+  FakeScheduler fake;
+  Script(&fake, "failed");
+  *fake.job.mutable_failure() = FromYaml<v1::Failure>(
+      "{error_class: bad_input, message: tensor missing, remedy: download it again, attempt: 1}");
+  const ClientRun run = RunQuantctl(With(fake, {"jobs", "watch", "j1"}));
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_THAT(
+      run.out,
+      HasSubstr("failed (bad input, attempt 1): tensor missing\n  what to do: download it again"));
+}
+
+TEST(Quantctl, ResumesAfterADroppedStreamWithoutGapOrRepeat) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  fake.drop_after_events = 1;
+  const ClientRun run = RunQuantctl(With(fake, {"jobs", "watch", "jobs/j1"}));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.out, "queued\nrunning on workers/w1\nperplexity = 12.50\nsucceeded\n");
+  EXPECT_THAT(fake.watched_after, ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(run.err, HasSubstr("connection lost"));
+}
+
+TEST(Quantctl, JsonIsOneObjectALine) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  const ClientRun run = RunQuantctl(With(fake, {"--json", "jobs", "watch", "j1"}));
+  EXPECT_EQ(run.exit_code, 0);
+  std::istringstream lines(run.out);
+  std::string line, first;
+  int count = 0;
+  while (std::getline(lines, line)) {
+    if (count++ == 0) first = line;
+    EXPECT_EQ(line.front(), '{');
+    EXPECT_EQ(line.back(), '}');
+  }
+  EXPECT_EQ(count, 5);
+  EXPECT_EQ(first, R"({"event":{"sequence":"1","state":{"state":"JOB_STATE_QUEUED"}}})");
+}
+
+TEST(Quantctl, TimeoutExitsWith124) {
+  FakeScheduler fake;
+  Script(&fake, "running");
+  fake.endless = true;
+  const ClientRun run = RunQuantctl(With(fake, {"--timeout", "300ms", "jobs", "watch", "j1"}));
+  EXPECT_EQ(run.exit_code, 124);
+  EXPECT_THAT(run.err, HasSubstr("the job goes on"));
+}
+
+TEST(Quantctl, ExitCodesByCause) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  EXPECT_EQ(RunQuantctl({}).exit_code, 2);
+  EXPECT_EQ(RunQuantctl({"--help"}).exit_code, 0);
+  EXPECT_EQ(RunQuantctl({"version"}).exit_code, 0);
+  const ClientRun typo = RunQuantctl({"quantise", "x"});
+  EXPECT_EQ(typo.exit_code, 2);
+  EXPECT_THAT(typo.err, HasSubstr("did you mean \"quantize\"?"));
+  EXPECT_THAT(RunQuantctl({"jobs", "lst"}).err, HasSubstr("did you mean \"list\"?"));
+  EXPECT_EQ(RunQuantctl({"--timeout", "soon", "workers"}).exit_code, 2);
+  EXPECT_EQ(RunQuantctl({"--tenant", "A/b", "workers"}).exit_code, 2);
+  EXPECT_EQ(RunQuantctl(With(fake, {"jobs", "get", "absent"})).exit_code, 3);
+  EXPECT_EQ(RunQuantctl(With(fake, {"jobs", "get", "no such job"})).exit_code, 2);
+  const ClientRun path = RunQuantctl(With(fake, {"verify", "./modle"}));
+  EXPECT_EQ(path.exit_code, 3);
+  EXPECT_THAT(path.err, HasSubstr("no such file or folder"));
+
+  const std::vector<std::string> submit = With(fake, {"verify", "org/name", "--detach"});
+  fake.submit_error = absl::PermissionDeniedError("not yours");
+  EXPECT_EQ(RunQuantctl(submit).exit_code, 4);
+  fake.submit_error =
+      FieldErrors({{"spec.verify.model", "unknown"}, {"spec.priority", "too high"}});
+  const ClientRun refused = RunQuantctl(submit);
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err,
+              HasSubstr("\n  spec.verify.model: unknown\n  spec.priority: too high\n"));
+  fake.submit_error = absl::ResourceExhaustedError("the queue is full");
+  EXPECT_EQ(RunQuantctl(submit).exit_code, 5);
+}
+
+TEST(Quantctl, UnreachableSchedulerSaysHowToStartOne) {
+  const ClientRun run = RunQuantctl({"--scheduler", "127.0.0.1:1", "workers"});
+  EXPECT_EQ(run.exit_code, 5);
+  EXPECT_THAT(run.err, HasSubstr("the scheduler at 127.0.0.1:1 cannot be reached"));
+  EXPECT_THAT(run.err, HasSubstr("quantd --standalone"));
+}
+
+TEST(Quantctl, FlagsWinOverTheEnvironmentAndThatOverTheFile) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  const Folder home;
+  home.Write(".config/quantd/client.yaml",
+             "scheduler: \"" + fake.address() + "\"\ntenant: filed\n");
+  const std::vector<std::string> words = {"verify", "org/name", "--detach"};
+  const std::map<std::string, std::string> variables = {{"HOME", home.path()}};
+  EXPECT_EQ(RunQuantctl(words, variables).exit_code, 0);
+  EXPECT_EQ(fake.submitted.back().parent(), "tenants/filed");
+  auto more = variables;
+  more["QUANTD_TENANT"] = "env";
+  EXPECT_EQ(RunQuantctl(words, more).exit_code, 0);
+  EXPECT_EQ(fake.submitted.back().parent(), "tenants/env");
+  EXPECT_EQ(RunQuantctl({"--tenant", "flag", "verify", "org/name", "--detach"}, more).exit_code, 0);
+  EXPECT_EQ(fake.submitted.back().parent(), "tenants/flag");
+  home.Write(".config/quantd/client.yaml", "schedular: x\n");
+  const ClientRun wrong = RunQuantctl(words, variables);
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_THAT(wrong.err,
+              HasSubstr("client.yaml:1:1: schedular: unknown field; did you mean \"scheduler\"?"));
+}
+
+TEST(Quantctl, DryRunPrintsTheResolvedSpec) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  const ClientRun run =
+      RunQuantctl(With(fake, {"quantize", "org/name@main", "--method", "rtn", "--dry-run"}));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_TRUE(fake.submitted.at(0).validate_only());
+  EXPECT_THAT(run.out, HasSubstr("quantize:\n  model: org/name@main\n  method: rtn\n"));
+  EXPECT_THAT(run.out,
+              HasSubstr("# estimate: none, the model \"org/name@main\" is not on this machine"));
+}
+
+TEST(Quantctl, SweepFromFlagsAndItsReport) {
+  FakeScheduler fake;
+  fake.sweep = FromYaml<v1::Sweep>(
+      R"({name: tenants/default/sweeps/s1, state: succeeded, report_job: tenants/default/jobs/r,
+    cells: [{name: rtn-b4, model: org/name, stages: [{kind: quantize, job: tenants/default/jobs/q, state: succeeded}]}]})");
+  fake.events = {
+      FromYaml<v1::JobEvent>("{sequence: 1, job: tenants/default/jobs/q, state: {state: running}}"),
+      FromYaml<v1::JobEvent>(
+          "{sequence: 2, job: tenants/default/jobs/q, state: {state: succeeded}}")};
+  fake.drop_after_events = 1;
+  fake.jobs["tenants/default/jobs/r"] = FromYaml<v1::Job>(
+      "{state: succeeded, result: {rows: [{name: rtn-b4, sizeBytes: 1024}], recommendation: "
+      "rtn-b4}}");
+  const ClientRun run =
+      RunQuantctl(With(fake, {"sweep", "org/name", "--method", "rtn", "--method", "gptq", "--bits",
+                              "8,4", "--group-size", "128", "--task", "perplexity"}));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("[rtn-b4 quantize] running\n[rtn-b4 quantize] succeeded\n"));
+  EXPECT_THAT(run.out, HasSubstr("recommended: rtn-b4"));
+  EXPECT_THAT(run.out, HasSubstr("rtn-b4: quantctl artifacts get q -o DIR"));
+  EXPECT_EQ(MessageToYaml(fake.submitted_sweeps.at(0).spec()), R"(models: [org/name]
+variants:
+  - method: rtn
+    options:
+      bits: [8, 4]
+      group_size: 128
+  - method: gptq
+    options:
+      bits: [8, 4]
+      group_size: 128
+tasks:
+  - name: perplexity
+benchmark: {}
+runtime: {}
+)");
+}
+
+TEST(Quantctl, UploadsDataFilesWhenAsked) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  const Folder folder;
+  const std::string text(3500, 'x');
+  const std::string data = folder.Write("text.txt", text);
+  const ClientRun run = RunQuantctl(
+      With(fake, {"evaluate", "org/name", "--task", "perplexity=" + data, "--upload", "--detach"}));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(fake.blobs.at(Sha256Hex(text)), text);
+  ASSERT_EQ(fake.created.size(), 1u);
+  const v1::Manifest& manifest = fake.created[0].manifest();
+  EXPECT_EQ(manifest.sha256(), Sha256Hex(Sha256Hex(text) + " 3500 text.txt\n"));
+  EXPECT_EQ(fake.submitted.at(0).spec().evaluate().tasks(0).data(),
+            "artifacts/" + manifest.sha256());
+}
+
+TEST(Quantctl, MethodsComeFromTheWorkers) {
+  FakeScheduler fake;
+  fake.catalog =
+      FromYaml<v1::Catalog>(R"({methods: [{name: gptq, summary: second order, formats: [gptq],
+    options: [{name: bits, type: int, default_value: 4, allowed: [2, 3, 4, 8], help: width},
+              {name: damping, type: float, default_value: 0.01, minimum: 0, maximum: 1}]}]})");
+  const ClientRun run = RunQuantctl(With(fake, {"methods", "gptq"}));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("bits     int    4        2, 3, 4, 8  width"));
+  EXPECT_THAT(run.out, HasSubstr("damping  float  0.01     0 to 1"));
+  const ClientRun typo = RunQuantctl(With(fake, {"methods", "gtpq"}));
+  EXPECT_EQ(typo.exit_code, 3);
+  EXPECT_THAT(typo.err, HasSubstr("did you mean \"gptq\"?"));
+}
+
+TEST(Quantctl, CompletionKnowsEveryCommand) {
+  for (const char* shell : {"bash", "zsh", "fish"}) {
+    const ClientRun run = RunQuantctl({"completion", shell});
+    EXPECT_EQ(run.exit_code, 0);
+    for (const Command& command : Commands()) {
+      const std::string word(command.words.substr(command.words.rfind(' ') + 1));
+      EXPECT_THAT(run.out, HasSubstr(word)) << shell;
+    }
+    EXPECT_THAT(run.out, Not(HasSubstr("@")));
+  }
+  EXPECT_EQ(RunQuantctl({"completion", "tcsh"}).exit_code, 2);
+}
+
+TEST(Quantctl, EveryCommandHasHelpWithAnExample) {
+  for (const Command& command : Commands()) {
+    std::vector<std::string> words = absl::StrSplit(command.words, ' ');
+    words.push_back("--help");
+    const ClientRun run = RunQuantctl(words);
+    EXPECT_EQ(run.exit_code, 0) << command.words;
+    EXPECT_THAT(run.out, HasSubstr("Example: ")) << command.words;
+  }
+}
+
+TEST(Inputs, NamesOfModels) {
+  EXPECT_TRUE(IsHubName("org/name"));
+  EXPECT_TRUE(IsHubName("org/na.me-1_x@refs/pr/2"));
+  for (const char* wrong : {"name", "/a/b", "./a", "../a", "a/b/c", "a/b@", "a b/c", "", "a/"}) {
+    EXPECT_FALSE(IsHubName(wrong)) << wrong;
+  }
+  const Folder folder;
+  folder.Write("m/config.json", "{}");
+  EXPECT_EQ(*ResolveModel("m", {.base_folder = folder.path()}), folder / "m");
+  EXPECT_EQ(*ResolveModel("./m/", {.base_folder = folder.path()}), folder / "m");
+  EXPECT_EQ(*ResolveModel("jobs/x", {}), "jobs/x");
+  EXPECT_EQ(*ResolveModel("/nowhere", {.remote_paths = true}), "/nowhere");
+  EXPECT_TRUE(absl::IsNotFound(ResolveModel("/nowhere", {}).status()));
+  EXPECT_TRUE(absl::IsNotFound(ResolveModel("llama", {}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(ResolveModel("", {}).status()));
+}
+
+v1::Manifest TwoFiles(FakeScheduler* fake) {
+  v1::Manifest manifest;
+  for (const auto& [path, text] :
+       std::map<std::string, std::string>{{"a/big.bin", std::string(9'500, 'b')}, {"empty", ""}}) {
+    v1::ManifestFile* file = manifest.add_files();
+    file->set_path(path);
+    file->mutable_blob()->set_sha256(Sha256Hex(text));
+    file->mutable_blob()->set_size_bytes(static_cast<int64_t>(text.size()));
+    fake->blobs[Sha256Hex(text)] = text;
+  }
+  return manifest;
+}
+
+TEST(Download, ResumesWhereTheConnectionWasCut) {
+  FakeScheduler fake;
+  fake.cut_download_after_bytes = 4000;
+  const Folder folder;
+  Scheduler scheduler(fake.address());
+  const auto summary = DownloadManifest(&scheduler, {TwoFiles(&fake), folder / "out", ""}, nullptr);
+  ASSERT_TRUE(summary.ok()) << summary.status();
+  EXPECT_EQ(summary->files, 2);
+  EXPECT_EQ(*ReadFile(folder / "out/a/big.bin"), std::string(9'500, 'b'));
+  EXPECT_FALSE(FileExists(folder / "out/a/big.bin.partial"));
+  EXPECT_THAT(fake.download_offsets, ElementsAre(0, 4000, 8000));
+  const auto again = DownloadManifest(&scheduler, {TwoFiles(&fake), folder / "out", ""}, nullptr);
+  EXPECT_EQ(again->files_skipped, 2);
+}
+
+TEST(Download, GoesOnFromAPartialFileOfAnEarlierRun) {
+  FakeScheduler fake;
+  const Folder folder;
+  const v1::Manifest manifest = TwoFiles(&fake);
+  folder.Write("a/big.bin.partial", std::string(5'000, 'b'));
+  Scheduler scheduler(fake.address());
+  ASSERT_TRUE(DownloadManifest(&scheduler, {manifest, folder.path(), "a/big.bin"}, nullptr).ok());
+  EXPECT_THAT(fake.download_offsets, ElementsAre(5000));
+  // A partial file with other bytes is found out, dropped, and the next run starts anew.
+  std::filesystem::remove(folder / "a/big.bin");
+  folder.Write("a/big.bin.partial", std::string(5'000, 'x'));
+  EXPECT_TRUE(absl::IsDataLoss(
+      DownloadManifest(&scheduler, {manifest, folder.path(), ""}, nullptr).status()));
+  EXPECT_TRUE(DownloadManifest(&scheduler, {manifest, folder.path(), ""}, nullptr).ok());
+}
+
+TEST(Download, RefusesWrongBytesAndHostileNames) {
+  FakeScheduler fake;
+  const Folder folder;
+  v1::Manifest manifest = TwoFiles(&fake);
+  Scheduler scheduler(fake.address());
+  fake.corrupt_downloads = true;
+  EXPECT_TRUE(absl::IsDataLoss(
+      DownloadManifest(&scheduler, {manifest, folder.path(), ""}, nullptr).status()));
+  EXPECT_FALSE(FileExists(folder / "a/big.bin"));
+  EXPECT_TRUE(absl::IsNotFound(
+      DownloadManifest(&scheduler, {manifest, folder.path(), "nope"}, nullptr).status()));
+  for (const char* path : {"../evil", "/etc/evil", "a/../../evil", "a\\b", ""}) {
+    manifest.mutable_files(0)->set_path(path);
+    EXPECT_TRUE(absl::IsInvalidArgument(
+        DownloadManifest(&scheduler, {manifest, folder.path(), ""}, nullptr).status()))
+        << path;
+  }
+  manifest.mutable_files(0)->set_path("huge");
+  manifest.mutable_files(0)->mutable_blob()->set_size_bytes(int64_t{1} << 60);
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      DownloadManifest(&scheduler, {manifest, folder.path(), ""}, nullptr).status()));
+}
+
+TEST(Examples, AreValid) {
+  const std::string root = std::string(QUANTD_SOURCE_DIR) + "/examples/";
+  v1::SweepSpec sweep;
+  const absl::Status status = YamlToMessage(*ReadFile(root + "quick.yaml"), "quick.yaml", &sweep);
+  EXPECT_TRUE(status.ok()) << status;
+  for (const char* name : {"quantize.yaml", "evaluate.yaml"}) {
+    v1::JobSpec job;
+    const absl::Status job_status = YamlToMessage(*ReadFile(root + name), name, &job);
+    EXPECT_TRUE(job_status.ok()) << job_status;
+  }
+}
+
+}  // namespace
+}  // namespace quantd

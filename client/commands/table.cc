@@ -1,0 +1,64 @@
+// The subcommands: a new one is a file, a declaration and a row.
+#include "client/cli.h"
+#include "client/commands/commands.h"
+
+namespace quantd {
+namespace {
+
+constexpr CommandGroup kGroups[] = {
+    {"jobs", "List, watch, cancel and retry jobs"},
+    {"sweeps", "List, watch, cancel and retry sweeps"},
+    {"artifacts", "List and download what jobs wrote"},
+    {"models", "Look at model files"},
+};
+
+constexpr Command kCommands[] = {
+    {"quantize", "Quantize a model",
+     "quantctl quantize org/name --method gptq --bits 4 --group-size 128", &DeclareQuantize},
+    {"evaluate", "Evaluate a model on tasks",
+     "quantctl evaluate ./model --task perplexity=text.txt --limit 100", &DeclareEvaluate},
+    {"benchmark", "Measure a model's speed and memory",
+     "quantctl benchmark jobs/7f3a --batch-sizes 1,8", &DeclareBenchmark},
+    {"verify", "Check a quantized checkpoint", "quantctl verify jobs/7f3a", &DeclareVerify},
+    {"sweep", "Quantize a model many ways and compare them",
+     "quantctl sweep examples/quick.yaml --output result", &DeclareSweep},
+    {"submit", "Submit a job from a YAML file", "quantctl submit examples/quantize.yaml --detach",
+     &DeclareSubmit},
+    {"compare", "Put the results of jobs, or of a sweep, side by side",
+     "quantctl compare sweeps/4c1d", &DeclareCompare},
+    {"jobs list", "List jobs, newest first", "quantctl jobs list --state running",
+     &DeclareJobsList},
+    {"jobs get", "Show one job", "quantctl jobs get 7f3a", &DeclareJobsGet},
+    {"jobs watch", "Watch a job until it ends", "quantctl jobs watch 7f3a --timeout 1h",
+     &DeclareJobsWatch},
+    {"jobs logs", "Print a job's log", "quantctl jobs logs 7f3a --follow", &DeclareJobsLogs},
+    {"jobs cancel", "Cancel jobs", "quantctl jobs cancel 7f3a", &DeclareJobsCancel},
+    {"jobs retry", "Run a failed, cancelled or skipped job again", "quantctl jobs retry 7f3a",
+     &DeclareJobsRetry},
+    {"sweeps list", "List sweeps, newest first", "quantctl sweeps list", &DeclareSweepsList},
+    {"sweeps get", "Show one sweep", "quantctl sweeps get 4c1d", &DeclareSweepsGet},
+    {"sweeps watch", "Watch a sweep until it ends", "quantctl sweeps watch 4c1d --output result",
+     &DeclareSweepsWatch},
+    {"sweeps cancel", "Cancel a sweep's jobs", "quantctl sweeps cancel 4c1d", &DeclareSweepsCancel},
+    {"sweeps retry", "Run what failed in a sweep again", "quantctl sweeps retry 4c1d",
+     &DeclareSweepsRetry},
+    {"artifacts list", "List artifacts, or one job's files", "quantctl artifacts list 7f3a",
+     &DeclareArtifactsList},
+    {"artifacts get", "Download an artifact or a job's files",
+     "quantctl artifacts get 7f3a -o model", &DeclareArtifactsGet},
+    {"workers", "List workers", "quantctl workers", &DeclareWorkers},
+    {"methods", "List methods with their options, tasks and formats", "quantctl methods gptq",
+     &DeclareMethods},
+    {"models inspect", "Describe a model folder on this machine", "quantctl models inspect ./model",
+     &DeclareModelsInspect},
+    {"completion", "Print a completion script for a shell", "source <(quantctl completion bash)",
+     &DeclareCompletion},
+    {"version", "Print the version", "quantctl version", &DeclareVersion},
+};
+
+}  // namespace
+
+absl::Span<const Command> Commands() { return kCommands; }
+absl::Span<const CommandGroup> CommandGroups() { return kGroups; }
+
+}  // namespace quantd
