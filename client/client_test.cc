@@ -253,7 +253,8 @@ TEST(Quantctl, SweepFromFlagsAndItsReport) {
   FakeScheduler fake;
   fake.sweep = FromYaml<v1::Sweep>(
       R"({name: tenants/default/sweeps/s1, state: succeeded, report_job: tenants/default/jobs/r,
-    cells: [{name: rtn-b4, model: org/name, stages: [{kind: quantize, job: tenants/default/jobs/q, state: succeeded}]}]})");
+    cells: [{name: rtn-b4, model: org/name,
+             stages: [{kind: quantize, job: tenants/default/jobs/q, state: succeeded}]}]})");
   fake.events = {
       FromYaml<v1::JobEvent>("{sequence: 1, job: tenants/default/jobs/q, state: {state: running}}"),
       FromYaml<v1::JobEvent>(
