@@ -136,6 +136,9 @@ int TellSweep(Session& session, const v1::Sweep& sweep) {
     } else {
       session.out() << "\n";
       PrintResult(session, report->result());
+      if (!report->output().files().empty()) {
+        session.out() << "report: quantctl artifacts get " << Id(sweep.report_job()) << " -o DIR\n";
+      }
       if (report->state() == v1::JOB_STATE_FAILED) {
         session.out() << "the report failed:\n";
         Print(session, FailureLines(report->failure(), session.style()), "  ");
@@ -157,16 +160,12 @@ int TellSweep(Session& session, const v1::Sweep& sweep) {
     session.out() << "some jobs did not succeed; run them again with: quantctl sweeps retry "
                   << Id(sweep.name()) << "\n";
   }
-  session.out() << "\nmodels:\n";
   for (const v1::Sweep::Cell& cell : sweep.cells()) {
     for (const v1::Sweep::Stage& stage : cell.stages()) {
       if (stage.kind() != "quantize" || stage.state() != v1::JOB_STATE_SUCCEEDED) continue;
       session.out() << "  " << OneLine(cell.name()) << ": quantctl artifacts get "
                     << Id(stage.job()) << " -o DIR\n";
     }
-  }
-  if (!sweep.report_job().empty()) {
-    session.out() << "  report: quantctl artifacts get " << Id(sweep.report_job()) << " -o DIR\n";
   }
   session.out().flush();
   return CodeOf(sweep.state());

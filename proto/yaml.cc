@@ -491,8 +491,8 @@ absl::StatusOr<google::protobuf::Value> YamlToValue(absl::string_view text,
                                                     absl::string_view what) {
   google::protobuf::Value value;
   Reader reader(what);
-  const absl::Status status = Parse(
-      text, what, &reader, [&](const YAML::Node& root) { reader.ReadValue(root, "", &value); });
+  const absl::Status status = ReadDocument(
+      text, &reader, [&](const YAML::Node& root) { reader.ReadValue(root, "", &value); });
   if (!status.ok()) return status;
   return value;
 }

@@ -103,7 +103,7 @@ TEST(SweepBoard, DrawsCellsByStage) {
             "bf16          -                -        done           12.35    0.250\n"
             "gptq-b4-g128  quantize 50% 2s  .        .\n"
             "gptq-b2-g128  failed           skipped  skipped");
-  EXPECT_EQ(Joined(board.Lines(60, 4, absl::Seconds(42), {})),
+  EXPECT_EQ(Joined(board.Lines(56, 4, absl::Seconds(42), {})),
             "sweeps/4c1d  4/8 jobs, 42s, 1 failed\n"
             "variant       quantize         verify   evaluate\n"
             "bf16          -                -        done\n"
