@@ -270,7 +270,9 @@ TEST_F(ServerTest, AWatchResumesWithoutGapsAndEndsWithTheJob) {
       }
       if (stop == 3) context.TryCancel();
       const grpc::Status end = reader->Finish();
-      if (stop != 3) EXPECT_TRUE(end.ok()) << end.error_message();
+      if (stop != 3) {
+        EXPECT_TRUE(end.ok()) << end.error_message();
+      }
     }
   });
   const auto leased = Lease(absl::Seconds(5));

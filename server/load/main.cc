@@ -28,7 +28,7 @@ constexpr int kClients = 64;
 constexpr int kJobs = 10'000;
 constexpr int kLeases = 1'000;
 constexpr int kWatchers = 200;
-constexpr int kLogLines = 20'000;
+constexpr int kLogLines = 4'000;
 
 // The value of "key" in the ready file: a string or a number.
 std::string Value(const std::string& json, const std::string& key) {
@@ -200,6 +200,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   const std::string address = quantd::Value(*ready, "listen");
+  std::cout << std::unitbuf;
   quantd::Submits(address);
   const quantd::v1::Lease lease = quantd::Leases(address);
   quantd::Watchers(address, quantd::Value(*ready, "pid"), lease);
