@@ -189,6 +189,11 @@ class GptqWeights : public WeightSource {
     return linear.Dequantize(at::kFloat);
   }
 
+  std::string Where(absl::string_view name) const override {
+    const std::string module = Module(name);
+    return plain_.Where(module.empty() ? std::string(name) : module + ".qweight");
+  }
+
   void Release(absl::string_view name) const override {
     const std::string module = Module(name);
     if (module.empty()) return plain_.Release(name);

@@ -1,0 +1,240 @@
+// See plan.h.
+#include "workers/engine/quantize/plan.h"
+
+#include <algorithm>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "base/status_macros.h"
+#include "kernels/table.h"
+#include "workers/engine/formats/open.h"
+#include "workers/engine/formats/pattern.h"
+#include "workers/engine/tensor/device.h"
+#include "workers/engine/tensor/dtype.h"
+
+namespace quantd::engine {
+namespace {
+
+constexpr int64_t kDefaultSequences = 128;
+constexpr int64_t kDefaultSequenceLength = 2048;
+// Options that mean the whole job: an override of them would do nothing.
+constexpr const char* kJobOptions[] = {"true_sequential", "quantize_head"};
+
+struct CompiledOverride {
+  const ModuleOverride* given;
+  Pattern pattern;
+  bool used = false;
+};
+
+absl::StatusOr<std::vector<CompiledOverride>> CompileOverrides(const QuantizeSpec& spec) {
+  std::vector<CompiledOverride> compiled;
+  for (size_t i = 0; i < spec.overrides.size(); ++i) {
+    const ModuleOverride& given = spec.overrides[i];
+    QD_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Compile(given.pattern), "overrides[", i,
+                        "].pattern");
+    for (const char* name : kJobOptions) {
+      if (given.options.contains(name)) {
+        return absl::InvalidArgumentError(absl::StrCat("overrides[", i, "].options.", name,
+                                                       ": this option holds for the whole job"));
+      }
+    }
+    compiled.push_back({&given, std::move(pattern)});
+  }
+  return compiled;
+}
+
+absl::Status ApplyOverrides(const QuantizePlan& plan, std::vector<CompiledOverride>& overrides,
+                            PlannedLinear& linear) {
+  nlohmann::json options = plan.options;
+  for (size_t i = 0; i < overrides.size(); ++i) {
+    if (!overrides[i].pattern.Found(linear.name)) continue;
+    overrides[i].used = true;
+    linear.quantized = !overrides[i].given->skip;
+    options.update(overrides[i].given->options);
+  }
+  QD_ASSIGN_OR_RETURN(linear.options, ResolveOptions(*plan.method, options), "overrides for ",
+                      linear.name);
+  return absl::OkStatus();
+}
+
+absl::Status CheckShape(const QuantizePlan& plan, const PlannedLinear& linear) {
+  if (!linear.quantized) return absl::OkStatus();
+  QD_RETURN_IF_ERROR(
+      plan.method->CheckLinear(linear.name, linear.shape.out, linear.shape.in, linear.options));
+  return plan.format->Supports(linear.Scheme());
+}
+
+absl::Status PlanHead(QuantizePlan& plan) {
+  absl::string_view name = plan.row->head;
+  absl::ConsumeSuffix(&name, ".weight");
+  plan.head.name = std::string(name);
+  plan.head.shape = {.module = plan.head.name,
+                     .out = plan.config().vocab_size,
+                     .in = plan.config().hidden_size,
+                     .has_bias = false,
+                     .group = 0};
+  plan.head.quantized = plan.options.value("quantize_head", false);
+  plan.head.options = plan.options;
+  if (plan.head.quantized && plan.config().tie_word_embeddings) {
+    return absl::InvalidArgumentError(
+        "quantize_head: this model's head is its embedding (tie_word_embeddings), which no loader "
+        "reads "
+        "quantized; leave quantize_head off");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PlanLinears(const QuantizeSpec& spec, QuantizePlan& plan) {
+  QD_ASSIGN_OR_RETURN(std::vector<CompiledOverride> overrides, CompileOverrides(spec));
+  QD_RETURN_IF_ERROR(PlanHead(plan));
+  const std::vector<LinearShape> shapes = Linears(plan.config(), *plan.row);
+  int64_t quantized = 0;
+  for (int64_t layer = 0; layer < plan.config().layers; ++layer) {
+    std::vector<PlannedLinear>& block = plan.blocks.emplace_back();
+    for (const LinearShape& shape : shapes) {
+      PlannedLinear& linear = block.emplace_back();
+      linear.shape = shape;
+      linear.name = absl::StrCat(BlockPrefix(*plan.row, layer), shape.module);
+      QD_RETURN_IF_ERROR(ApplyOverrides(plan, overrides, linear));
+      QD_RETURN_IF_ERROR(CheckShape(plan, linear));
+      quantized += linear.quantized;
+    }
+  }
+  if (plan.head.quantized) {
+    QD_RETURN_IF_ERROR(ApplyOverrides(plan, overrides, plan.head));
+    QD_RETURN_IF_ERROR(CheckShape(plan, plan.head));
+    quantized += plan.head.quantized;
+  }
+  for (const CompiledOverride& override : overrides) {
+    if (override.used) continue;
+    return absl::InvalidArgumentError(absl::StrCat("override pattern '", override.given->pattern,
+                                                   "' matches no module; module names look like ",
+                                                   plan.blocks[0][0].name));
+  }
+  if (quantized == 0) return absl::InvalidArgumentError("the overrides skip every module");
+  return absl::OkStatus();
+}
+
+absl::Status PlanOutput(QuantizePlan& plan) {
+  std::map<std::string, const PlannedLinear*> quantized;
+  std::vector<ModuleException> exceptions;
+  const auto visit = [&](const PlannedLinear& linear) {
+    if (linear.quantized) quantized[linear.WeightName()] = &linear;
+    if (linear.quantized && linear.options == plan.options) return;
+    exceptions.push_back({linear.name, !linear.quantized, linear.options});
+  };
+  for (const auto& block : plan.blocks) {
+    for (const PlannedLinear& linear : block) visit(linear);
+  }
+  // An unquantized head is said by "lm_head": false alone.
+  if (plan.head.quantized) visit(plan.head);
+  plan.configuration = plan.format->Configuration({.method = plan.method->Info().name,
+                                                   .options = plan.options,
+                                                   .head_quantized = plan.head.quantized,
+                                                   .exceptions = exceptions});
+  for (const ExpectedTensor& tensor : ExpectedTensors(plan.config(), *plan.row)) {
+    const auto found = quantized.find(tensor.name);
+    if (found != quantized.end()) {
+      for (TensorInfo& info : plan.format->Describe(found->second->Scheme())) {
+        plan.output.push_back(std::move(info));
+      }
+      continue;
+    }
+    QD_ASSIGN_OR_RETURN(const TensorView view, plan.checkpoint->Find(tensor.name));
+    plan.output.push_back({tensor.name, view.dtype, view.shape});
+  }
+  for (const TensorInfo& info : plan.output) {
+    QD_ASSIGN_OR_RETURN(const int64_t elements, ElementCount(info.shape));
+    plan.output_bytes += elements * DTypeBytes(info.dtype);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PlanDevice(const Runtime& runtime, QuantizePlan& plan) {
+  QD_ASSIGN_OR_RETURN(plan.device, SelectDevice(runtime.device));
+  if (!runtime.dtype.empty() && runtime.dtype != "auto") {
+    QD_ASSIGN_OR_RETURN(plan.dtype, ParseComputeDtype(runtime.dtype));
+  } else if (plan.device.is_cuda() && plan.config().dtype != "") {
+    QD_ASSIGN_OR_RETURN(plan.dtype, ParseComputeDtype(plan.config().dtype));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PlanCalibration(const QuantizeSpec& spec, QuantizePlan& plan) {
+  const Calibration& given = spec.calibration;
+  if (given.sequences < 0 || given.sequence_length < 0 || given.batch_size < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "calibration: sequences ", given.sequences, ", sequence_length ", given.sequence_length,
+        " and batch_size ", given.batch_size, " must not be negative"));
+  }
+  if (!plan.method->Info().needs_calibration) return absl::OkStatus();
+  const int64_t positions = plan.config().max_position_embeddings;
+  plan.sequences = given.sequences > 0 ? given.sequences : kDefaultSequences;
+  plan.sequence_length = given.sequence_length;
+  if (plan.sequence_length == 0) {
+    plan.sequence_length =
+        positions > 0 ? std::min(positions, kDefaultSequenceLength) : kDefaultSequenceLength;
+  }
+  if (positions > 0 && plan.sequence_length > positions) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("calibration.sequence_length ", plan.sequence_length,
+                     " is beyond the model's max_position_embeddings ", positions));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+LinearScheme PlannedLinear::Scheme() const {
+  return {.module = name,
+          .outputs = shape.out,
+          .inputs = shape.in,
+          .bits = options.value("bits", 16),
+          .group_size = options.value("group_size", int64_t{-1})};
+}
+
+std::vector<const PlannedLinear*> QuantizePlan::UnitLinears(int64_t unit) const {
+  if (unit == static_cast<int64_t>(blocks.size())) return {&head};
+  std::vector<const PlannedLinear*> result;
+  for (const PlannedLinear& linear : blocks[unit]) {
+    if (linear.quantized) result.push_back(&linear);
+  }
+  return result;
+}
+
+absl::StatusOr<QuantizePlan> PlanQuantize(JobContext& context, const QuantizeSpec& spec) {
+  if (const std::string& error = kernels::Active().error; !error.empty()) {
+    return absl::InvalidArgumentError(error);
+  }
+  QuantizePlan plan;
+  QD_ASSIGN_OR_RETURN(plan.method, FindMethod(spec.method));
+  QD_ASSIGN_OR_RETURN(plan.options, ResolveOptions(*plan.method, spec.options));
+  const std::vector<std::string>& formats = plan.method->Info().formats;
+  const std::string format = spec.format.empty() ? formats.front() : spec.format;
+  QD_ASSIGN_OR_RETURN(plan.format, FindFormat(format));
+  if (std::find(formats.begin(), formats.end(), format) == formats.end()) {
+    return absl::InvalidArgumentError(absl::StrCat("format ", format, " cannot hold what method ",
+                                                   spec.method, " makes; use ",
+                                                   absl::StrJoin(formats, " or ")));
+  }
+  QD_ASSIGN_OR_RETURN(const std::string folder, context.ResolveModel(spec.model));
+  QD_ASSIGN_OR_RETURN(plan.checkpoint, Checkpoint::Open(folder), "opening model ", spec.model);
+  if (plan.config().is_quantized) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(folder,
+                     "/config.json has a quantization_config: the model is quantized already; give "
+                     "the original one"));
+  }
+  QD_ASSIGN_OR_RETURN(plan.row, FindArchitecture(plan.config()));
+  QD_ASSIGN_OR_RETURN(plan.source, OpenWeights(plan.checkpoint));
+  QD_RETURN_IF_ERROR(ValidateWeights(plan.config(), *plan.row, *plan.source), "model ", spec.model);
+  QD_RETURN_IF_ERROR(PlanLinears(spec, plan));
+  QD_RETURN_IF_ERROR(PlanOutput(plan));
+  QD_RETURN_IF_ERROR(PlanCalibration(spec, plan));
+  QD_RETURN_IF_ERROR(PlanDevice(context.spec.runtime, plan));
+  return plan;
+}
+
+}  // namespace quantd::engine

@@ -1,0 +1,208 @@
+// See stream.h.
+#include "workers/engine/quantize/stream.h"
+
+#include <ATen/ops/rsqrt.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/status_macros.h"
+#include "workers/engine/calibration/statistics.h"
+#include "workers/engine/job/failure.h"
+#include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/device.h"
+#include "workers/engine/tensor/torch_call.h"
+
+namespace quantd::engine {
+namespace {
+
+// Enough rows to keep matrix products at full speed, few enough that intermediates stay small.
+constexpr int64_t kTokensPerBatchCpu = 4096;
+constexpr int64_t kTokensPerBatchGpu = 16384;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BlockStream>> BlockStream::Create(const QuantizePlan& plan,
+                                                                 StreamOptions options) {
+  std::unique_ptr<BlockStream> stream(new BlockStream(plan, std::move(options)));
+  QD_RETURN_IF_ERROR(stream->CreateDecoder(plan.device));
+  return stream;
+}
+
+absl::Status BlockStream::CreateDecoder(at::Device device) {
+  decoder_.reset();
+  absl::StatusOr<Decoder> decoder =
+      Decoder::Create(plan_.config(), *plan_.source, {.device = device, .dtype = plan_.dtype});
+  if (!decoder.ok() && IsOutOfMemory(decoder.status()) && device.is_cuda()) {
+    options_.fallback("cpu", "", "the embedding did not fit into the device's memory");
+    EmptyDeviceCache(device);
+    return CreateDecoder(at::kCPU);
+  }
+  QD_RETURN_IF_ERROR(decoder.status(), "loading embedding and head");
+  decoder_ = *std::move(decoder);
+  return absl::OkStatus();
+}
+
+absl::Status BlockStream::CreateStore(const ActivationShape& shape) {
+  if (decoder_->device().is_cuda()) {
+    absl::StatusOr<ActivationStore> store = ActivationStore::InMemory(shape, decoder_->device());
+    if (store.ok()) {
+      store_ = *std::move(store);
+      return absl::OkStatus();
+    }
+    if (!IsOutOfMemory(store.status())) return store.status();
+    options_.fallback("host_offload", "",
+                      absl::StrCat(FormatBytes(shape.Bytes()),
+                                   " of calibration activations are kept in host memory"));
+  }
+  if (shape.Bytes() <= options_.activation_bytes_max) {
+    QD_ASSIGN_OR_RETURN(store_, ActivationStore::InMemory(shape, at::kCPU));
+    return absl::OkStatus();
+  }
+  QD_ASSIGN_OR_RETURN(store_, ActivationStore::InFile(shape, options_.work_dir));
+  return absl::OkStatus();
+}
+
+absl::Status BlockStream::Start(const at::Tensor& calibration, const at::Tensor& probe) {
+  QD_ASSIGN_OR_RETURN(probe_, decoder_->Embed(probe), "embedding the probe");
+  if (!calibration.defined()) return absl::OkStatus();
+  const int64_t length = calibration.size(1);
+  QD_RETURN_IF_ERROR(CreateStore({.sequences = calibration.size(0),
+                                  .length = length,
+                                  .width = plan_.config().hidden_size,
+                                  .dtype = plan_.dtype}));
+  const int64_t tokens = decoder_->device().is_cuda() ? kTokensPerBatchGpu : kTokensPerBatchCpu;
+  batch_size_ =
+      options_.batch_size > 0 ? options_.batch_size : std::max<int64_t>(1, tokens / length);
+  batch_size_ = std::min(batch_size_, calibration.size(0));
+  for (int64_t begin = 0; begin < calibration.size(0); begin += batch_size_) {
+    const int64_t count = std::min(batch_size_, calibration.size(0) - begin);
+    QD_ASSIGN_OR_RETURN(const at::Tensor hidden,
+                        decoder_->Embed(calibration.narrow(0, begin, count)),
+                        "embedding calibration text");
+    QD_RETURN_IF_ERROR(store_->Write(begin, hidden));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Block> BlockStream::LoadBlock(int64_t layer) {
+  for (;;) {
+    absl::StatusOr<Block> block = decoder_->LoadBlock(layer, *plan_.source);
+    if (block.ok() || !IsOutOfMemory(block.status())) return block;
+    EmptyDeviceCache(decoder_->device());
+    QD_RETURN_IF_ERROR(Relieve(nullptr, block.status()), "loading block ", layer);
+  }
+}
+
+absl::StatusOr<std::map<int, InputStatistics>> BlockStream::Collect(Block& block,
+                                                                    const std::set<int>& groups) {
+  StatisticsCollector collector(Linears(plan_.config(), *plan_.row), groups);
+  QD_RETURN_IF_ERROR(WithRelief(&block, [&]() -> absl::Status {
+    collector.Reset();  // A part that ran out of memory may have been counted already.
+    for (int64_t begin = 0; begin < store_->sequences(); begin += batch_size_) {
+      QD_RETURN_IF_ERROR(options_.check());
+      const int64_t count = std::min(batch_size_, store_->sequences() - begin);
+      QD_ASSIGN_OR_RETURN(const at::Tensor hidden, store_->Read(begin, count, decoder_->device()));
+      collector.StartBatch();
+      const absl::Status status =
+          decoder_->Forward(block, hidden, {.cache = nullptr, .hook = &collector}).status();
+      if (!status.ok() && !collector.enough()) return status;
+    }
+    return absl::OkStatus();
+  }));
+  return collector.Finish();
+}
+
+absl::StatusOr<InputStatistics> BlockStream::CollectHead() {
+  const LinearShape& shape = plan_.head.shape;
+  StatisticsCollector collector({shape}, {shape.group});
+  QD_ASSIGN_OR_RETURN(const at::Tensor stored, plan_.source->Read(plan_.row->final_norm));
+  QD_RETURN_IF_ERROR(WithRelief(nullptr, [&]() -> absl::Status {
+    collector.Reset();
+    for (int64_t begin = 0; begin < store_->sequences(); begin += batch_size_) {
+      QD_RETURN_IF_ERROR(options_.check());
+      const int64_t count = std::min(batch_size_, store_->sequences() - begin);
+      QD_ASSIGN_OR_RETURN(const at::Tensor hidden, store_->Read(begin, count, decoder_->device()));
+      QD_ASSIGN_OR_RETURN(const at::Tensor normed, TorchCall("computing the final norm", [&] {
+                            const at::Tensor x = hidden.to(at::kFloat);
+                            const at::Tensor scale =
+                                at::rsqrt(x.square().mean(-1, true) + plan_.config().norm_eps);
+                            return x * scale * stored.to(x.device(), at::kFloat);
+                          }));
+      const absl::Status status = collector.OnInput(shape.module, normed);
+      if (!status.ok() && !collector.enough()) return status;
+    }
+    return absl::OkStatus();
+  }));
+  QD_ASSIGN_OR_RETURN(auto statistics, collector.Finish());
+  return statistics.at(shape.group);
+}
+
+absl::Status BlockStream::Advance(Block& block) {
+  int64_t begin = 0;  // Sequences before it are replaced already and must not be run again.
+  if (store_.has_value()) {
+    QD_RETURN_IF_ERROR(WithRelief(&block, [&]() -> absl::Status {
+      while (begin < store_->sequences()) {
+        QD_RETURN_IF_ERROR(options_.check());
+        const int64_t count = std::min(batch_size_, store_->sequences() - begin);
+        QD_ASSIGN_OR_RETURN(const at::Tensor hidden,
+                            store_->Read(begin, count, decoder_->device()));
+        QD_ASSIGN_OR_RETURN(const at::Tensor output, decoder_->Forward(block, hidden));
+        QD_RETURN_IF_ERROR(store_->Write(begin, output));
+        begin += count;
+      }
+      return absl::OkStatus();
+    }));
+  }
+  return WithRelief(&block, [&]() -> absl::Status {
+    QD_ASSIGN_OR_RETURN(probe_, decoder_->Forward(block, probe_));
+    return absl::OkStatus();
+  });
+}
+
+absl::Status BlockStream::WithRelief(Block* block, const std::function<absl::Status()>& attempt) {
+  for (;;) {
+    const absl::Status status = attempt();
+    if (status.ok() || !IsOutOfMemory(status)) return status;
+    EmptyDeviceCache(decoder_->device());
+    QD_RETURN_IF_ERROR(Relieve(block, status));
+  }
+}
+
+absl::Status BlockStream::Relieve(Block* block, const absl::Status& reason) {
+  if (store_.has_value() && batch_size_ > 1) {
+    batch_size_ /= 2;
+    options_.fallback(
+        "calibration_batch", "",
+        absl::StrCat("out of memory; ", batch_size_, " calibration sequences at a time"));
+    return absl::OkStatus();
+  }
+  if (store_.has_value() && store_->on_device()) {
+    options_.fallback("host_offload", "",
+                      "out of memory; calibration activations move to host memory");
+    return store_->MoveToHost();
+  }
+  if (decoder_->device().is_cuda()) return MoveToCpu(block);
+  return Annotate(reason, "nothing is left to make smaller");
+}
+
+absl::Status BlockStream::MoveToCpu(Block* block) {
+  options_.fallback("cpu", "",
+                    "out of device memory; the rest of the model is computed on the CPU");
+  const at::Device device = decoder_->device();
+  QD_RETURN_IF_ERROR(CreateDecoder(at::kCPU));
+  QD_RETURN_IF_ERROR(
+      TorchCall("moving the probe to the CPU", [&] { probe_ = probe_.to(at::kCPU); }));
+  if (block != nullptr) {
+    QD_ASSIGN_OR_RETURN(Block moved, decoder_->LoadBlock(block->layer(), *plan_.source));
+    for (const LinearShape& linear : Linears(plan_.config(), *plan_.row)) {
+      QD_RETURN_IF_ERROR(moved.SetWeight(linear.module, block->linear(linear.module).weight));
+    }
+    *block = std::move(moved);
+  }
+  EmptyDeviceCache(device);
+  return absl::OkStatus();
+}
+
+}  // namespace quantd::engine

@@ -1,0 +1,74 @@
+// Runs a model block by block over the calibration sequences and the probe, and gives way when
+// memory runs out: first smaller batches, then activations in host memory, then the CPU; each step
+// is recorded.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "workers/engine/models/decoder.h"
+#include "workers/engine/quantize/activations.h"
+#include "workers/engine/quantize/plan.h"
+
+namespace quantd::engine {
+
+struct StreamOptions {
+  int64_t batch_size = 0;            // Sequences a forward pass; 0: chosen here.
+  int64_t activation_bytes_max = 0;  // Host memory for activations; more go into a file.
+  std::string work_dir;
+  // Something is done another way than asked: kind, module, description.
+  std::function<void(absl::string_view, absl::string_view, absl::string_view)> fallback;
+  // OK as long as the job may go on.
+  std::function<absl::Status()> check;
+};
+
+// Not thread-safe.
+class BlockStream {
+ public:
+  // `plan` must outlive the stream.
+  static absl::StatusOr<std::unique_ptr<BlockStream>> Create(const QuantizePlan& plan,
+                                                             StreamOptions options);
+
+  // Embeds the calibration sequences (int64 [S, T]; undefined: none) and the probe (int64 [1, P]).
+  absl::Status Start(const at::Tensor& calibration, const at::Tensor& probe);
+
+  absl::StatusOr<Block> LoadBlock(int64_t layer);
+  // Second moments of the inputs of these groups of linears, in front of what the block holds now.
+  absl::StatusOr<std::map<int, InputStatistics>> Collect(Block& block, const std::set<int>& groups);
+  // The same for the head: its input is the final norm of the hidden states.
+  absl::StatusOr<InputStatistics> CollectHead();
+  // Replaces calibration activations and probe by the block's output.
+  absl::Status Advance(Block& block);
+  // The probe's hidden states after the last block, [1, P, H].
+  const at::Tensor& probe() const { return probe_; }
+
+  const Decoder& decoder() const { return *decoder_; }
+  int64_t batch_size() const { return batch_size_; }
+
+ private:
+  BlockStream(const QuantizePlan& plan, StreamOptions options)
+      : plan_(plan), options_(std::move(options)) {}
+  absl::Status CreateDecoder(at::Device device);
+  absl::Status CreateStore(const ActivationShape& shape);
+  // Runs `attempt` until it succeeds or no more memory can be won; `block` follows when the device
+  // changes.
+  absl::Status WithRelief(Block* block, const std::function<absl::Status()>& attempt);
+  absl::Status Relieve(Block* block, const absl::Status& reason);
+  absl::Status MoveToCpu(Block* block);
+
+  const QuantizePlan& plan_;
+  StreamOptions options_;
+  std::optional<Decoder> decoder_;
+  std::optional<ActivationStore> store_;
+  int64_t batch_size_ = 1;
+  at::Tensor probe_;
+};
+
+}  // namespace quantd::engine
