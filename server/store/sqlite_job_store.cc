@@ -216,8 +216,9 @@ absl::Status SqliteJobStore::RunOne(Write* write) {
 
 void SqliteJobStore::Account(const absl::Status& commit, size_t group_size, absl::Duration took,
                              bool wrote) {
-  if (!commit.ok()) {
-    LogError("commit failed",
+  // The first of a row of failures: a full disk would fill the log as well.
+  if (!commit.ok() && !Unwell()) {
+    LogError("commits fail",
              {{"path", path_}, {"error", commit.ToString()}, {"writes", group_size}});
   }
   absl::MutexLock lock(&mutex_);

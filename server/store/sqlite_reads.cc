@@ -127,14 +127,18 @@ absl::StatusOr<int64_t> SqliteTxn::UnendedSweepJobs(int64_t sweep_seq) {
 }
 
 absl::StatusOr<int64_t> SqliteTxn::JobsAhead(int64_t priority, int64_t seq) {
+  // All that are not behind: so the answer for a job just submitted, the most frequent question,
+  // takes no walk over the queue. The index is named because the planner prefers jobs_state, which
+  // looks into every row.
   QD_ASSIGN_OR_RETURN(
-      const int64_t higher,
-      db_.Integer(0, "SELECT COUNT(*) FROM jobs WHERE state=2 AND priority>?", priority));
-  QD_ASSIGN_OR_RETURN(
-      const int64_t older,
-      db_.Integer(0, "SELECT COUNT(*) FROM jobs WHERE state=2 AND priority=? AND seq<?", priority,
-                  seq));
-  return higher + older;
+      const int64_t not_lower,
+      db_.Integer(0, "SELECT SUM(count) FROM queued_counts WHERE priority>=?", priority));
+  QD_ASSIGN_OR_RETURN(const int64_t from_here_on,
+                      db_.Integer(0,
+                                  "SELECT COUNT(*) FROM jobs INDEXED BY jobs_position "
+                                  "WHERE state=2 AND priority=? AND seq>=?",
+                                  priority, seq));
+  return not_lower - from_here_on;
 }
 
 absl::StatusOr<absl::flat_hash_map<v1::JobState, int64_t>> SqliteTxn::CountByState() {

@@ -44,6 +44,23 @@ CREATE INDEX jobs_tenant ON jobs(tenant, seq);
 CREATE INDEX jobs_state ON jobs(state);
 CREATE INDEX jobs_end ON jobs(end_time) WHERE end_time < 9223372036854775807;
 
+-- Number of QUEUED jobs by priority: a job's place in the queue without counting the queue.
+CREATE TABLE queued_counts(priority INTEGER PRIMARY KEY, count INTEGER NOT NULL);
+CREATE TRIGGER jobs_queued_insert AFTER INSERT ON jobs WHEN NEW.state = 2 BEGIN
+  INSERT INTO queued_counts VALUES(NEW.priority, 1) ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER jobs_queued_enter AFTER UPDATE OF state ON jobs WHEN NEW.state = 2 AND OLD.state != 2 BEGIN
+  INSERT INTO queued_counts VALUES(NEW.priority, 1) ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER jobs_queued_leave AFTER UPDATE OF state ON jobs WHEN NEW.state != 2 AND OLD.state = 2 BEGIN
+  UPDATE queued_counts SET count = count - 1 WHERE priority = OLD.priority;
+END;
+CREATE TRIGGER jobs_queued_priority AFTER UPDATE OF priority ON jobs
+  WHEN NEW.state = 2 AND OLD.state = 2 AND NEW.priority != OLD.priority BEGIN
+  UPDATE queued_counts SET count = count - 1 WHERE priority = OLD.priority;
+  INSERT INTO queued_counts VALUES(NEW.priority, 1) ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+
 -- kind: 1 spec, 2 outcome, 3 checkpoint.
 CREATE TABLE job_blobs(
   job INTEGER NOT NULL REFERENCES jobs(seq) ON DELETE CASCADE, kind INTEGER NOT NULL,

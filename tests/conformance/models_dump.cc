@@ -3,11 +3,11 @@
 //
 //   models_dump MODEL REQUEST.json OUT.safetensors
 //
-// The request: {"device", "dtype", "sequences": [[ids]] of one length, "chunks": [positions fed at
-// a time through the cache], "prompts": [[ids]] of any lengths, "new_tokens", "bench_tokens"}. The
-// file gets "logits" [B, T, V] of one pass, "streamed" the same block by block, "cached" the same
-// fed in chunks through the cache, "together" and "alone" [P, N] the tokens generated from all
-// prompts at once and one at a time. Prints measurements as JSON.
+// The request: {"device", "dtype", "threads", "sequences": [[ids]] of one length, "chunks":
+// [positions fed at a time through the cache], "prompts": [[ids]] of any lengths, "new_tokens",
+// "bench_tokens"}. The file gets "logits" [B, T, V] of one pass, "streamed" the same block by
+// block, "cached" the same fed in chunks through the cache, "together" and "alone" [P, N] the
+// tokens generated from all prompts at once and one at a time. Prints measurements as JSON.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/stack.h>
@@ -144,7 +144,7 @@ absl::Status Run(const std::string& folder, const std::string& request_path,
   QD_ASSIGN_OR_RETURN(options.device, SelectDevice(request.at("device").get<std::string>()));
   QD_ASSIGN_OR_RETURN(options.dtype, ParseComputeDtype(request.at("dtype").get<std::string>()));
   QD_RETURN_IF_ERROR(SetDeterministic(1));
-  SetThreads(0);
+  SetThreads(request.value("threads", 0));
   nlohmann::json measured;
   const int64_t resident_before = ReadHostMemory().resident_bytes;
   absl::Status status;

@@ -48,6 +48,8 @@ Attempt::Attempt(const AttemptWorld& world, v1::LeaseJobResponse lease)
 void Attempt::Abandon() {
   stop_.Hurry();
   last_words_.Cancel();
+  absl::MutexLock lock(&keeper_mutex_);
+  if (keeper_ != nullptr) keeper_->Abandon();
 }
 
 void Attempt::Tick() {
@@ -55,6 +57,7 @@ void Attempt::Tick() {
     stop_.Request(StopReason::kRunTimeout);
   }
   world_.metrics->Disk(FreeDiskBytes(world_.data).value_or(-1), world_.cache->size_bytes());
+  world_.metrics->Gpus(ReadGpuStates());
 }
 
 std::string Attempt::KindName() const {
@@ -214,12 +217,18 @@ Attempt::Outcome Attempt::Judge(const EngineEnd& end) {
                            {"attempt", lease_.lease().attempt()},
                            {"exit", DescribeExit(end.exit)},
                            {"resident_peak_bytes", end.memory.resident_peak_bytes}});
+  if (end.killed_by_us) {
+    keeper_->AddLog(v1::LogLine::WORKER, "the engine did not stop when asked and was killed");
+  }
   const bool finished = end.exit.signal == 0 && end.exit.code == 0 && end.result.has_value();
   Outcome outcome;
   if (finished && stop_.reason() != StopReason::kLeaseLost) {
     *outcome.success.mutable_result() = end.result->values();
     const absl::Status collected = CollectOutput(&outcome);
     if (collected.ok()) {
+      v1::JobEvent event;  // For those who watch; the outcome itself says it again.
+      *event.mutable_result() = *end.result;
+      keeper_->Add(std::move(event));
       outcome.kind = Kind::kSuccess;
       return outcome;
     }
@@ -319,7 +328,12 @@ AttemptResult Attempt::Run() {
   result.outcome = Deliver(std::move(outcome));
   result.device_suspect = device_suspect_;
   collector_.reset();
-  keeper_.reset();
+  std::unique_ptr<LeaseKeeper> keeper;
+  {
+    absl::MutexLock lock(&keeper_mutex_);
+    keeper = std::move(keeper_);
+  }
+  keeper.reset();
   if (result.outcome == "lease_lost") world_.metrics->LeaseLost();
   world_.metrics->AttemptEnded(kind, result.outcome, Monotonic() - started_);
   if (const absl::Status ended = folder_.End(keep_checkpoint_); !ended.ok()) {

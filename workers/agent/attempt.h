@@ -85,6 +85,7 @@ class Attempt {
   bool device_suspect_ = false;
   bool keep_checkpoint_ = false;
   // In this order: the collector uses the keeper, the keeper's hooks use the switch.
+  absl::Mutex keeper_mutex_;  // Between Abandon() and the end of Run().
   std::unique_ptr<LeaseKeeper> keeper_;
   std::unique_ptr<OutputCollector> collector_;
 };

@@ -228,7 +228,11 @@ absl::StatusOr<EngineEnd> RunEngine(const ChildCommand& command, const EngineHoo
 
 v1::Failure DescribeFailure(const EngineEnd& end) {
   v1::Failure failure;
-  if (end.failure.has_value()) {
+  if (end.failure.has_value() && end.failure->error_class() == v1::ERROR_CLASS_CANCELLED) {
+    // Nobody asked here, so it is no cancellation: somebody on the machine has stopped the engine.
+    failure.set_error_class(v1::ERROR_CLASS_ENGINE_CRASH);
+    failure.set_message("the engine was told to stop by somebody else than its worker");
+  } else if (end.failure.has_value()) {
     failure = *end.failure;
     if (failure.error_class() == v1::ERROR_CLASS_UNSPECIFIED) {
       failure.set_error_class(v1::ERROR_CLASS_INTERNAL);

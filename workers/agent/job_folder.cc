@@ -129,6 +129,11 @@ absl::StatusOr<json> PrepareInputs(const v1::LeaseJobResponse& lease, const JobF
     json entry = json::object();
     const v1::Manifest& manifest = input.manifest();
     const std::string target = absl::StrCat(folder.inputs(), "/", number++);
+    const bool is_job = input.state() != v1::JOB_STATE_UNSPECIFIED;
+    if (!is_job && manifest.files().empty()) {
+      return absl::NotFoundError(absl::StrCat("the scheduler has nothing under the name \"",
+                                              input.reference(), "\" any more"));
+    }
     QD_RETURN_IF_ERROR(PlaceFiles(manifest, target, cache, transfer, control), "input ",
                        input.reference());
     if (manifest.files_size() == 1 && manifest.files(0).role() == "data") {

@@ -15,6 +15,9 @@ namespace {
 constexpr absl::Duration kBatchTime = absl::Milliseconds(200);
 constexpr absl::Duration kTick = absl::Seconds(1);
 constexpr absl::Duration kCallTime = absl::Seconds(10);
+// Renewals come no further apart, however long the lease: their answers are how a cancel is
+// learned.
+constexpr absl::Duration kRenewTimeMax = absl::Seconds(3);
 constexpr size_t kEventsMax = 2'000;
 constexpr double kFencedShare = 0.8;
 
@@ -46,12 +49,16 @@ LeaseKeeper::LeaseKeeper(v1::WorkerService::StubInterface* stub, v1::Lease lease
 }
 
 LeaseKeeper::~LeaseKeeper() {
+  Abandon();
+  thread_.join();
+}
+
+void LeaseKeeper::Abandon() {
   {
     absl::MutexLock lock(&mutex_);
     stop_ = true;
   }
   calls_.Cancel();
-  thread_.join();
 }
 
 void LeaseKeeper::Add(v1::JobEvent event) {
@@ -96,7 +103,7 @@ bool LeaseKeeper::Fenced() const {
 bool LeaseKeeper::Due() const {
   if (lost_ || ended_) return false;
   const absl::Duration now = clock_.Monotonic();
-  if (now - last_try_ >= lease_time_ / 3) return true;
+  if (now - last_try_ >= std::min(lease_time_ / 3, kRenewTimeMax)) return true;
   const std::optional<absl::Duration> oldest = outbox_.OldestUnsent();
   if (oldest.has_value()) return flush_ || now - *oldest >= kBatchTime || outbox_.Full();
   return !outbox_.Empty();  // Sent, not acknowledged: to be sent again.
@@ -243,6 +250,7 @@ absl::Status LeaseKeeper::Drain(CancelScope& scope) {
     flush_ = true;
   }
   while (true) {
+    if (scope.cancelled()) return absl::CancelledError("told to stop");
     QD_RETURN_IF_ERROR(Gate(scope));
     absl::MutexLock lock(&mutex_);
     const auto done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

@@ -62,6 +62,9 @@ class LeaseKeeper {
   // Gives the job back; one answer or `scope` ends the tries.
   absl::Status Release(const std::string& reason, CancelScope& scope);
 
+  // Stops renewing and ends the call in flight; nothing more will be delivered.
+  void Abandon();
+
   const v1::Lease& lease() const { return lease_; }
 
  private:

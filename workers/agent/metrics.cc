@@ -86,6 +86,12 @@ AgentMetrics::AgentMetrics() : registry_(std::make_shared<prometheus::Registry>(
                              "Device checks after a crash that failed");
   disk_free_ = gauge("quantd_worker_disk_free_bytes", "Free disk below the data folder");
   cache_bytes_ = gauge("quantd_worker_cache_bytes", "Size of the blob cache");
+  const auto gauges = [&](const char* name, const char* help) {
+    return &BuildGauge().Name(name).Help(help).Register(r);
+  };
+  gpu_memory_used_ = gauges("quantd_worker_gpu_memory_used_bytes", "GPU memory in use, by all");
+  gpu_utilization_ = gauges("quantd_worker_gpu_utilization_ratio", "Share of time a kernel ran");
+  gpu_temperature_ = gauges("quantd_worker_gpu_temperature_celsius", "Temperature of the GPU");
 }
 
 absl::StatusOr<std::string> AgentMetrics::Listen(const std::string& address) {
@@ -155,6 +161,15 @@ void AgentMetrics::CheckpointStored() { checkpoint_time_->Set(UnixNow()); }
 void AgentMetrics::Disk(int64_t free_bytes, int64_t cache_bytes) {
   disk_free_->Set(static_cast<double>(free_bytes));
   cache_bytes_->Set(static_cast<double>(cache_bytes));
+}
+
+void AgentMetrics::Gpus(const std::vector<GpuState>& states) {
+  for (size_t i = 0; i < states.size(); ++i) {
+    const prometheus::Labels gpu = {{"gpu", absl::StrCat(i)}};
+    gpu_memory_used_->Add(gpu).Set(static_cast<double>(states[i].memory_used_bytes));
+    gpu_utilization_->Add(gpu).Set(states[i].utilization_ratio);
+    gpu_temperature_->Add(gpu).Set(states[i].temperature_celsius);
+  }
 }
 
 void ProgressMeter::Update(const v1::Progress& progress, absl::Duration now) {

@@ -13,6 +13,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,6 +22,7 @@
 #include "absl/time/time.h"
 #include "proto/quantd/v1/job.pb.h"
 #include "proto/quantd/v1/worker.pb.h"
+#include "workers/agent/gpu_state.h"
 
 namespace quantd {
 
@@ -52,6 +54,7 @@ class AgentMetrics {
   void CheckpointStored();
   void CanaryFailed() { canary_failures_->Increment(); }
   void Disk(int64_t free_bytes, int64_t cache_bytes);
+  void Gpus(const std::vector<GpuState>& states);
 
  private:
   std::shared_ptr<prometheus::Registry> registry_;
@@ -79,6 +82,9 @@ class AgentMetrics {
   prometheus::Counter* canary_failures_;
   prometheus::Gauge* disk_free_;
   prometheus::Gauge* cache_bytes_;
+  prometheus::Family<prometheus::Gauge>* gpu_memory_used_;
+  prometheus::Family<prometheus::Gauge>* gpu_utilization_;
+  prometheus::Family<prometheus::Gauge>* gpu_temperature_;
 };
 
 // One attempt's progress turned into counters: what was done since the last event, how long each

@@ -45,6 +45,8 @@ void Outbox::Add(v1::JobEvent event, absl::Duration now) {
     ReleaseProgress(now, /*force=*/false);
     return;
   }
+  // The end of the work comes after its last progress.
+  if (event.has_result()) ReleaseProgress(now, /*force=*/true);
   Push(std::move(event), now);
 }
 

@@ -87,7 +87,7 @@ bool FakeScheduler::WaitFor(const std::string& job,
                             const std::function<bool(const JobRecord&)>& condition) {
   absl::MutexLock lock(&mutex_);
   const auto holds = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return condition(jobs_[job]); };
-  return mutex_.AwaitWithTimeout(absl::Condition(&holds), absl::Seconds(60));
+  return mutex_.AwaitWithTimeout(absl::Condition(&holds), absl::Seconds(120));
 }
 
 void FakeScheduler::Cancel(const std::string& job) {

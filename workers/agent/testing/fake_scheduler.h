@@ -50,7 +50,7 @@ class FakeScheduler final : public v1::WorkerService::Service, public v1::Artifa
   v1::Blob AddBlob(const std::string& bytes);
   std::string BlobBytes(const std::string& sha256);
   JobRecord Get(const std::string& job);
-  // Waits for the condition; false after 60 s.
+  // Waits for the condition; false after 120 s.
   bool WaitFor(const std::string& job, const std::function<bool(const JobRecord&)>& condition);
   bool WaitDone(const std::string& job) {
     return WaitFor(job, [](const JobRecord& record) { return record.done; });

@@ -246,7 +246,7 @@ absl::Status CheckTensorName(absl::string_view name) {
 
 absl::Status ParseHeaderJson(absl::string_view text, HeaderJson* header) {
   HeaderReader reader(header);
-  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &reader)) {
+  if (!SaxParse(text, &reader)) {
     return absl::DataLossError(reader.error());
   }
   return absl::OkStatus();

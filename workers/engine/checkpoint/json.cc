@@ -59,7 +59,7 @@ class Checker : public nlohmann::json_sax<nlohmann::json> {
 
 absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, absl::string_view origin) {
   Checker checker;
-  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &checker)) {
+  if (!SaxParse(text, &checker)) {
     return absl::DataLossError(absl::StrCat(origin, ": ", checker.error()));
   }
   nlohmann::json json = nlohmann::json::parse(text.begin(), text.end(), /*cb=*/nullptr,

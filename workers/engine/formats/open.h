@@ -4,11 +4,9 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "workers/engine/models/weights.h"
 
 namespace quantd::engine {
-
-class Checkpoint;
-class WeightSource;
 
 // Dense weights by Hugging Face name. Without a "quantization_config" in config.json these are the
 // checkpoint's own tensors; with one, the format that recognizes it decodes them. Unimplemented

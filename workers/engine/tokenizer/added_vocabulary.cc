@@ -131,15 +131,17 @@ absl::StatusOr<AddedVocabulary> AddedVocabulary::FromJson(const JsonView& json, 
   // Special tokens win over others with the same text.
   for (bool special : {true, false}) {
     for (size_t i = 0; i < added.entries_.size(); ++i) {
-      const Entry& entry = added.entries_[i];
+      Entry& entry = added.entries_[i];
       if (entry.special != special) continue;
       if (!entry.normalized) {
+        entry.told = entry.content;
         added.raw_.Add(entry.content, i);
         continue;
       }
       Piece content{.text = entry.content};
       if (normalizer != nullptr) QD_RETURN_IF_ERROR(normalizer->Apply(&content));
       added.normalized_.Add(content.text, i);
+      entry.told = std::move(content.text);
     }
   }
   return added;
@@ -203,12 +205,15 @@ std::optional<int32_t> AddedVocabulary::Find(absl::string_view token) const {
 
 const std::string* AddedVocabulary::Token(int32_t id) const {
   auto found = by_id_.find(id);
-  return found == by_id_.end() ? nullptr : &entries_[found->second].content;
+  return found == by_id_.end() ? nullptr : &entries_[found->second].told;
 }
 
 bool AddedVocabulary::IsSpecial(int32_t id) const {
-  auto found = by_id_.find(id);
-  return found != by_id_.end() && entries_[found->second].special;
+  const std::string* told = Token(id);
+  if (told == nullptr) return false;
+  // The reference asks by text: a special token that the normalizer rewrites is not recognized.
+  auto found = by_content_.find(*told);
+  return found != by_content_.end() && entries_[found->second].special;
 }
 
 }  // namespace quantd

@@ -27,7 +27,9 @@ class AddedVocabulary {
                                            const Normalizer* normalizer) const;
 
   std::optional<int32_t> Find(absl::string_view token) const;
-  // Null when the id is not an added token's.
+  // Null when the id is not an added token's. Tokens that are looked for in normalized text are
+  // told as normalized, so that the decoder, which undoes the normalizer's work, finds what it
+  // expects.
   const std::string* Token(int32_t id) const;
   bool IsSpecial(int32_t id) const;
   int32_t id_max() const { return id_max_; }
@@ -35,6 +37,7 @@ class AddedVocabulary {
  private:
   struct Entry {
     std::string content;
+    std::string told;  // The content, normalized for a normalized token.
     int32_t id = -1;
     bool single_word = false;
     bool lstrip = false;

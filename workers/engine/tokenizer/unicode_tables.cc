@@ -2,7 +2,7 @@
 // library whatever version the system's Oniguruma and utf8proc were made from. The reference's own
 // parts differ among themselves: its regexes know Unicode 16, its digits 17, its normalizer 10, its
 // punctuation 8. Each table was found by asking the reference about every code point;
-// tests/conformance/tokenizer repeats that question.
+// tests/conformance/tokenizer_oracle.py repeats that question.
 #include "workers/engine/tokenizer/unicode_tables.h"
 
 namespace quantd::unicode_tables {

@@ -1,0 +1,188 @@
+// The file's keys become flags that stand before the real ones; of a flag given twice the last one
+// counts.
+#include "server/config.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <filesystem>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/status_macros.h"
+
+namespace quantd {
+namespace {
+
+constexpr int64_t kConfigBytesMax = 1 << 20;
+
+struct Flags {
+  std::string config;
+  std::string store;
+  double lease_seconds = 30;
+  int64_t free_mib_min = 512;
+  bool insecure = false;
+};
+
+std::string DefaultData() {
+  if (const char* data = std::getenv("XDG_DATA_HOME"); data != nullptr && *data == '/') {
+    return absl::StrCat(data, "/quantd");
+  }
+  const char* home = std::getenv("HOME");
+  return absl::StrCat(home != nullptr ? home : ".", "/.local/share/quantd");
+}
+
+void Describe(CLI::App& app, Flags* flags, Config* config) {
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  ServerOptions& server = config->server;
+  app.add_option("--config", flags->config, "YAML file with these options by name; flags win");
+  app.add_option("--listen", server.listen, "Address of the API, host:port; port 0 takes any")
+      ->capture_default_str();
+  app.add_option("--metrics-listen", server.metrics_listen,
+                 "Address of Prometheus' /metrics, or \"off\"")
+      ->capture_default_str();
+  app.add_option("--data", server.data, "Folder for database and artifacts")->capture_default_str();
+  app.add_option("--store", flags->store,
+                 "Where jobs are kept: sqlite:PATH; by default sqlite:DATA/quantd.db");
+  app.add_option("--lease-seconds", flags->lease_seconds,
+                 "A worker that is silent for so long loses its job")
+      ->check(CLI::Range(1.0, 3600.0))
+      ->capture_default_str();
+  app.add_option("--free-mib-min", flags->free_mib_min,
+                 "Uploads stop when less of the disk is free")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_flag("--standalone", config->standalone,
+               "Start the quant-worker beside this program, too");
+  app.add_flag("--reflection", server.reflection,
+               "Offer gRPC reflection, for grpcurl and the like");
+  app.add_flag("--insecure", flags->insecure,
+               "Listen on an address that others can reach, without any protection");
+  app.add_option("--ready-file", config->ready_file,
+                 "JSON file with the real addresses, written once serving");
+  app.add_option("--log-format", config->log_format, "text or json")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+  app.add_option("--log-level", config->log_level, "debug, info, warning or error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
+  app.set_version_flag("--version", QUANTD_VERSION);
+}
+
+// The file's entries as "--key=value".
+absl::StatusOr<std::vector<std::string>> ReadConfigFile(const std::string& path,
+                                                        const CLI::App& app) {
+  QD_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kConfigBytesMax), "--config");
+  std::vector<std::string> args;
+  try {
+    const YAML::Node root = YAML::Load(text);
+    if (root.IsNull()) return args;
+    if (!root.IsMap())
+      return absl::InvalidArgumentError(absl::StrCat(path, ": has to be `key: value` lines"));
+    for (const auto& entry : root) {
+      const std::string key = entry.first.as<std::string>();
+      const std::string where = absl::StrCat(path, ":", entry.first.Mark().line + 1, ": ");
+      if (key == "config" || app.get_option_no_throw("--" + key) == nullptr) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(where, "there is no option \"", key, "\"; quantd --help lists them"));
+      }
+      if (!entry.second.IsScalar())
+        return absl::InvalidArgumentError(absl::StrCat(where, key, " needs one value"));
+      args.push_back(absl::StrCat("--", key, "=", entry.second.as<std::string>()));
+    }
+  } catch (const YAML::Exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.what()));
+  }
+  return args;
+}
+
+bool IsLoopback(const std::string& address) {
+  const std::string host = address.substr(0, address.rfind(':'));
+  return host == "localhost" || host == "[::1]" ||
+         (absl::StartsWith(host, "127.") &&
+          host.find_first_not_of("0123456789.") == std::string::npos);
+}
+
+absl::Status CheckAddress(const char* flag, const std::string& address) {
+  const size_t colon = address.rfind(':');
+  int port = -1;
+  if (colon != std::string::npos && colon > 0 &&
+      absl::SimpleAtoi(address.substr(colon + 1), &port) && port >= 0 && port <= 65535) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " ", address, ": has to be host:port, as 127.0.0.1:7717"));
+}
+
+absl::Status Finish(const Flags& flags, Config* config) {
+  ServerOptions& server = config->server;
+  QD_RETURN_IF_ERROR(CheckAddress("--listen", server.listen));
+  if (server.metrics_listen != "off")
+    QD_RETURN_IF_ERROR(CheckAddress("--metrics-listen", server.metrics_listen));
+  for (const std::string& address : {server.listen, server.metrics_listen}) {
+    if (flags.insecure || address == "off" || IsLoopback(address)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "listening on ", address,
+        ": anyone who can reach this address could run jobs, for TLS and access tokens are "
+        "not there yet; listen on 127.0.0.1 and reach it through a tunnel (ssh -L), or add "
+        "--insecure inside a "
+        "network that you trust"));
+  }
+  if (!flags.store.empty()) {
+    if (!absl::StartsWith(flags.store, "sqlite:") || flags.store.size() == 7) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--store ", flags.store, ": has to be sqlite:PATH"));
+    }
+    server.database = flags.store.substr(7);
+  }
+  server.lease_time = absl::Seconds(flags.lease_seconds);
+  server.free_bytes_min = flags.free_mib_min << 20;
+  config->log.program = "quantd";
+  config->log.format = config->log_format == "json" ? LogFormat::kJson : LogFormat::kText;
+  QD_RETURN_IF_ERROR(ParseLogLevel(config->log_level, &config->log.level));
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  config->worker_program = (self.parent_path() / "quant-worker").string();
+  if (config->standalone && !FileExists(config->worker_program)) {
+    return absl::NotFoundError(absl::StrCat("--standalone: there is no ", config->worker_program));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args) {
+  std::vector<std::string> all = args;
+  for (const bool with_file : {false, true}) {
+    Flags flags;
+    Config config;
+    config.server.data = DefaultData();
+    CLI::App app("quantd: the scheduler of quantization jobs", "quantd");
+    Describe(app, &flags, &config);
+    try {
+      app.parse(
+          std::vector<std::string>(all.rbegin(), all.rend()));  // CLI11 takes them from the end.
+    } catch (const CLI::CallForHelp&) {
+      config.print_and_exit = app.help();
+      return config;
+    } catch (const CLI::CallForVersion&) {
+      config.print_and_exit = absl::StrCat("quantd ", QUANTD_VERSION, "\n");
+      return config;
+    } catch (const CLI::Error& error) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(error.what(), "; quantd --help lists the options"));
+    }
+    if (with_file || flags.config.empty()) {
+      QD_RETURN_IF_ERROR(Finish(flags, &config));
+      return config;
+    }
+    QD_ASSIGN_OR_RETURN(std::vector<std::string> from_file, ReadConfigFile(flags.config, app));
+    all.insert(all.begin(), from_file.begin(), from_file.end());
+  }
+  return absl::InternalError("the configuration was not read");
+}
+
+}  // namespace quantd

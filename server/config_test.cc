@@ -1,0 +1,66 @@
+// Flags, the file, and what is refused before anything starts.
+#include "server/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include "base/file.h"
+
+namespace quantd {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Config, Defaults) {
+  const auto config = ParseConfig({});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->server.listen, "127.0.0.1:7717");
+  EXPECT_EQ(config->server.metrics_listen, "127.0.0.1:7718");
+  EXPECT_FALSE(config->server.reflection);
+  EXPECT_THAT(config->server.data, HasSubstr("quantd"));
+}
+
+TEST(Config, FlagsWinOverTheFileAndUnknownKeysNameTheirLine) {
+  char pattern[] = "/tmp/quantd_config_XXXXXX";
+  const std::string folder = mkdtemp(pattern);
+  const std::string path = folder + "/quantd.yaml";
+  ASSERT_TRUE(
+      WriteFileAtomic(path, "listen: 127.0.0.1:1\nlease-seconds: 5\nreflection: true\n").ok());
+  const auto config = ParseConfig({"--config", path, "--listen", "127.0.0.1:2"});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->server.listen, "127.0.0.1:2");
+  EXPECT_EQ(config->server.lease_time, absl::Seconds(5));
+  EXPECT_TRUE(config->server.reflection);
+  ASSERT_TRUE(WriteFileAtomic(path, "listen: 127.0.0.1:1\nlisten-on: x\n").ok());
+  EXPECT_THAT(std::string(ParseConfig({"--config", path}).status().message()),
+              HasSubstr("quantd.yaml:2: there is no option \"listen-on\""));
+  ASSERT_TRUE(WriteFileAtomic(path, "a: [\n").ok());
+  EXPECT_FALSE(ParseConfig({"--config", path}).ok());
+  EXPECT_TRUE(RemoveTree(folder).ok());
+}
+
+TEST(Config, WhatOthersCanReachNeedsTheFlag) {
+  for (const char* address :
+       {"0.0.0.0:7717", "[::]:7717", "example.org:7717", "127.0.0.1.example.org:1"}) {
+    const auto config = ParseConfig({"--listen", address});
+    EXPECT_THAT(std::string(config.status().message()), HasSubstr("--insecure")) << address;
+    EXPECT_TRUE(ParseConfig({"--listen", address, "--insecure"}).ok());
+  }
+  for (const char* address : {"localhost:0", "[::1]:7717", "127.0.0.2:7717"}) {
+    EXPECT_TRUE(ParseConfig({"--listen", address}).ok()) << address;
+  }
+}
+
+TEST(Config, NonsenseIsRefused) {
+  for (const char* flag :
+       {"--listen=7717", "--listen=127.0.0.1:99999", "--store=postgres:x", "--log-format=xml",
+        "--lease-seconds=0", "--nope", "--metrics-listen=0.0.0.0:1"}) {
+    EXPECT_EQ(ParseConfig({flag}).status().code(), absl::StatusCode::kInvalidArgument) << flag;
+  }
+  EXPECT_EQ(ParseConfig({"--store=sqlite:/x/y.db"})->server.database, "/x/y.db");
+  EXPECT_THAT(ParseConfig({"--help"})->print_and_exit, HasSubstr("--listen"));
+}
+
+}  // namespace
+}  // namespace quantd

@@ -1,0 +1,253 @@
+// Parts are declared in the order in which they may depend on each other, so that destruction
+// undoes it.
+#include "server/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "proto/channel.h"
+#include "server/artifacts/local_artifact_store.h"
+#include "server/artifacts/secret.h"
+#include "server/services/artifact_service.h"
+#include "server/services/job_service.h"
+#include "server/services/sweep_service.h"
+#include "server/services/worker_service.h"
+#include "server/store/sqlite_job_store.h"
+
+namespace quantd {
+namespace {
+
+constexpr absl::Duration kTick = absl::Seconds(1);
+constexpr absl::Duration kUploadSweep = absl::Hours(1);
+constexpr int kReadThreads = 4;  // Database reads are short; the page cache is shared.
+constexpr int kDiskThreads = 4;  // A disk does not get faster with more.
+constexpr const char* kServices[] = {"",
+                                     "quantd.v1.JobService",
+                                     "quantd.v1.SweepService",
+                                     "quantd.v1.WorkerService",
+                                     "quantd.v1.CatalogService",
+                                     "quantd.v1.ArtifactService"};
+
+// Wall time at the start plus monotonic time since: does not jump.
+std::function<absl::Time()> SteadyNow() {
+  const absl::Time wall = Clock::Real().Now();
+  const absl::Duration origin = Clock::Real().Monotonic();
+  return [wall, origin] { return wall + (Clock::Real().Monotonic() - origin); };
+}
+
+}  // namespace
+
+struct Server::Parts {
+  ServerOptions options;
+  std::string address;
+  std::string metrics_address = "off";
+  absl::Time start_time;
+
+  std::unique_ptr<JobStore> store;
+  std::unique_ptr<LocalArtifactStore> artifacts;
+  std::unique_ptr<Hub> hub;
+  std::unique_ptr<Queue> queue;
+  std::unique_ptr<CatalogCache> catalog;
+  ServerMetrics metrics;
+  std::unique_ptr<WorkPool> reads;
+  std::unique_ptr<WorkPool> disk;
+  ServiceContext context;
+  std::unique_ptr<JobServiceImpl> jobs;
+  std::unique_ptr<SweepServiceImpl> sweeps;
+  std::unique_ptr<WorkerServiceImpl> workers;
+  std::unique_ptr<CatalogServiceImpl> catalogs;
+  std::unique_ptr<ArtifactServiceImpl> artifact_service;
+  std::unique_ptr<grpc::Server> grpc;
+  absl::Notification stop_ticking;
+  std::thread ticker;
+  absl::Mutex drain_mutex;
+  bool drained ABSL_GUARDED_BY(drain_mutex) = false;
+  bool serving = false;  // Of the ticker's thread.
+
+  absl::Status Open();
+  absl::Status Listen();
+  absl::Status ServeMetrics();
+  void SetHealth(bool healthy);
+  void TickOnce();
+  void TickLoop();
+};
+
+absl::Status Server::Parts::Open() {
+  QD_RETURN_IF_ERROR(MakeFolders(options.data));
+  const std::string database =
+      options.database.empty() ? options.data + "/quantd.db" : options.database;
+  QD_ASSIGN_OR_RETURN(store, OpenSqliteJobStore({.path = database}), "opening the database ",
+                      database);
+  context.now = SteadyNow();
+  start_time = context.now();
+  QD_ASSIGN_OR_RETURN(artifacts,
+                      LocalArtifactStore::Open({.folder = options.data + "/artifacts",
+                                                .free_bytes_min = options.free_bytes_min},
+                                               Clock::Real().Now()));
+  QD_ASSIGN_OR_RETURN(context.secret, ReadOrMakeSecret(options.data + "/secret"));
+  hub = std::make_unique<Hub>();
+  QueueOptions queue_options;
+  queue_options.lease_time = options.lease_time;
+  queue_options.observer = hub.get();
+  queue_options.find_manifest = [this](const std::string& tenant,
+                                       const std::string& sha256) -> absl::StatusOr<v1::Manifest> {
+    QD_ASSIGN_OR_RETURN(const v1::Artifact artifact, artifacts->GetArtifact(tenant, sha256));
+    return artifact.manifest();
+  };
+  QD_ASSIGN_OR_RETURN(queue, Queue::Open(store.get(), std::move(queue_options), context.now()),
+                      "opening the queue in ", database);
+  catalog = std::make_unique<CatalogCache>([this] { return queue->GetCatalog(context.now()); });
+  reads = std::make_unique<WorkPool>(kReadThreads);
+  disk = std::make_unique<WorkPool>(kDiskThreads);
+  context.queue = queue.get();
+  context.artifacts = artifacts.get();
+  context.hub = hub.get();
+  context.metrics = &metrics;
+  context.catalog = catalog.get();
+  context.reads = reads.get();
+  context.disk = disk.get();
+  context.times = options.times;
+  return absl::OkStatus();
+}
+
+absl::Status Server::Parts::Listen() {
+  jobs = std::make_unique<JobServiceImpl>(&context);
+  sweeps = std::make_unique<SweepServiceImpl>(&context);
+  workers = std::make_unique<WorkerServiceImpl>(&context);
+  catalogs = std::make_unique<CatalogServiceImpl>(&context);
+  artifact_service = std::make_unique<ArtifactServiceImpl>(&context);
+  grpc::EnableDefaultHealthCheckService(true);
+  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  ApplyServerArguments(&builder);
+  int port = 0;
+  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
+  for (grpc::Service* service : std::initializer_list<grpc::Service*>{
+           jobs.get(), sweeps.get(), workers.get(), catalogs.get(), artifact_service.get()}) {
+    builder.RegisterService(service);
+  }
+  grpc = builder.BuildAndStart();
+  if (grpc == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrCat("listening on ", options.listen,
+                                               ": the address is not to be had; does another "
+                                               "quantd run there? Choose another one with --listen "
+                                               "(port 0 takes any)"));
+  }
+  address = absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":", port);
+  return absl::OkStatus();
+}
+
+absl::Status Server::Parts::ServeMetrics() {
+  if (options.metrics_listen == "off") return absl::OkStatus();
+  const auto snapshot = [this] {
+    return MetricsSnapshot{
+        .counters = queue->Counters(),
+        .statistics = queue->Statistics(context.now()).value_or(QueueStatistics()),
+        .store = store->Metrics(),
+        .artifacts = artifacts->Usage(),
+        .subscribers = hub->listeners()};
+  };
+  QD_ASSIGN_OR_RETURN(metrics_address, metrics.Serve(options.metrics_listen, snapshot));
+  return absl::OkStatus();
+}
+
+void Server::Parts::SetHealth(bool healthy) {
+  if (healthy == serving) return;
+  serving = healthy;
+  grpc::HealthCheckServiceInterface* health = grpc->GetHealthCheckService();
+  if (health == nullptr) return;
+  for (const char* service : kServices) health->SetServingStatus(service, healthy);
+}
+
+void Server::Parts::TickOnce() {
+  absl::Status health = store->Health();
+  health.Update(artifacts->Health());
+  if (health.ok() != serving && !hub->draining()) {
+    Log(health.ok() ? LogLevel::kInfo : LogLevel::kError, health.ok() ? "healthy" : "not healthy",
+        {{"error", health.ToString()}});
+  }
+  SetHealth(health.ok() && !hub->draining());
+  if (const absl::Status tick = queue->Tick(context.now()); !tick.ok()) {
+    LogError("the queue's clocks stand still", {{"error", tick.ToString()}});
+  }
+}
+
+void Server::Parts::TickLoop() {
+  absl::Duration swept = Clock::Real().Monotonic();
+  while (!stop_ticking.WaitForNotificationWithTimeout(kTick)) {
+    TickOnce();
+    if (Clock::Real().Monotonic() - swept < kUploadSweep) continue;
+    swept = Clock::Real().Monotonic();
+    if (const absl::Status sweep = artifacts->Sweep(Clock::Real().Now()); !sweep.ok()) {
+      LogWarning("stale uploads stay", {{"error", sweep.ToString()}});
+    }
+  }
+}
+
+Server::Server(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
+  auto parts = std::make_unique<Parts>();
+  parts->options = options;
+  QD_RETURN_IF_ERROR(parts->Open());
+  QD_RETURN_IF_ERROR(parts->Listen());
+  Parts* const raw = parts.get();
+  raw->grpc->GetHealthCheckService()->SetServingStatus(false);
+  raw->TickOnce();
+  raw->ticker = std::thread([raw] { raw->TickLoop(); });
+  std::unique_ptr<Server> server(new Server(std::move(parts)));
+  QD_RETURN_IF_ERROR(raw->ServeMetrics());
+  return server;
+}
+
+Server::~Server() { Drain(); }
+
+const std::string& Server::address() const { return parts_->address; }
+const std::string& Server::metrics_address() const { return parts_->metrics_address; }
+Queue* Server::queue() { return parts_->queue.get(); }
+
+bool Server::HasWorker() const {
+  const auto workers = parts_->queue->ListWorkers({}, parts_->context.now());
+  if (!workers.ok()) return false;
+  for (const v1::Worker& worker : workers->workers()) {
+    if (absl::FromUnixSeconds(worker.register_time().seconds() + 1) >= parts_->start_time)
+      return true;
+  }
+  return false;
+}
+
+void Server::StartDraining() {
+  if (parts_->hub->draining()) return;
+  for (const char* service : kServices)
+    parts_->grpc->GetHealthCheckService()->SetServingStatus(service, false);
+  parts_->hub->Drain();
+}
+
+void Server::Drain(absl::Duration grace) {
+  absl::MutexLock lock(&parts_->drain_mutex);
+  if (std::exchange(parts_->drained, true)) return;
+  StartDraining();
+  parts_->grpc->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+  parts_->grpc->Wait();
+  parts_->stop_ticking.Notify();
+  parts_->ticker.join();
+  parts_->metrics.Stop();
+  // What calls have posted ends before what it uses.
+  parts_->reads.reset();
+  parts_->disk.reset();
+  parts_->hub.reset();
+  parts_->queue.reset();
+  parts_->store.reset();  // Flushes, and folds the write-ahead log into the file.
+}
+
+}  // namespace quantd

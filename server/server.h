@@ -1,0 +1,55 @@
+// The scheduler as one object: database, queue, artifact store, services and metrics, started and
+// stopped in the right order. main.cc and the tests run the same one.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/services/context.h"
+
+namespace quantd {
+
+struct ServerOptions {
+  std::string listen = "127.0.0.1:7717";          // host:port; port 0: any.
+  std::string metrics_listen = "127.0.0.1:7718";  // "off": none.
+  std::string data;                               // Created when missing.
+  std::string database;                           // The SQLite file; empty: data/quantd.db.
+  bool reflection = false;
+  absl::Duration lease_time = absl::Seconds(30);
+  int64_t free_bytes_min = int64_t{512} << 20;
+  StreamTimes times;
+};
+
+class Server {
+ public:
+  // AlreadyExists or Unavailable with a remedy when a port or the database is taken.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
+  // Drains first.
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // The real addresses, "host:port".
+  const std::string& address() const;
+  const std::string& metrics_address() const;
+
+  // Health says NOT_SERVING, nothing new is accepted, streams and polls are sent home. Idempotent.
+  void StartDraining();
+  // StartDraining; then waits for calls, at most `grace`, and closes everything. Jobs are not
+  // cancelled: workers go on, and attach again to the next scheduler. Idempotent.
+  void Drain(absl::Duration grace = absl::Seconds(10));
+
+  // Whether a worker has registered with this process.
+  bool HasWorker() const;
+  Queue* queue();
+
+ private:
+  struct Parts;
+  explicit Server(std::unique_ptr<Parts> parts);
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace quantd

@@ -1,0 +1,506 @@
+// The whole scheduler over loopback sockets, with the real store: what clients and workers may rely
+// on.
+#include "server/server.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <atomic>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/sha256.h"
+#include "proto/channel.h"
+#include "proto/errors.h"
+#include "proto/quantd/v1/artifact.grpc.pb.h"
+#include "proto/quantd/v1/job.grpc.pb.h"
+#include "proto/quantd/v1/sweep.grpc.pb.h"
+#include "proto/quantd/v1/worker.grpc.pb.h"
+
+namespace quantd {
+namespace {
+
+using ::testing::HasSubstr;
+
+class ServerTest : public testing::Test {
+ protected:
+  ServerTest() {
+    char pattern[] = "/tmp/quantd_server_XXXXXX";
+    folder_ = mkdtemp(pattern);
+    options_.listen = "127.0.0.1:0";
+    options_.metrics_listen = "off";
+    options_.data = folder_;
+    options_.free_bytes_min = 0;
+    Restart();
+  }
+  ~ServerTest() override {
+    server_.reset();
+    EXPECT_TRUE(RemoveTree(folder_).ok());
+  }
+
+  void Restart() {
+    server_.reset();
+    auto server = Server::Start(options_);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    auto channel = grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(),
+                                             ClientChannelArguments());
+    jobs_ = v1::JobService::NewStub(channel);
+    sweeps_ = v1::SweepService::NewStub(channel);
+    workers_ = v1::WorkerService::NewStub(channel);
+    catalog_ = v1::CatalogService::NewStub(channel);
+    artifacts_ = v1::ArtifactService::NewStub(channel);
+  }
+
+  // One unary call with a deadline.
+  template <typename Stub, typename Request, typename Response>
+  absl::Status Ask(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                   Stub* stub, const Request& request, Response* response) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(30)));
+    return FromGrpcStatus((stub->*method)(&context, request, response));
+  }
+
+  absl::StatusOr<v1::SubmitJobResponse> Submit(const v1::SubmitJobRequest& request) {
+    v1::SubmitJobResponse response;
+    const absl::Status status =
+        Ask(&v1::JobService::Stub::SubmitJob, jobs_.get(), request, &response);
+    if (!status.ok()) return status;
+    return response;
+  }
+  static v1::SubmitJobRequest Request(const std::string& request_id = "") {
+    v1::SubmitJobRequest request;
+    request.mutable_spec()->mutable_quantize()->set_model("/models/tiny");
+    request.mutable_spec()->mutable_quantize()->set_method("rtn");
+    request.set_request_id(request_id);
+    return request;
+  }
+
+  void Register(const std::string& worker = "w1") {
+    v1::RegisterWorkerRequest request;
+    request.mutable_worker()->set_name("workers/" + worker);
+    v1::Catalog& catalog = *request.mutable_worker()->mutable_catalog();
+    catalog.add_kinds("quantize");
+    v1::MethodInfo& method = *catalog.add_methods();
+    method.set_name("rtn");
+    method.add_formats("gptq");
+    v1::OptionInfo& bits = *method.add_options();
+    bits.set_name("bits");
+    bits.set_type(v1::OptionInfo::INT);
+    bits.mutable_default_value()->set_number_value(4);
+    bits.set_minimum(2);
+    bits.set_maximum(8);
+    catalog.add_devices()->set_type("cpu");
+    request.set_instance_id("instance-" + worker);
+    v1::RegisterWorkerResponse response;
+    const absl::Status status =
+        Ask(&v1::WorkerService::Stub::RegisterWorker, workers_.get(), request, &response);
+    ASSERT_TRUE(status.ok()) << status;
+  }
+
+  absl::StatusOr<v1::LeaseJobResponse> Lease(absl::Duration wait,
+                                             const std::string& worker = "w1") {
+    v1::LeaseJobRequest request;
+    request.set_worker("workers/" + worker);
+    request.set_instance_id("instance-" + worker);
+    request.set_request_id(absl::StrCat("poll-", polls_++));
+    request.mutable_wait()->set_seconds(absl::ToInt64Seconds(wait));
+    v1::LeaseJobResponse response;
+    const absl::Status status =
+        Ask(&v1::WorkerService::Stub::LeaseJob, workers_.get(), request, &response);
+    if (!status.ok()) return status;
+    return response;
+  }
+
+  absl::StatusOr<v1::CompleteJobResponse> Complete(const v1::Lease& lease,
+                                                   const v1::Manifest& output = {}) {
+    v1::CompleteJobRequest request;
+    *request.mutable_lease() = lease;
+    *request.mutable_success()->mutable_output() = output;
+    v1::CompleteJobResponse response;
+    const absl::Status status =
+        Ask(&v1::WorkerService::Stub::CompleteJob, workers_.get(), request, &response);
+    if (!status.ok()) return status;
+    return response;
+  }
+
+  // Sends the data from where the server is, `bytes_max` of it at most.
+  absl::StatusOr<v1::UploadBlobResponse> Upload(const std::string& data,
+                                                size_t bytes_max = SIZE_MAX) {
+    v1::StartUploadRequest start;
+    start.mutable_blob()->set_sha256(Sha256Hex(data));
+    start.mutable_blob()->set_size_bytes(static_cast<int64_t>(data.size()));
+    v1::StartUploadResponse started;
+    const absl::Status status =
+        Ask(&v1::ArtifactService::Stub::StartUpload, artifacts_.get(), start, &started);
+    if (!status.ok()) return status;
+    grpc::ClientContext context;
+    v1::UploadBlobResponse response;
+    auto writer = artifacts_->UploadBlob(&context, &response);
+    size_t at = static_cast<size_t>(started.committed_bytes());
+    const size_t stop = std::min(data.size(), at + std::min(bytes_max, data.size()));
+    v1::UploadBlobRequest chunk;
+    chunk.set_upload(started.upload());
+    do {
+      const size_t size = std::min(stop - at, static_cast<size_t>(started.max_chunk_bytes()));
+      chunk.set_offset(static_cast<int64_t>(at));
+      chunk.set_data(data.substr(at, size));
+      at += size;
+      chunk.set_finish(at == data.size());
+      if (!writer->Write(chunk)) break;
+    } while (at < stop);
+    writer->WritesDone();
+    const absl::Status end = FromGrpcStatus(writer->Finish());
+    if (!end.ok()) return end;
+    return response;
+  }
+
+  absl::StatusOr<std::string> Download(const std::string& sha256, int64_t offset = 0,
+                                       int64_t limit = 0) {
+    v1::DownloadBlobRequest request;
+    request.set_sha256(sha256);
+    request.set_offset(offset);
+    request.set_limit_bytes(limit);
+    grpc::ClientContext context;
+    auto reader = artifacts_->DownloadBlob(&context, request);
+    std::string data;
+    v1::DownloadBlobResponse chunk;
+    while (reader->Read(&chunk)) data += chunk.data();
+    const absl::Status end = FromGrpcStatus(reader->Finish());
+    if (!end.ok()) return end;
+    return data;
+  }
+
+  ServerOptions options_;
+  std::string folder_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<v1::JobService::Stub> jobs_;
+  std::unique_ptr<v1::SweepService::Stub> sweeps_;
+  std::unique_ptr<v1::WorkerService::Stub> workers_;
+  std::unique_ptr<v1::CatalogService::Stub> catalog_;
+  std::unique_ptr<v1::ArtifactService::Stub> artifacts_;
+  std::atomic<int> polls_{0};
+};
+
+TEST_F(ServerTest, ARepeatedSubmitIsTheSameJobAlsoAfterAWorkerChangedItsDefaults) {
+  const auto first = Submit(Request("id-1"));
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_THAT(first->warnings(), testing::Contains(HasSubstr("no worker")));
+  EXPECT_EQ(Submit(Request("id-1"))->job().name(), first->job().name());
+  Register();
+  const auto again = Submit(Request("id-1"));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->job().name(), first->job().name());
+  v1::SubmitJobRequest other = Request("id-1");
+  other.mutable_spec()->set_priority(5);
+  EXPECT_EQ(ReasonOf(Submit(other).status()), kReasonRequestIdReused);
+  Restart();
+  EXPECT_EQ(Submit(Request("id-1"))->job().name(), first->job().name());
+}
+
+TEST_F(ServerTest, ValidationNamesEveryFieldAndValidateOnlyStoresNothing) {
+  Register();
+  v1::SubmitJobRequest request = Request();
+  request.set_validate_only(true);
+  const auto valid = Submit(request);
+  ASSERT_TRUE(valid.ok()) << valid.status();
+  EXPECT_EQ(valid->job().name(), "");
+  EXPECT_EQ(valid->job().spec().quantize().options().fields().at("bits").number_value(), 4);
+  EXPECT_EQ(valid->job().spec().quantize().format(), "gptq");
+  request.mutable_spec()->mutable_quantize()->set_method("rtm");
+  request.mutable_spec()->set_priority(9999);
+  const absl::Status bad = Submit(request).status();
+  EXPECT_EQ(bad.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(FieldViolationsOf(bad).size(), 2u);
+  EXPECT_THAT(std::string(bad.message()), HasSubstr("did you mean \"rtn\"?"));
+  v1::ListJobsResponse listed;
+  ASSERT_TRUE(
+      Ask(&v1::JobService::Stub::ListJobs, jobs_.get(), v1::ListJobsRequest(), &listed).ok());
+  EXPECT_EQ(listed.jobs_size(), 0);
+}
+
+TEST_F(ServerTest, PagesCoverEveryJobOnceAndForgedTokensAreRefused) {
+  for (int i = 0; i < 25; ++i) ASSERT_TRUE(Submit(Request()).ok());
+  std::set<std::string> names;
+  v1::ListJobsRequest request;
+  request.set_page_size(10);
+  int pages = 0;
+  do {
+    v1::ListJobsResponse response;
+    const absl::Status status =
+        Ask(&v1::JobService::Stub::ListJobs, jobs_.get(), request, &response);
+    ASSERT_TRUE(status.ok()) << status;
+    for (const v1::Job& job : response.jobs()) EXPECT_TRUE(names.insert(job.name()).second);
+    request.set_page_token(response.next_page_token());
+    ++pages;
+  } while (!request.page_token().empty());
+  EXPECT_EQ(names.size(), 25u);
+  EXPECT_EQ(pages, 3);
+  for (const char* token : {"x", "AAAA", "../.."}) {
+    request.set_page_token(token);
+    v1::ListJobsResponse response;
+    EXPECT_EQ(Ask(&v1::JobService::Stub::ListJobs, jobs_.get(), request, &response).code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST_F(ServerTest, AWatchResumesWithoutGapsAndEndsWithTheJob) {
+  Register();
+  const std::string name = Submit(Request())->job().name();
+  std::vector<int64_t> sequences;
+  std::thread watcher([&] {
+    // Two streams, cut after three events.
+    int64_t after = 0;
+    for (const size_t stop : {size_t{3}, size_t{1000}}) {
+      v1::WatchJobRequest request;
+      request.set_name(name);
+      request.set_after_sequence(after);
+      grpc::ClientContext context;
+      auto reader = jobs_->WatchJob(&context, request);
+      v1::JobEvent event;
+      while (sequences.size() < stop && reader->Read(&event)) {
+        if (event.has_keep_alive()) continue;
+        sequences.push_back(event.sequence());
+        after = event.sequence();
+      }
+      if (stop == 3) context.TryCancel();
+      const grpc::Status end = reader->Finish();
+      if (stop != 3) {
+        EXPECT_TRUE(end.ok()) << end.error_message();
+      }
+    }
+  });
+  const auto leased = Lease(absl::Seconds(5));
+  ASSERT_TRUE(leased.ok() && leased->has_lease()) << leased.status();
+  v1::ReportJobRequest report;
+  *report.mutable_lease() = leased->lease();
+  report.set_first_event(1);
+  for (int i = 0; i < 20; ++i)
+    report.add_events()->mutable_log()->set_text(absl::StrCat("line ", i));
+  v1::ReportJobResponse reported;
+  ASSERT_TRUE(Ask(&v1::WorkerService::Stub::ReportJob, workers_.get(), report, &reported).ok());
+  EXPECT_EQ(reported.accepted_events(), 20);
+  ASSERT_TRUE(Complete(leased->lease()).ok());
+  watcher.join();
+  ASSERT_GE(sequences.size(), 23u);
+  for (size_t i = 0; i < sequences.size(); ++i)
+    EXPECT_EQ(sequences[i], static_cast<int64_t>(i) + 1);
+}
+
+TEST_F(ServerTest, WatchersOfNothingAndBadNamesGetNotFound) {
+  for (const char* name : {"tenants/default/jobs/nope", "tenants/default/jobs/../../etc/passwd", "",
+                           "x/y", "tenants/default/jobs/a\nb"}) {
+    v1::WatchJobRequest request;
+    request.set_name(name);
+    grpc::ClientContext context;
+    auto reader = jobs_->WatchJob(&context, request);
+    v1::JobEvent event;
+    EXPECT_FALSE(reader->Read(&event));
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::NOT_FOUND) << name;
+    v1::GetJobRequest get;
+    get.set_name(name);
+    v1::Job job;
+    EXPECT_EQ(Ask(&v1::JobService::Stub::GetJob, jobs_.get(), get, &job).code(),
+              absl::StatusCode::kNotFound);
+  }
+}
+
+TEST_F(ServerTest, ALongPollIsWokenByASubmitAndEndsEmptyHanded) {
+  Register();
+  EXPECT_FALSE(Lease(absl::ZeroDuration())->has_lease());
+  const absl::Time start = absl::Now();
+  EXPECT_FALSE(Lease(absl::Seconds(1))->has_lease());
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(900));
+  absl::StatusOr<v1::LeaseJobResponse> leased;
+  std::thread poll([&] { leased = Lease(absl::Seconds(20)); });
+  while (server_->queue()->Counters().jobs_submitted == 0) ASSERT_TRUE(Submit(Request()).ok());
+  poll.join();
+  ASSERT_TRUE(leased.ok()) << leased.status();
+  EXPECT_TRUE(leased->has_lease());
+  EXPECT_EQ(leased->spec().quantize().method(), "rtn");
+  v1::LeaseJobRequest stranger;
+  stranger.set_worker("workers/stranger");
+  stranger.set_instance_id("x");
+  v1::LeaseJobResponse response;
+  const absl::Status unknown =
+      Ask(&v1::WorkerService::Stub::LeaseJob, workers_.get(), stranger, &response);
+  EXPECT_EQ(ReasonOf(unknown), kReasonWorkerUnknown);
+}
+
+TEST_F(ServerTest, ACancelledJobsWorkerIsFenced) {
+  Register();
+  const std::string name = Submit(Request())->job().name();
+  const v1::Lease lease = Lease(absl::Seconds(5))->lease();
+  v1::Lease forged = lease;
+  forged.set_fencing_token(lease.fencing_token() - 1);
+  EXPECT_EQ(ReasonOf(Complete(forged).status()), kReasonLeaseLost);
+  v1::CancelJobRequest cancel;
+  cancel.set_name(name);
+  v1::Job job;
+  ASSERT_TRUE(Ask(&v1::JobService::Stub::CancelJob, jobs_.get(), cancel, &job).ok());
+  EXPECT_EQ(job.state(), v1::JOB_STATE_CANCELLING);
+  v1::ReportJobRequest report;
+  *report.mutable_lease() = lease;
+  report.set_first_event(1);
+  v1::ReportJobResponse reported;
+  ASSERT_TRUE(Ask(&v1::WorkerService::Stub::ReportJob, workers_.get(), report, &reported).ok());
+  EXPECT_TRUE(reported.cancel_requested());
+  v1::CompleteJobRequest complete;
+  *complete.mutable_lease() = lease;
+  complete.mutable_cancelled();
+  v1::CompleteJobResponse completed;
+  ASSERT_TRUE(
+      Ask(&v1::WorkerService::Stub::CompleteJob, workers_.get(), complete, &completed).ok());
+  EXPECT_EQ(completed.state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(server_->queue()->Counters().fenced_writes, 1);
+}
+
+TEST_F(ServerTest, OutputsAreBelievedWhenTheirBlobsAreThere) {
+  Register();
+  const std::string name = Submit(Request())->job().name();
+  const v1::Lease lease = Lease(absl::Seconds(5))->lease();
+  v1::Manifest output;
+  v1::ManifestFile& file = *output.add_files();
+  file.set_path("model.safetensors");
+  file.mutable_blob()->set_sha256(Sha256Hex("weights"));
+  file.mutable_blob()->set_size_bytes(7);
+  const absl::Status missing = Complete(lease, output).status();
+  EXPECT_EQ(ReasonOf(missing), kReasonBlobMissing);
+  ASSERT_TRUE(Upload("weights")->complete());
+  v1::Manifest evil = output;
+  evil.mutable_files(0)->set_path("../../model.safetensors");
+  EXPECT_EQ(Complete(lease, evil).status().code(), absl::StatusCode::kInvalidArgument);
+  const auto done = Complete(lease, output);
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(done->state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_TRUE(Complete(lease, output).ok());
+  for (const std::string& parent : {std::string("tenants/default"), name}) {
+    v1::ListArtifactsRequest list;
+    list.set_parent(parent);
+    v1::ListArtifactsResponse listed;
+    ASSERT_TRUE(
+        Ask(&v1::ArtifactService::Stub::ListArtifacts, artifacts_.get(), list, &listed).ok());
+    ASSERT_EQ(listed.artifacts_size(), 1) << parent;
+    EXPECT_EQ(listed.artifacts(0).job(), name);
+    EXPECT_EQ(listed.artifacts(0).manifest().files(0).path(), "model.safetensors");
+  }
+}
+
+TEST_F(ServerTest, UploadsResumeAtRandomCutsAndOverARestart) {
+  const uint64_t seed = std::random_device{}();
+  std::cerr << "seed " << seed << "\n";
+  std::mt19937_64 random(seed);
+  std::string data(1'500'000, '\0');
+  for (char& c : data) c = static_cast<char>(random());
+  for (int cut = 0; cut < 3; ++cut) {
+    const auto part = Upload(data, 1 + random() % 400'000);
+    ASSERT_TRUE(part.ok()) << part.status();
+    EXPECT_FALSE(part->complete());
+    if (cut == 1) Restart();
+  }
+  ASSERT_TRUE(Upload(data)->complete());
+  EXPECT_EQ(Download(Sha256Hex(data)).value(), data);
+  EXPECT_EQ(Download(Sha256Hex(data), 1'000'000, 10).value(), data.substr(1'000'000, 10));
+  EXPECT_EQ(Download(Sha256Hex(data), 1'500'000).value(), "");
+  EXPECT_EQ(Download(Sha256Hex(data), 1'500'001).status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(Download("../secret").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Download(Sha256Hex("nothing")).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(ServerTest, OversizedMessagesAreRefusedAndTheServerGoesOn) {
+  v1::SubmitJobRequest request = Request();
+  request.mutable_spec()->set_display_name(std::string(kMessageBytesMax + 1, 'x'));
+  EXPECT_EQ(Submit(request).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Submit(Request()).ok());
+}
+
+TEST_F(ServerTest, DrainingSendsEveryoneHomeAndTheNextServerGoesOn) {
+  Register();
+  const std::string name = Submit(Request())->job().name();
+  const v1::Lease lease = Lease(absl::Seconds(5))->lease();
+  absl::Status poll_end, watch_end;
+  bool said_draining = false;
+  std::thread poll([&] {
+    Register("w2");
+    poll_end = Lease(absl::Seconds(20), "w2").status();
+  });
+  std::thread watch([&] {
+    v1::WatchJobRequest request;
+    request.set_name(name);
+    grpc::ClientContext context;
+    auto reader = jobs_->WatchJob(&context, request);
+    v1::JobEvent event;
+    while (reader->Read(&event)) said_draining |= event.keep_alive().draining();
+    watch_end = FromGrpcStatus(reader->Finish());
+  });
+  absl::SleepFor(absl::Milliseconds(500));
+  server_->StartDraining();
+  poll.join();
+  watch.join();
+  EXPECT_EQ(poll_end.code(), absl::StatusCode::kUnavailable) << poll_end;
+  EXPECT_EQ(ReasonOf(watch_end), kReasonDraining) << watch_end;
+  EXPECT_EQ(ReasonMetadata(watch_end, "after_sequence").empty(), false);
+  EXPECT_TRUE(said_draining);
+  const absl::Status refused = Submit(Request()).status();
+  EXPECT_EQ(ReasonOf(refused), kReasonDraining) << refused;
+  EXPECT_TRUE(RetryAfterOf(refused).has_value());
+  // What runs may still end.
+  Restart();
+  EXPECT_EQ(Complete(lease)->state(), v1::JOB_STATE_SUCCEEDED);
+}
+
+TEST_F(ServerTest, StalledWatchersAreLetGo) {
+  options_.times.stalled = absl::Seconds(1);
+  options_.times.reset = absl::Seconds(3);
+  Restart();
+  Register();
+  const std::string name = Submit(Request())->job().name();
+  const v1::Lease lease = Lease(absl::Seconds(5))->lease();
+  int64_t next = 1;
+  for (int i = 0; i < 60; ++i) {
+    v1::ReportJobRequest report;
+    *report.mutable_lease() = lease;
+    report.set_first_event(next);
+    for (int j = 0; j < 20; ++j, ++next)
+      report.add_events()->mutable_log()->set_text(std::string(15'000, 'x'));
+    v1::ReportJobResponse reported;
+    const absl::Status status =
+        Ask(&v1::WorkerService::Stub::ReportJob, workers_.get(), report, &reported);
+    ASSERT_TRUE(status.ok()) << status;
+  }
+  v1::WatchJobRequest request;
+  request.set_name(name);
+  grpc::ClientContext context;
+  auto reader = jobs_->WatchJob(&context, request);
+  v1::JobEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  absl::SleepFor(absl::Milliseconds(1700));
+  int64_t last = event.sequence();
+  while (reader->Read(&event)) {
+    EXPECT_EQ(event.sequence(), last + 1);
+    last = event.sequence();
+  }
+  const absl::Status end = FromGrpcStatus(reader->Finish());
+  EXPECT_EQ(ReasonOf(end), kReasonSlowConsumer) << end;
+  EXPECT_LE(std::stoll(ReasonMetadata(end, "after_sequence")), last);
+}
+
+TEST_F(ServerTest, ASecondServerOnThePortOrTheDatabaseIsRefused) {
+  ServerOptions same_database = options_;
+  const auto database = Server::Start(same_database);
+  EXPECT_FALSE(database.ok());
+  ServerOptions same_port = options_;
+  same_port.data = folder_ + "/other";
+  same_port.listen = server_->address();
+  const auto port = Server::Start(same_port);
+  ASSERT_FALSE(port.ok());
+  EXPECT_THAT(std::string(port.status().message()), HasSubstr("--listen"));
+}
+
+}  // namespace
+}  // namespace quantd

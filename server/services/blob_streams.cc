@@ -1,0 +1,141 @@
+// Each step ends by starting the next one, so that no two run at once and no lock is needed: gRPC
+// calls a reactor's OnReadDone or OnWriteDone only after the operation that the step before
+// started. OnCancel needs nothing: the outstanding operation fails.
+#include "server/services/blob_streams.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "proto/channel.h"
+#include "proto/errors.h"
+
+namespace quantd {
+namespace {
+
+constexpr char kService[] = "quantd.v1.ArtifactService";
+
+class UploadStream final : public grpc::ServerReadReactor<v1::UploadBlobRequest> {
+ public:
+  UploadStream(const ServiceContext* context, v1::UploadBlobResponse* response)
+      : context_(context), response_(response), start_(Clock::Real().Monotonic()) {
+    StartRead(&chunk_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      // The client has closed its side, or is gone: what came is kept.
+      return End(state_.complete || state_.committed_bytes > 0 || !upload_.empty()
+                     ? absl::OkStatus()
+                     : FieldError("upload", "is missing: the stream was empty"));
+    }
+    context_->disk->PostAlways([this] { Store(); });
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  void Store() {
+    if (upload_.empty()) {
+      upload_ = chunk_.upload();
+    } else if (!chunk_.upload().empty() && chunk_.upload() != upload_) {
+      return End(FieldError("upload", "changed within the stream"));
+    }
+    auto state = context_->artifacts->Append({.upload = upload_,
+                                              .offset_bytes = chunk_.offset(),
+                                              .data = chunk_.data(),
+                                              .finish = chunk_.finish()});
+    if (!state.ok()) return End(state.status());
+    state_ = *std::move(state);
+    if (state_.complete) return End(absl::OkStatus());
+    StartRead(&chunk_);
+  }
+
+  void End(const absl::Status& status) {
+    response_->set_committed_bytes(state_.committed_bytes);
+    response_->set_complete(state_.complete);
+    RecordCall(*context_, kService, "UploadBlob", status, start_);
+    Finish(ToGrpcStatus(status));
+  }
+
+  const ServiceContext* const context_;
+  v1::UploadBlobResponse* const response_;
+  const absl::Duration start_;
+  std::string upload_;
+  v1::UploadBlobRequest chunk_;
+  UploadState state_;
+};
+
+class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadBlobResponse> {
+ public:
+  DownloadStream(const ServiceContext* context, const v1::DownloadBlobRequest& request)
+      : context_(context), request_(request), start_(Clock::Real().Monotonic()) {
+    context_->disk->PostAlways([this] { Open(); });
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return End(absl::CancelledError("the reader has gone"));
+    if (offset_bytes_ >= end_bytes_) return End(absl::OkStatus());
+    context_->disk->PostAlways([this] { Load(); });
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  void Open() {
+    auto reader = context_->artifacts->Open(request_.sha256());
+    if (!reader.ok()) return End(reader.status());
+    reader_ = *std::move(reader);
+    const int64_t size_bytes = reader_->size_bytes();
+    if (request_.offset() < 0 || request_.limit_bytes() < 0) {
+      return End(FieldError(request_.offset() < 0 ? "offset" : "limit_bytes", "is negative"));
+    }
+    if (request_.offset() > size_bytes) {
+      return End(absl::OutOfRangeError(absl::StrCat(
+          "offset ", request_.offset(), " is beyond the blob's ", size_bytes, " bytes")));
+    }
+    offset_bytes_ = request_.offset();
+    const int64_t left_bytes = size_bytes - offset_bytes_;
+    end_bytes_ =
+        offset_bytes_ +
+        (request_.limit_bytes() == 0 ? left_bytes : std::min(left_bytes, request_.limit_bytes()));
+    if (offset_bytes_ >= end_bytes_) return End(absl::OkStatus());
+    Load();
+  }
+
+  void Load() {
+    auto data =
+        reader_->Read(offset_bytes_, std::min<int64_t>(kChunkBytes, end_bytes_ - offset_bytes_));
+    if (!data.ok()) return End(data.status());
+    chunk_.set_offset(offset_bytes_);
+    offset_bytes_ += static_cast<int64_t>(data->size());
+    chunk_.set_data(*std::move(data));
+    StartWrite(&chunk_);
+  }
+
+  void End(const absl::Status& status) {
+    RecordCall(*context_, kService, "DownloadBlob", status, start_);
+    Finish(ToGrpcStatus(status));
+  }
+
+  const ServiceContext* const context_;
+  const v1::DownloadBlobRequest request_;
+  const absl::Duration start_;
+  std::shared_ptr<BlobReader> reader_;
+  int64_t offset_bytes_ = 0;
+  int64_t end_bytes_ = 0;
+  v1::DownloadBlobResponse chunk_;
+};
+
+}  // namespace
+
+grpc::ServerReadReactor<v1::UploadBlobRequest>* StartUploadStream(
+    const ServiceContext* context, v1::UploadBlobResponse* response) {
+  return new UploadStream(context, response);
+}
+
+grpc::ServerWriteReactor<v1::DownloadBlobResponse>* StartDownloadStream(
+    const ServiceContext* context, const v1::DownloadBlobRequest* request) {
+  return new DownloadStream(context, *request);
+}
+
+}  // namespace quantd

@@ -1,0 +1,94 @@
+// Listeners are called without the hub's lock, so that they may add and remove themselves.
+#include "server/services/hub.h"
+
+#include <algorithm>
+
+#include "base/clock.h"
+
+namespace quantd {
+namespace {
+// Fine enough for long polls' ends; a thousand listeners cost microseconds a round.
+constexpr absl::Duration kTick = absl::Milliseconds(200);
+}  // namespace
+
+Hub::Hub() : thread_([this] { Loop(); }) {}
+
+Hub::~Hub() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stop_ = true;
+  }
+  thread_.join();
+}
+
+void Hub::Add(const std::string& key, const std::shared_ptr<Listener>& listener) {
+  absl::MutexLock lock(&mutex_);
+  entries_[key].push_back({listener.get(), listener});
+}
+
+void Hub::Remove(const std::string& key, const Listener* listener) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = entries_.find(key);
+  if (found == entries_.end()) return;
+  auto& list = found->second;
+  list.erase(std::remove_if(list.begin(), list.end(),
+                            [&](const Entry& entry) { return entry.identity == listener; }),
+             list.end());
+  if (list.empty()) entries_.erase(found);
+}
+
+int64_t Hub::listeners() const {
+  absl::MutexLock lock(&mutex_);
+  int64_t count = 0;
+  for (const auto& [key, list] : entries_) count += static_cast<int64_t>(list.size());
+  return count;
+}
+
+void Hub::WakeKey(const std::string& key) {
+  std::vector<std::shared_ptr<Listener>> woken;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = entries_.find(key);
+    if (found == entries_.end()) return;
+    for (const Entry& entry : found->second) {
+      if (auto listener = entry.listener.lock()) woken.push_back(std::move(listener));
+    }
+  }
+  for (const auto& listener : woken) listener->Wake();
+}
+
+void Hub::JobChanged(const std::string& job, const std::string& sweep, int64_t, v1::JobState) {
+  WakeKey(job);
+  if (!sweep.empty()) WakeKey(sweep);
+}
+
+void Hub::JobsRunnable() { WakeKey(kRunnable); }
+
+std::vector<std::shared_ptr<Listener>> Hub::Everyone() {
+  std::vector<std::shared_ptr<Listener>> all;
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [key, list] : entries_) {
+    for (const Entry& entry : list) {
+      if (auto listener = entry.listener.lock()) all.push_back(std::move(listener));
+    }
+  }
+  return all;
+}
+
+void Hub::Drain() {
+  draining_ = true;
+  for (const auto& listener : Everyone()) listener->Wake();
+}
+
+void Hub::Loop() {
+  for (;;) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(&stop_), kTick)) return;
+    }
+    const absl::Duration now = Clock::Real().Monotonic();
+    for (const auto& listener : Everyone()) listener->Tick(now);
+  }
+}
+
+}  // namespace quantd

@@ -1,0 +1,66 @@
+// Wakes who waits: watch streams when their job or sweep has news, long polls when there may be
+// work, all of them a few times a second for their clocks, and once more when the server drains. It
+// holds no events: a woken stream reads the durable log itself.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/scheduler/queue.h"
+
+namespace quantd {
+
+// Methods are called on the store's writer thread or the hub's: they must be short and must not
+// block.
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  virtual void Wake() = 0;
+  // `now` is Clock::Monotonic().
+  virtual void Tick(absl::Duration now) = 0;
+};
+
+class Hub : public QueueObserver {
+ public:
+  // Key of listeners that wait for runnable jobs.
+  static constexpr char kRunnable[] = "";
+
+  Hub();
+  ~Hub() override;
+
+  // Until the listener is gone or Remove is called. `key`: a job's or sweep's name, or kRunnable.
+  void Add(const std::string& key, const std::shared_ptr<Listener>& listener);
+  void Remove(const std::string& key, const Listener* listener);
+  // From now on draining() holds; everyone is woken.
+  void Drain();
+  bool draining() const { return draining_; }
+  int64_t listeners() const;
+
+  void JobChanged(const std::string& job, const std::string& sweep, int64_t last_sequence,
+                  v1::JobState state) override;
+  void JobsRunnable() override;
+
+ private:
+  struct Entry {
+    const Listener* identity;
+    std::weak_ptr<Listener> listener;
+  };
+  void WakeKey(const std::string& key);
+  std::vector<std::shared_ptr<Listener>> Everyone();
+  void Loop();
+
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<std::string, std::vector<Entry>> entries_ ABSL_GUARDED_BY(mutex_);
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<bool> draining_{false};
+  std::thread thread_;
+};
+
+}  // namespace quantd

@@ -1,0 +1,83 @@
+"""KL divergence of GPTQ and RTN against bf16 on ref-17m, under the protocol of the published figures.
+
+    gptq_quality.py QUANT_ENGINE CALIBRATION.jsonl WIKI_TEST_RAW [case ...]
+
+QUANTD_REF_MODELS names the folder that holds ref-17m; without it the test is skipped (exit 77). Calibration: 128 x 512
+tokens. Figure: mean KL(bf16 || variant), natural logarithm, over the 51,100 predicted positions of the first 100
+windows of 512 tokens of the raw WikiText-2 test text (tokenized whole, no special tokens), everything computed in
+float32. The bounds are what GPTQModel 7.7.0 reaches at the same settings, and RTN's.
+"""
+import os
+import sys
+import tempfile
+import time
+
+import torch
+from engine_jobs import dequantized_model, run_job
+
+WINDOWS, LENGTH = 100, 512
+ORDERED = {"desc_act": True}
+# name: options, largest KL divergence allowed, RTN's at the same bits and group.
+CASES = {
+    "rtn4": ("rtn", {"bits": 4}, 0.0415, None),
+    "rtn3": ("rtn", {"bits": 3}, 0.1990, None),
+    "rtn2": ("rtn", {"bits": 2}, 1.4200, None),
+    "4": ("gptq", {"bits": 4}, 0.0312, 0.0412),
+    "4-desc_act": ("gptq", {"bits": 4, **ORDERED}, 0.0296, 0.0412),
+    "4-static": ("gptq", {"bits": 4, **ORDERED, "static_groups": True}, None, 0.0412),
+    "4-plain": ("gptq", {"bits": 4, "act_group_aware": False}, None, 0.0412),
+    "3": ("gptq", {"bits": 3}, 0.1463, 0.1979),
+    "3-desc_act": ("gptq", {"bits": 3, **ORDERED}, 0.1463, 0.1979),
+    "3-static": ("gptq", {"bits": 3, **ORDERED, "static_groups": True}, None, 0.1979),
+    "2": ("gptq", {"bits": 2}, 1.0006, 1.4109),
+    "2-asym": ("gptq", {"bits": 2, "sym": False}, 0.7695, 1.4109),
+    "2-asym-g32": ("gptq", {"bits": 2, "sym": False, "group_size": 32}, 0.4609, 1.4109),
+}
+
+
+def log_probabilities(model, windows):
+    with torch.no_grad():
+        for window in windows:
+            yield torch.log_softmax(model(window[None, :-1]).logits[0].float(), dim=-1)
+
+
+def divergence(baseline, variant):
+    total, count = 0.0, 0
+    for p, q in zip(baseline, variant):
+        total += (p.exp() * (p - q)).sum(-1).double().sum().item()
+        count += p.shape[0]
+    return total / count
+
+
+def main(engine, calibration, text, *names):
+    models = os.environ.get("QUANTD_REF_MODELS")
+    if not models:
+        print("QUANTD_REF_MODELS is unset")
+        sys.exit(77)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    reference = models + "/ref-17m"
+    with open(text, encoding="utf-8") as file:
+        ids = AutoTokenizer.from_pretrained(reference)(file.read(), add_special_tokens=False)["input_ids"]
+    windows = torch.tensor(ids[: WINDOWS * LENGTH]).reshape(WINDOWS, LENGTH)
+    baseline = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32).eval()
+    failed = []
+    print(f"{'case':12} {'KL':>8} {'bound':>8} {'RTN':>8} {'seconds':>8} {'peak MB':>8}")
+    for name in names or CASES:
+        method, options, bound, rtn = CASES[name]
+        with tempfile.TemporaryDirectory() as folder:
+            spec = {"quantize": {"model": reference, "method": method, "options": options,
+                                 "calibration": {"source": calibration, "sequences": 128, "sequenceLength": 512}},
+                    "runtime": {"device": "cpu"}}
+            start = time.time()
+            result, _ = run_job(engine, spec, folder)
+            seconds = time.time() - start
+            variant = dequantized_model(reference, folder + "/out", lambda module: options["bits"])
+        value = divergence(log_probabilities(baseline, windows), log_probabilities(variant, windows))
+        print(f"{name:12} {value:8.4f} {bound or 0:8.4f} {rtn or 0:8.4f} {seconds:8.1f}"
+              f" {result['peakHostBytes'] / 1e6:8.0f}", flush=True)
+        if (bound and value > bound) or (rtn and value >= rtn):
+            failed.append(name)
+    assert not failed, failed
+
+
+main(*sys.argv[1:])

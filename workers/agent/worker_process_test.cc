@@ -1,0 +1,202 @@
+// The program quant-worker itself: signals, sudden death, the folder's lock, and that nothing is
+// ever left behind.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <sstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "workers/agent/testing/fake_scheduler.h"
+
+namespace quantd {
+namespace {
+
+using testing::HasSubstr;
+namespace fs = std::filesystem;
+using JobRecord = FakeScheduler::JobRecord;
+
+std::string Slurp(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream out;
+  out << in.rdbuf();
+  return out.str();
+}
+
+class WorkerProcessTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char pattern[] = "/tmp/quantd_worker_XXXXXX";
+    ASSERT_NE(mkdtemp(pattern), nullptr);
+    data_ = pattern;
+  }
+  void TearDown() override {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      WaitExit();
+    }
+    EXPECT_EQ(Relatives(), "") << "processes were left behind";
+    RemoveTree(data_).IgnoreError();
+    unlink((data_ + ".log").c_str());
+  }
+
+  std::string Log() const { return Slurp(data_ + ".log"); }
+
+  pid_t Spawn(std::vector<std::string> flags) {
+    const std::string bin = std::string(QUANTD_BINARY_DIR) + "/bin/";
+    std::vector<std::string> argv = {bin + "quant-worker", "--scheduler", scheduler_.address(),
+                                     "--data", data_};
+    if (flags.empty() || flags[0] != "--engine") {
+      argv.insert(argv.end(), {"--engine", bin + "quantd-fake-engine"});
+    }
+    argv.insert(argv.end(), flags.begin(), flags.end());
+    std::vector<char*> pointers;
+    for (std::string& word : argv) pointers.push_back(word.data());
+    pointers.push_back(nullptr);
+    const pid_t pid = fork();
+    if (pid == 0) {
+      const int log = open((data_ + ".log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
+      dup2(log, 1);
+      dup2(log, 2);
+      execv(pointers[0], pointers.data());
+      _exit(126);
+    }
+    return pid;
+  }
+  void StartWorker(std::vector<std::string> flags = {}) { pid_ = Spawn(std::move(flags)); }
+  // Exit code, or minus the signal.
+  static int Wait(pid_t pid) {
+    int status = 0;
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+  int WaitExit() {
+    const int code = Wait(pid_);
+    pid_ = -1;
+    return code;
+  }
+  // Command lines of processes that have our data folder in theirs. A killed worker's child gets
+  // its signal from the kernel a moment later, so this looks for a while.
+  std::string Relatives() const {
+    std::string found;
+    for (int tries = 0; tries < 100; ++tries) {
+      found.clear();
+      for (const auto& entry : fs::directory_iterator("/proc")) {
+        int pid = 0;
+        if (!absl::SimpleAtoi(entry.path().filename().string(), &pid)) continue;
+        const std::string line = Slurp(entry.path().string() + "/cmdline");
+        if (absl::StrContains(line, data_ + "/")) found += line + "\n";
+      }
+      if (found.empty()) break;
+      usleep(50'000);
+    }
+    return found;
+  }
+  bool WaitForCheckpoint(const std::string& job, int files, int attempt = 1) {
+    return scheduler_.WaitFor(job, [=](const JobRecord& r) {
+      return r.attempt == attempt && r.grant.checkpoint().files_size() >= files;
+    });
+  }
+
+  FakeScheduler scheduler_;
+  std::string data_;
+  pid_t pid_ = -1;
+};
+
+TEST_F(WorkerProcessTest, KilledAtRandomMomentsTheJobGoesOnWhereItWas) {
+  const unsigned seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::minstd_rand random(seed);
+  const std::string job = scheduler_.Submit("checkpoint:40:30");
+  constexpr int kKills = 4;
+  for (int kills = 1; kills <= kKills; ++kills) {
+    StartWorker();
+    ASSERT_TRUE(WaitForCheckpoint(job, 1 + 3 * kills, kills)) << Log();
+    usleep(random() % 60'000);
+    kill(pid_, SIGKILL);
+    EXPECT_EQ(WaitExit(), -SIGKILL);
+    EXPECT_EQ(Relatives(), "") << "the engine outlived its worker";
+  }
+  StartWorker();
+  ASSERT_TRUE(scheduler_.WaitDone(job)) << Log();
+  const JobRecord record = scheduler_.Get(job);
+  ASSERT_TRUE(record.outcome.has_success()) << record.outcome.DebugString();
+  EXPECT_EQ(record.completions, 1);
+  EXPECT_EQ(record.attempt, kKills + 1);
+  EXPECT_GE(record.outcome.success().result().fields().at("resumed_from").number_value(),
+            3 * kKills);
+  EXPECT_EQ(record.outcome.success().output().files(0).blob().size_bytes(), 400'000);
+}
+
+TEST_F(WorkerProcessTest, SigtermStoresTheCheckpointGivesTheJobBackAndExitsCleanly) {
+  const std::string job = scheduler_.Submit("checkpoint:500:20");
+  StartWorker();
+  ASSERT_TRUE(WaitForCheckpoint(job, 3)) << Log();
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(WaitExit(), 0) << Log();
+  EXPECT_EQ(scheduler_.Get(job).releases, std::vector<std::string>{"preempted"});
+}
+
+TEST_F(WorkerProcessTest, SigtermEndsADeafEngineWithinTheGrace) {
+  const std::string job = scheduler_.Submit("stubborn");
+  StartWorker({"--drain-grace", "2"});
+  ASSERT_TRUE(scheduler_.WaitFor(job, [](const JobRecord& r) { return r.accepted > 0; })) << Log();
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(WaitExit(), 0) << Log();
+  EXPECT_EQ(scheduler_.Get(job).releases, std::vector<std::string>{"preempted"});
+}
+
+TEST_F(WorkerProcessTest, SigtermWithoutASchedulerEndsToo) {
+  const std::string job = scheduler_.Submit("stubborn");
+  StartWorker({"--drain-grace", "2"});
+  ASSERT_TRUE(scheduler_.WaitFor(job, [](const JobRecord& r) { return r.accepted > 0; })) << Log();
+  scheduler_.Stop();
+  kill(pid_, SIGINT);
+  EXPECT_EQ(WaitExit(), 0) << Log();
+}
+
+TEST_F(WorkerProcessTest, KeepsItsNameAndSharesItsFolderWithNobody) {
+  StartWorker({"--name", "gpu-7", "--labels", "zone=a,rack=3"});
+  while (scheduler_.registrations() == 0) usleep(10'000);
+  EXPECT_EQ(Slurp(data_ + "/name"), "gpu-7\n");
+  EXPECT_EQ(Wait(Spawn({})), 1);
+  EXPECT_THAT(Log(), HasSubstr("another quant-worker uses"));
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(WaitExit(), 0);
+  StartWorker({"--exit-when-idle", "0.2"});
+  EXPECT_EQ(WaitExit(), 0) << Log();
+  EXPECT_EQ(Slurp(data_ + "/name"), "gpu-7\n");
+}
+
+TEST_F(WorkerProcessTest, SighupAsksTheEngineAgain) {
+  StartWorker();
+  while (scheduler_.registrations() == 0) usleep(10'000);
+  kill(pid_, SIGHUP);
+  // A worker that waits for a job registers anew when the wait is over; jobs end it sooner.
+  for (int i = 0; i < 50 && scheduler_.registrations() < 2; ++i) {
+    ASSERT_TRUE(scheduler_.WaitDone(scheduler_.Submit("silent"))) << Log();
+  }
+  EXPECT_GE(scheduler_.registrations(), 2);
+}
+
+TEST_F(WorkerProcessTest, SaysWhatIsWrongWithItsFlags) {
+  EXPECT_EQ(Wait(Spawn({"--no-such-flag"})), 2);
+  EXPECT_EQ(Wait(Spawn({"--labels", "nonsense"})), 2);
+  EXPECT_EQ(Wait(Spawn({"--name", "a/b"})), 2);
+  EXPECT_EQ(Wait(Spawn({"--engine", "/no/such/engine"})), 1);
+  EXPECT_THAT(Log(), HasSubstr("must be key=value"));
+  EXPECT_THAT(Log(), HasSubstr("/no/such/engine"));
+}
+
+}  // namespace
+}  // namespace quantd
