@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "client/inputs.h"
 #include "client/testing.h"
@@ -86,7 +87,7 @@ TEST(Quantctl, QuantizeSubmitsWatchesAndSucceeds) {
   EXPECT_EQ(fake.submitted[0].parent(), "tenants/default");
   EXPECT_EQ(fake.submitted[0].request_id().size(), 36u);
   EXPECT_EQ(MessageToYaml(fake.submitted[0].spec()),
-            "quantize:\n  model: " + folder.path() + R"(/model
+            "quantize:\n  model: " + folder.path() + R"yaml(/model
   method: gptq
   options:
     bits: 4
@@ -99,11 +100,12 @@ TEST(Quantctl, QuantizeSubmitsWatchesAndSucceeds) {
       options:
         bits: 8
         group_size: 64
-    - pattern: "(?:a|b)" skip
-            : true priority : 7 labels:team
-            : x runtime
-            : {})
-  ");
+    - pattern: "(?:a|b)"
+      skip: true
+priority: 7
+labels:
+  team: x
+)yaml");
 }
 
 TEST(Quantctl, FileWithFlagsOverIt) {
@@ -253,7 +255,8 @@ TEST(Quantctl, SweepFromFlagsAndItsReport) {
   FakeScheduler fake;
   fake.sweep = FromYaml<v1::Sweep>(
       R"({name: tenants/default/sweeps/s1, state: succeeded, report_job: tenants/default/jobs/r,
-    cells: [{name: rtn-b4, model: org/name, stages: [{kind: quantize, job: tenants/default/jobs/q, state: succeeded}]}]})");
+    cells: [{name: rtn-b4, model: org/name,
+             stages: [{kind: quantize, job: tenants/default/jobs/q, state: succeeded}]}]})");
   fake.events = {
       FromYaml<v1::JobEvent>("{sequence: 1, job: tenants/default/jobs/q, state: {state: running}}"),
       FromYaml<v1::JobEvent>(
@@ -282,7 +285,6 @@ variants:
 tasks:
   - name: perplexity
 benchmark: {}
-runtime: {}
 )");
 }
 
@@ -326,7 +328,8 @@ TEST(Quantctl, CompletionKnowsEveryCommand) {
       const std::string word(command.words.substr(command.words.rfind(' ') + 1));
       EXPECT_THAT(run.out, HasSubstr(word)) << shell;
     }
-    EXPECT_THAT(run.out, Not(HasSubstr("@")));
+    EXPECT_THAT(run.out, Not(HasSubstr("@LOOP@")));
+    EXPECT_THAT(run.out, Not(HasSubstr("@CASES@")));
   }
   EXPECT_EQ(RunQuantctl({"completion", "tcsh"}).exit_code, 2);
 }

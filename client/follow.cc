@@ -19,7 +19,7 @@ namespace {
 // that is gone.
 constexpr absl::Duration kReconnectMax = absl::Minutes(5);
 constexpr absl::Duration kReconnectPauseFirst = absl::Milliseconds(200);
-constexpr absl::Duration kReconnectPauseMax = absl::Seconds(5);
+constexpr absl::Duration kReconnectPauseMax = absl::Seconds(2);
 // Events read ahead of a slow terminal; the stream's own flow control holds the rest.
 constexpr size_t kQueuedEventsMax = 1000;
 constexpr absl::Duration kTick = absl::Milliseconds(50);
