@@ -133,14 +133,6 @@ absl::StatusOr<JobSpec> ReadSpecFile(const std::string& path) {
   return spec;
 }
 
-std::string CacheFolder(const std::string& given) {
-  if (!given.empty()) return given;
-  if (const char* cache = std::getenv("HF_HUB_CACHE")) return cache;
-  if (const char* home = std::getenv("HF_HOME")) return absl::StrCat(home, "/hub");
-  const char* home = std::getenv("HOME");
-  return absl::StrCat(home == nullptr ? "/tmp" : home, "/.cache/huggingface/hub");
-}
-
 int RunLocalJob(const LocalFlags& flags, JobSpec spec, std::map<std::string, JobInput> inputs) {
   if (!flags.spec_file.empty()) {
     const size_t kind = spec.kind.index();
