@@ -251,6 +251,32 @@ TEST(Quantctl, DryRunPrintsTheResolvedSpec) {
               HasSubstr("# estimate: none, the model \"org/name@main\" is not on this machine"));
 }
 
+TEST(Quantctl, DryRunAsksTheEngineForAnEstimate) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  const Folder folder;
+  folder.Write("model/config.json", "{}");
+  const std::string engine = folder.Write(
+      "quant-engine",
+      "#!/bin/sh\n[ \"$1 $2\" = 'estimate --spec' ] && grep -q rtn \"$3\" || exit 1\n"
+      "echo '{\"hostMemoryBytes\": 1048576, \"deviceMemoryBytes\": 0, \"diskBytes\": 2048, "
+      "\"seconds\": 65}'\n");
+  std::filesystem::permissions(engine, std::filesystem::perms::owner_all);
+  const std::string path = getenv("PATH");
+  setenv("PATH", (folder.path() + ":" + path).c_str(), 1);
+  const ClientRun run =
+      RunQuantctl(With(fake, {"quantize", folder / "model", "--method", "rtn", "--dry-run"}));
+  setenv("PATH", path.c_str(), 1);
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  if (FileExists(std::string(QUANTD_BINARY_DIR) + "/bin/quant-engine")) {
+    // The real one stands beside this test and wins; it refuses the empty model.
+    EXPECT_THAT(run.out, HasSubstr("# estimate: none, quant-engine estimate ended with"));
+  } else {
+    EXPECT_THAT(run.out, HasSubstr("# estimate: host memory 1.00 MiB, device memory 0 B, disk "
+                                   "2.00 KiB, time about 1m05s"));
+  }
+}
+
 TEST(Quantctl, SweepFromFlagsAndItsReport) {
   FakeScheduler fake;
   fake.sweep = FromYaml<v1::Sweep>(

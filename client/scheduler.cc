@@ -111,6 +111,11 @@ void Scheduler::Abort() {
   for (grpc::ClientContext* context : state_->contexts) context->TryCancel();
 }
 
+bool Scheduler::WaitUntilConnected(absl::Duration limit) {
+  return state_->channel->WaitForConnected(std::chrono::system_clock::now() +
+                                           absl::ToChronoMilliseconds(limit));
+}
+
 #define QD_UNARY(Service, stub, Method, Response)                                    \
   absl::StatusOr<v1::Response> Scheduler::Call(const v1::Method##Request& request) { \
     return state_->Unary(state_->stub.get(), &v1::Service::Stub::Method, request);   \
