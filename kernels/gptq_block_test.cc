@@ -31,14 +31,14 @@ struct Shape {
 };
 
 Outcome Quantize(const Shape& shape, const std::vector<float>& weight,
-             const std::vector<float>& inverse, void (*block)(const GptqBlock&)) {
+                 const std::vector<float>& inverse, void (*block)(const GptqBlock&)) {
   const int64_t groups = shape.columns / shape.group;
   Outcome run = {weight,
-             std::vector<uint16_t>(shape.rows * groups),
-             std::vector<uint8_t>(shape.rows * groups),
-             std::vector<uint8_t>(weight.size()),
-             std::vector<float>(weight.size()),
-             std::vector<double>(shape.rows, 1.0)};
+                 std::vector<uint16_t>(shape.rows * groups),
+                 std::vector<uint8_t>(shape.rows * groups),
+                 std::vector<uint8_t>(weight.size()),
+                 std::vector<float>(weight.size()),
+                 std::vector<double>(shape.rows, 1.0)};
   std::vector<int32_t> group_of_column(shape.columns);
   for (int64_t k = 0; k < shape.columns; ++k) {
     group_of_column[k] = static_cast<int32_t>(k / shape.group);
