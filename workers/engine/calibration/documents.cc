@@ -28,9 +28,8 @@ absl::StatusOr<Document> ParseLine(absl::string_view line, absl::string_view fie
   if (value == object.end()) {
     std::string fields;
     for (const auto& [name, unused] : object.items()) absl::StrAppend(&fields, " '", name, "'");
-    return absl::DataLossError(absl::StrCat("has no field '", field,
-                                                   "'; its fields:", fields,
-                                                   ". Set calibration.text_field to one of them"));
+    return absl::DataLossError(absl::StrCat("has no field '", field, "'; its fields:", fields,
+                                            ". Set calibration.text_field to one of them"));
   }
   Document document;
   if (value->is_string()) {
@@ -61,8 +60,7 @@ absl::StatusOr<std::vector<Document>> ParseLines(absl::string_view bytes, absl::
     }
     absl::StatusOr<Document> document = ParseLine(line, field);
     if (!document.ok()) {
-      return absl::DataLossError(
-          absl::StrCat("line ", number, " ", document.status().message()));
+      return absl::DataLossError(absl::StrCat("line ", number, " ", document.status().message()));
     }
     documents.push_back(*std::move(document));
   }
