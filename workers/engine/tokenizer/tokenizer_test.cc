@@ -131,6 +131,16 @@ TEST(NormalizerTest, EachDoesItsWork) {
   }
 }
 
+TEST(NormalizerTest, HangulComposesByTheStandard) {
+  json description = Small();
+  description["normalizer"] = {{"type", "NFC"}};
+  description["model"]["vocab"]["\uD1F4"] = 20;
+  description["model"]["vocab"]["\u11A7"] = 21;
+  description["model"]["vocab"]["\uD1F5"] = 22;
+  EXPECT_THAT(Encode(description, "\u1110\u116C\u11A7"), ElementsAre(20, 21));
+  EXPECT_THAT(Encode(description, "\u1110\u116C\u11A8"), ElementsAre(22));
+}
+
 TEST(PreTokenizerTest, MergesStayInsideWords) {
   json description = Small();
   description["pre_tokenizer"] = {{"type", "Split"},
@@ -366,6 +376,7 @@ TEST(UnicodeTest, ClassesFollowTheReferencesVersions) {
   EXPECT_FALSE(IsWordCharacter(0xB2));
   EXPECT_TRUE(IsCombiningMark(0x301));
   EXPECT_FALSE(IsCombiningMark(0x898));
+  EXPECT_TRUE(IsCombiningMark(0x1CF2));
   std::string lower;
   AppendLowercase(0x130, &lower);
   AppendLowercase(0x10D50, &lower);
