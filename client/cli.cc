@@ -20,7 +20,7 @@ constexpr char kFooter[] =
     "Settings:   flags, then QUANTD_SCHEDULER and QUANTD_TENANT, then ~/.config/quantd/client.yaml";
 
 void AddGlobalFlags(CLI::App* app, GlobalFlags* flags) {
-  app->add_option("--scheduler", flags->scheduler, "Scheduler to talk to (default 127.0.0.1:7070)")
+  app->add_option("--scheduler", flags->scheduler, "Scheduler to talk to (default 127.0.0.1:7717)")
       ->type_name("HOST:PORT");
   app->add_option("--tenant", flags->tenant, "Whose jobs these are (default \"default\")")
       ->type_name("NAME");

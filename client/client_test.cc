@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "client/inputs.h"
 #include "client/testing.h"
@@ -86,7 +87,7 @@ TEST(Quantctl, QuantizeSubmitsWatchesAndSucceeds) {
   EXPECT_EQ(fake.submitted[0].parent(), "tenants/default");
   EXPECT_EQ(fake.submitted[0].request_id().size(), 36u);
   EXPECT_EQ(MessageToYaml(fake.submitted[0].spec()),
-            "quantize:\n  model: " + folder.path() + R"(/model
+            "quantize:\n  model: " + folder.path() + R"yaml(/model
   method: gptq
   options:
     bits: 4
@@ -99,11 +100,12 @@ TEST(Quantctl, QuantizeSubmitsWatchesAndSucceeds) {
       options:
         bits: 8
         group_size: 64
-    - pattern: "(?:a|b)" skip
-            : true priority : 7 labels:team
-            : x runtime
-            : {})
-  ");
+    - pattern: "(?:a|b)"
+      skip: true
+priority: 7
+labels:
+  team: x
+)yaml");
 }
 
 TEST(Quantctl, FileWithFlagsOverIt) {
@@ -249,11 +251,38 @@ TEST(Quantctl, DryRunPrintsTheResolvedSpec) {
               HasSubstr("# estimate: none, the model \"org/name@main\" is not on this machine"));
 }
 
+TEST(Quantctl, DryRunAsksTheEngineForAnEstimate) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  const Folder folder;
+  folder.Write("model/config.json", "{}");
+  const std::string engine = folder.Write(
+      "quant-engine",
+      "#!/bin/sh\n[ \"$1 $2\" = 'estimate --spec' ] && grep -q rtn \"$3\" || exit 1\n"
+      "echo '{\"hostMemoryBytes\": 1048576, \"deviceMemoryBytes\": 0, \"diskBytes\": 2048, "
+      "\"seconds\": 65}'\n");
+  std::filesystem::permissions(engine, std::filesystem::perms::owner_all);
+  const std::string path = getenv("PATH");
+  setenv("PATH", (folder.path() + ":" + path).c_str(), 1);
+  const ClientRun run =
+      RunQuantctl(With(fake, {"quantize", folder / "model", "--method", "rtn", "--dry-run"}));
+  setenv("PATH", path.c_str(), 1);
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  if (FileExists(std::string(QUANTD_BINARY_DIR) + "/bin/quant-engine")) {
+    // The real one stands beside this test and wins; it refuses the empty model.
+    EXPECT_THAT(run.out, HasSubstr("# estimate: none, quant-engine estimate ended with"));
+  } else {
+    EXPECT_THAT(run.out, HasSubstr("# estimate: host memory 1.00 MiB, device memory 0 B, disk "
+                                   "2.00 KiB, time about 1m05s"));
+  }
+}
+
 TEST(Quantctl, SweepFromFlagsAndItsReport) {
   FakeScheduler fake;
   fake.sweep = FromYaml<v1::Sweep>(
       R"({name: tenants/default/sweeps/s1, state: succeeded, report_job: tenants/default/jobs/r,
-    cells: [{name: rtn-b4, model: org/name, stages: [{kind: quantize, job: tenants/default/jobs/q, state: succeeded}]}]})");
+    cells: [{name: rtn-b4, model: org/name,
+             stages: [{kind: quantize, job: tenants/default/jobs/q, state: succeeded}]}]})");
   fake.events = {
       FromYaml<v1::JobEvent>("{sequence: 1, job: tenants/default/jobs/q, state: {state: running}}"),
       FromYaml<v1::JobEvent>(
@@ -282,7 +311,6 @@ variants:
 tasks:
   - name: perplexity
 benchmark: {}
-runtime: {}
 )");
 }
 
@@ -326,7 +354,8 @@ TEST(Quantctl, CompletionKnowsEveryCommand) {
       const std::string word(command.words.substr(command.words.rfind(' ') + 1));
       EXPECT_THAT(run.out, HasSubstr(word)) << shell;
     }
-    EXPECT_THAT(run.out, Not(HasSubstr("@")));
+    EXPECT_THAT(run.out, Not(HasSubstr("@LOOP@")));
+    EXPECT_THAT(run.out, Not(HasSubstr("@CASES@")));
   }
   EXPECT_EQ(RunQuantctl({"completion", "tcsh"}).exit_code, 2);
 }

@@ -19,7 +19,7 @@ namespace {
 // that is gone.
 constexpr absl::Duration kReconnectMax = absl::Minutes(5);
 constexpr absl::Duration kReconnectPauseFirst = absl::Milliseconds(200);
-constexpr absl::Duration kReconnectPauseMax = absl::Seconds(5);
+constexpr absl::Duration kReconnectPauseMax = absl::Seconds(2);
 // Events read ahead of a slow terminal; the stream's own flow control holds the rest.
 constexpr size_t kQueuedEventsMax = 1000;
 constexpr absl::Duration kTick = absl::Milliseconds(50);
@@ -174,10 +174,17 @@ class Source {
     return stopped_;
   }
 
+  // False when stopped. Without a connection the pause ends when there is one.
   bool Pause(absl::Duration pause) {
-    const absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(&stopped_), pause);
-    return !stopped_;
+    const absl::Time until = absl::Now() + pause;
+    if (scheduler_.WaitUntilConnected(absl::ZeroDuration())) {
+      const absl::MutexLock lock(&mutex_);
+      mutex_.AwaitWithTimeout(absl::Condition(&stopped_), pause);
+      return !stopped_;
+    }
+    while (!Stopped() && absl::Now() < until && !scheduler_.WaitUntilConnected(kTick)) {
+    }
+    return !Stopped();
   }
 
   Scheduler scheduler_;  // Of its own, so that Abort ends the stream and nothing else.

@@ -1,4 +1,5 @@
 // Ctrl-C on the real program: once detaches, twice cancels.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>

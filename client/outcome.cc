@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
@@ -38,14 +39,42 @@ void FlattenNumbers(const google::protobuf::Struct& object, const std::string& p
   }
 }
 
+std::string ValueText(absl::string_view name, double value) {
+  return absl::EndsWith(name, "Bytes") ? FormatBytes(static_cast<int64_t>(value))
+                                       : ShortNumber(value);
+}
+
+// An evaluation's metrics: {"metrics": {name: {"value", "stderr", "samples", ...}}}.
+void PrintMetrics(Session& session, const google::protobuf::Struct& result) {
+  const auto found = result.fields().find("metrics");
+  if (found == result.fields().end()) return;
+  std::map<std::string, std::map<std::string, double>> metrics;
+  for (const auto& [name, metric] : found->second.struct_value().fields()) {
+    FlattenNumbers(metric.struct_value(), "", &metrics[name]);
+  }
+  Table table(
+      {{"metric"}, {"value", Align::kRight}, {"+/-", Align::kRight}, {"samples", Align::kRight}});
+  for (const auto& [name, numbers] : metrics) {
+    const auto text = [&numbers = numbers](const char* field) {
+      const auto number = numbers.find(field);
+      return number == numbers.end() ? std::string() : ShortNumber(number->second);
+    };
+    table.AddRow({name, text("value"), text("stderr"), text("samples")});
+  }
+  if (table.rows() > 0) session.PrintTable(table);
+}
+
 void PrintResult(Session& session, const google::protobuf::Struct& result) {
   const std::vector<std::string> comparison =
       ComparisonLines(result, session.width(), session.style());
   if (!comparison.empty()) return Print(session, comparison);
+  PrintMetrics(session, result);
   std::map<std::string, double> numbers;
   FlattenNumbers(result, "", &numbers);
   Table table({{"result"}, {"value", Align::kRight}});
-  for (const auto& [name, value] : numbers) table.AddRow({name, ShortNumber(value)});
+  for (const auto& [name, value] : numbers) {
+    if (!absl::StartsWith(name, "metrics/")) table.AddRow({name, ValueText(name, value)});
+  }
   if (table.rows() > 0) session.PrintTable(table);
 }
 
@@ -107,6 +136,9 @@ int TellSweep(Session& session, const v1::Sweep& sweep) {
     } else {
       session.out() << "\n";
       PrintResult(session, report->result());
+      if (!report->output().files().empty()) {
+        session.out() << "report: quantctl artifacts get " << Id(sweep.report_job()) << " -o DIR\n";
+      }
       if (report->state() == v1::JOB_STATE_FAILED) {
         session.out() << "the report failed:\n";
         Print(session, FailureLines(report->failure(), session.style()), "  ");
@@ -128,16 +160,12 @@ int TellSweep(Session& session, const v1::Sweep& sweep) {
     session.out() << "some jobs did not succeed; run them again with: quantctl sweeps retry "
                   << Id(sweep.name()) << "\n";
   }
-  session.out() << "\nmodels:\n";
   for (const v1::Sweep::Cell& cell : sweep.cells()) {
     for (const v1::Sweep::Stage& stage : cell.stages()) {
       if (stage.kind() != "quantize" || stage.state() != v1::JOB_STATE_SUCCEEDED) continue;
       session.out() << "  " << OneLine(cell.name()) << ": quantctl artifacts get "
                     << Id(stage.job()) << " -o DIR\n";
     }
-  }
-  if (!sweep.report_job().empty()) {
-    session.out() << "  report: quantctl artifacts get " << Id(sweep.report_job()) << " -o DIR\n";
   }
   session.out().flush();
   return CodeOf(sweep.state());

@@ -20,13 +20,21 @@ namespace quantd {
 namespace {
 // The slowest unary call, a submit of a large sweep, takes well under a second.
 constexpr std::chrono::seconds kCallDeadline{30};
+// gRPC's own two minutes would leave a watcher in the dark long after the scheduler is back.
+constexpr int kReconnectBackoffMsMax = 2'000;
+
+grpc::ChannelArguments Arguments() {
+  grpc::ChannelArguments arguments = ClientChannelArguments();
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMsMax);
+  return arguments;
+}
 }  // namespace
 
 struct Scheduler::State {
   explicit State(const std::string& address)
       : address(address),
-        channel(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(),
-                                          ClientChannelArguments())),
+        channel(
+            grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), Arguments())),
         jobs(v1::JobService::NewStub(channel)),
         sweeps(v1::SweepService::NewStub(channel)),
         artifacts(v1::ArtifactService::NewStub(channel)),
@@ -101,6 +109,11 @@ void Scheduler::Abort() {
   const absl::MutexLock lock(&state_->mutex);
   state_->aborted = true;
   for (grpc::ClientContext* context : state_->contexts) context->TryCancel();
+}
+
+bool Scheduler::WaitUntilConnected(absl::Duration limit) {
+  return state_->channel->WaitForConnected(std::chrono::system_clock::now() +
+                                           absl::ToChronoMilliseconds(limit));
 }
 
 #define QD_UNARY(Service, stub, Method, Response)                                    \

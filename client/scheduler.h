@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "proto/quantd/v1/artifact.pb.h"
 #include "proto/quantd/v1/job.pb.h"
 #include "proto/quantd/v1/sweep.pb.h"
@@ -51,6 +52,10 @@ class Scheduler {
   // `next` fills the next chunk and returns false when there is none.
   absl::StatusOr<v1::UploadBlobResponse> Upload(
       const std::function<absl::StatusOr<bool>(v1::UploadBlobRequest*)>& next);
+
+  // Whether there is a connection, waiting at most so long for one. gRPC works at a connection only
+  // while somebody waits, so a pause between attempts is best spent here.
+  bool WaitUntilConnected(absl::Duration limit);
 
   // Ends every call under way and every later one with Cancelled.
   void Abort();

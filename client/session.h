@@ -18,7 +18,7 @@
 
 namespace quantd {
 
-inline constexpr char kDefaultScheduler[] = "127.0.0.1:7070";
+inline constexpr char kDefaultScheduler[] = "127.0.0.1:7717";
 
 // The process around the program, replaced in tests.
 struct Environment {

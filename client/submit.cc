@@ -83,9 +83,11 @@ absl::StatusOr<std::string> Estimate(const v1::JobSpec& spec) {
   const int fd = mkstemp(path.data());
   if (fd < 0) return ErrnoStatus(errno, "creating ", path);
   close(fd);
-  absl::Status written = WriteFileAtomic(path, json);
-  absl::StatusOr<EngineRun> run = written;
-  if (written.ok()) run = RunEngine({"estimate", "--spec", path}, /*capture=*/true);
+  const auto estimate = [&]() -> absl::StatusOr<EngineRun> {
+    QD_RETURN_IF_ERROR(WriteFileAtomic(path, json));
+    return RunEngine({"estimate", "--spec", path}, /*capture=*/true);
+  };
+  const absl::StatusOr<EngineRun> run = estimate();
   unlink(path.c_str());
   QD_RETURN_IF_ERROR(run.status());
   const auto parsed = nlohmann::json::parse(run->output, nullptr, /*allow_exceptions=*/false);

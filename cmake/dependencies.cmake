@@ -25,6 +25,10 @@ if(QUANTD_BENCHMARKS)
 endif()
 
 if(QUANTD_ENGINE)
+  if(NOT IS_DIRECTORY "${QUANTD_LIBTORCH}/torch/include")
+    message(FATAL_ERROR "QUANTD_LIBTORCH is \"${QUANTD_LIBTORCH}\": no libtorch there. Build with ./dev build, "
+                        "or pass -DQUANTD_LIBTORCH=FOLDER as ./dev setup made it.")
+  endif()
   # The wheel's own TorchConfig.cmake insists on a CUDA toolkit; only the CPU half is linked here, the CUDA
   # half is opened with dlopen when a GPU is there (workers/engine/device).
   find_library(QUANTD_TORCH_CPU torch_cpu PATHS ${QUANTD_LIBTORCH}/torch/lib REQUIRED NO_DEFAULT_PATH)

@@ -4,7 +4,8 @@
 #   DEPS        libraries that this room's users see too
 #   TEST_DEPS   libraries that only the tests link
 #   EXCLUDE     file names that another target takes
-#   PCH         header to precompile for the room and its tests
+#   PCH         header to precompile for the room and its tests, relative to the repository's root: by that
+#               name ccache finds it again in another clone
 #   SUBDIRS     folders below this one whose files belong to the room too
 
 add_library(quantd_flags INTERFACE)
@@ -40,7 +41,7 @@ function(room name)
     add_library(${target} STATIC ${sources})
     target_link_libraries(${target} PUBLIC quantd_flags ${ARG_DEPS})
     if(ARG_PCH)
-      target_precompile_headers(${target} PRIVATE ${ARG_PCH})
+      target_precompile_headers(${target} PRIVATE <${ARG_PCH}>)
     endif()
   else()
     add_library(${target} INTERFACE)
@@ -52,7 +53,7 @@ function(room name)
     target_compile_definitions(${target}_test PRIVATE QUANTD_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                                       QUANTD_BINARY_DIR="${CMAKE_BINARY_DIR}")
     if(ARG_PCH AND sources)
-      target_precompile_headers(${target}_test PRIVATE ${ARG_PCH})
+      target_precompile_headers(${target}_test PRIVATE <${ARG_PCH}>)
     endif()
     gtest_discover_tests(${target}_test TEST_PREFIX "${name}/" DISCOVERY_TIMEOUT 120
                          PROPERTIES LABELS "${name}" TIMEOUT 300)

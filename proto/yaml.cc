@@ -4,15 +4,11 @@
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/reflection.h>
-#include <yaml-cpp/eventhandler.h>
-#include <yaml-cpp/parser.h>
 #include <yaml-cpp/yaml.h>
 
 #include <cmath>
-#include <exception>
 #include <limits>
 #include <map>
-#include <sstream>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -23,16 +19,13 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "base/nearest.h"
-#include "base/utf8.h"
+#include "proto/yaml_document.h"
 #include "proto/yaml_scalar.h"
 
 namespace quantd {
 namespace {
 
 namespace pb = google::protobuf;
-
-// A sweep of a thousand variants is 100 KB; a request may hold 4 MiB.
-constexpr size_t kTextBytesMax = size_t{1} << 20;
 // The API's messages nest 6 deep; method options need a few more.
 constexpr int kDepthMax = 32;
 // Visits of nodes, aliased ones counted each time: what stops a "billion laughs" file.
@@ -43,16 +36,15 @@ constexpr double kExactIntegerMax = 9007199254740992.0;
 
 std::string Excerpt(absl::string_view text) {
   constexpr size_t kShownBytes = 60;
-  if (text.size() <= kShownBytes) return absl::StrCat("\"", absl::Utf8SafeCEscape(text), "\"");
-  return absl::StrCat("\"", absl::Utf8SafeCEscape(text.substr(0, kShownBytes)), "...\"");
+  return absl::StrCat("\"", absl::Utf8SafeCEscape(text.substr(0, kShownBytes)),
+                      text.size() > kShownBytes ? "...\"" : "\"");
 }
 
 // What a node is, in the words of an error.
 std::string Describe(const YAML::Node& node) {
   if (node.IsMap()) return "a map";
   if (node.IsSequence()) return "a list";
-  if (node.IsNull()) return "empty";
-  return Excerpt(node.Scalar());
+  return node.IsNull() ? "empty" : Excerpt(node.Scalar());
 }
 
 std::string Join(const std::string& path, absl::string_view name) {
@@ -134,8 +126,7 @@ void Reader::Fail(const YAML::Mark& mark, const std::string& path, absl::string_
 bool Reader::Enter(const YAML::Node& node, const std::string& path) {
   if (stopped_) return false;
   if (depth_ > kDepthMax) {
-    Fail(node.Mark(), path, absl::StrCat("nests deeper than ", kDepthMax, " levels"));
-    return false;
+    return Fail(node.Mark(), path, absl::StrCat("nests deeper than ", kDepthMax, " levels")), false;
   }
   if (++nodes_ > kNodesMax) {
     Fail(node.Mark(), path,
@@ -149,10 +140,9 @@ bool Reader::Enter(const YAML::Node& node, const std::string& path) {
 bool Reader::CheckTag(const YAML::Node& node, const std::string& path) {
   absl::string_view tag = node.Tag();
   if (tag.empty() || tag == "?" || tag == "!") return true;
-  if (absl::ConsumePrefix(&tag, "tag:yaml.org,2002:")) {
-    for (const absl::string_view known : {"str", "int", "float", "bool", "null", "map", "seq"}) {
-      if (tag == known) return true;
-    }
+  absl::ConsumePrefix(&tag, "tag:yaml.org,2002:");
+  for (const absl::string_view known : {"str", "int", "float", "bool", "null", "map", "seq"}) {
+    if (tag == known) return true;
   }
   Fail(node.Mark(), path, absl::StrCat("unknown tag ", Excerpt(node.Tag())));
   return false;
@@ -470,52 +460,19 @@ void Reader::ReadValue(const YAML::Node& node, const std::string& path, pb::Valu
   }
 }
 
-// Notes where a document begins and passes over its content.
-class DocumentMark : public YAML::EventHandler {
- public:
-  void OnDocumentStart(const YAML::Mark& at) override { mark = at; }
-  void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
-  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
-  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
-                const std::string&) override {}
-  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
-                       YAML::EmitterStyle::value) override {}
-  void OnSequenceEnd() override {}
-  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
-                  YAML::EmitterStyle::value) override {}
-  void OnMapEnd() override {}
-
-  YAML::Mark mark = YAML::Mark::null_mark();
-};
-
-// yaml-cpp's exceptions end here. `use` gets the one document.
+// Reads the one document of `text` with `use`.
 template <typename Use>
-absl::Status Parse(absl::string_view text, absl::string_view file, Reader* reader, Use use) {
-  const auto refuse = [&](const YAML::Mark& mark, absl::string_view why) {
-    reader->Fail(mark, "", why);
+absl::Status ReadDocument(absl::string_view text, Reader* reader, Use use) {
+  YAML::Node root;
+  yaml_internal::DocumentError error;
+  if (!yaml_internal::LoadDocument(text, &root, &error)) {
+    reader->Fail(error.mark, "", error.why);
     return reader->Finish();
-  };
-  if (text.size() > kTextBytesMax) {
-    return refuse(YAML::Mark::null_mark(),
-                  absl::StrCat("is larger than the limit of ", kTextBytesMax, " bytes"));
   }
-  if (!IsValidUtf8(text)) return refuse(YAML::Mark::null_mark(), "is not valid UTF-8");
   try {
-    const std::string copy(text);
-    std::istringstream stream(copy);
-    YAML::Parser parser(stream);
-    DocumentMark first, second;
-    parser.HandleNextDocument(first);
-    // Not LoadAll: on a stray ',' it finds empty documents for ever.
-    if (parser.HandleNextDocument(second)) {
-      return refuse(second.mark, "a second document begins here; only one a file");
-    }
-    use(YAML::Load(copy));
-  } catch (const YAML::Exception& error) {
-    return refuse(error.mark, absl::StrCat("is not YAML: ", error.msg));
-  } catch (const std::exception& error) {
-    return refuse(YAML::Mark::null_mark(), absl::StrCat("cannot be read: ", error.what()));
+    use(root);
+  } catch (const YAML::Exception& exception) {  // A node of a kind that was not asked for.
+    reader->Fail(exception.mark, "", exception.msg);
   }
   return reader->Finish();
 }
@@ -526,16 +483,16 @@ absl::Status YamlToMessage(absl::string_view text, absl::string_view file,
                            google::protobuf::Message* message) {
   message->Clear();
   Reader reader(file);
-  return Parse(text, file, &reader,
-               [&](const YAML::Node& root) { reader.ReadMessage(root, "", message); });
+  return ReadDocument(text, &reader,
+                      [&](const YAML::Node& root) { reader.ReadMessage(root, "", message); });
 }
 
 absl::StatusOr<google::protobuf::Value> YamlToValue(absl::string_view text,
                                                     absl::string_view what) {
   google::protobuf::Value value;
   Reader reader(what);
-  const absl::Status status = Parse(
-      text, what, &reader, [&](const YAML::Node& root) { reader.ReadValue(root, "", &value); });
+  const absl::Status status = ReadDocument(
+      text, &reader, [&](const YAML::Node& root) { reader.ReadValue(root, "", &value); });
   if (!status.ok()) return status;
   return value;
 }

@@ -179,7 +179,8 @@ dependencies:
 - {job: jobs/b, condition: Condition_Unspecified}
 limits: {queue_time: 1h30m, run_time: 1.5s, no_progress_time: 250ms}
 labels: {team: a, 7: seven, on: "yes"}
-runtime: {device_memory_bytes: 4GiB, host_memory_bytes: 1.5GiB, seed: 18446744073709551615, threads: 2e0}
+runtime: {device_memory_bytes: 4GiB, host_memory_bytes: 1.5GiB,
+          seed: 18446744073709551615, threads: 2e0}
 )",
                                             "job.yaml", &spec);
   ASSERT_TRUE(status.ok()) << status;

@@ -40,7 +40,7 @@ Action DeclareBenchmark(CLI::App* app) {
     benchmark->set_decode_tokens(flags->decode_tokens);
     benchmark->set_repetitions(flags->repetitions);
     benchmark->set_warmup(flags->warmup);
-    const absl::Status status = ApplyRuntime(flags->runtime, spec.mutable_runtime());
+    const absl::Status status = ApplyRuntime(flags->runtime, &spec);
     return status.ok() ? RunJob(session, spec, flags->submit) : session.Fail(status);
   };
 }

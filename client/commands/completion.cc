@@ -56,7 +56,7 @@ std::string Cases(const std::vector<Node>& nodes) {
         }
       }
     }
-    absl::StrAppend(&text, "    \"", node.path, "\") words=\"", absl::StrJoin(words, " "),
+    absl::StrAppend(&text, "    \"", node.path, "\") possible=\"", absl::StrJoin(words, " "),
                     "\" ;;\n");
   }
   return text;
@@ -71,19 +71,19 @@ std::string Groups(const std::vector<Node>& nodes) {
 }
 
 // Finds the command typed so far: its first word, and the second where the first is a group.
-constexpr char kPathLoop[] = R"(  path=""
+constexpr char kPathLoop[] = R"(  chosen=""
   for word in "${typed[@]}"; do
     case "$word" in
       -*) continue ;;
     esac
-    case "$path" in
-      "") path="$word" ;;
-      @GROUPS@) path="$path $word"; break ;;
+    case "$chosen" in
+      "") chosen="$word" ;;
+      @GROUPS@) chosen="$chosen $word"; break ;;
       *) break ;;
     esac
   done
-  case "$path" in
-@CASES@    *) words="" ;;
+  case "$chosen" in
+@CASES@    *) possible="" ;;
   esac
 )";
 
@@ -95,9 +95,9 @@ std::string Fill(absl::string_view script, const std::vector<Node>& nodes) {
 std::string Bash(const std::vector<Node>& nodes) {
   return Fill(R"(# bash completion of quantctl: source <(quantctl completion bash)
 _quantctl() {
-  local path word words typed
+  local chosen word possible typed
   typed=("${COMP_WORDS[@]:1:COMP_CWORD-1}")
-@LOOP@  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+@LOOP@  COMPREPLY=($(compgen -W "$possible" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _quantctl quantctl
 )",
@@ -108,11 +108,10 @@ std::string Zsh(const std::vector<Node>& nodes) {
   return Fill(R"(#compdef quantctl
 # zsh completion of quantctl: source <(quantctl completion zsh)
 _quantctl() {
-  local path word words_possible
+  local chosen word possible
   local -a typed
   typed=("${words[@]:1:$((CURRENT-2))}")
-  local words
-@LOOP@  compadd -- ${=words}
+@LOOP@  compadd -- ${=possible}
   _files
 }
 compdef _quantctl quantctl

@@ -40,7 +40,7 @@ absl::Status Fill(Flags* flags, v1::JobSpec* spec) {
   if (evaluate->tasks().empty()) {
     return absl::InvalidArgumentError("no --task is given; quantctl methods --tasks lists them");
   }
-  return ApplyRuntime(flags->runtime, spec->mutable_runtime());
+  return ApplyRuntime(flags->runtime, spec);
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ absl::Status Fill(Flags* flags, v1::JobSpec* spec) {
   if (quantize->method().empty()) {
     return absl::InvalidArgumentError("no --method is given; quantctl methods lists them");
   }
-  return ApplyRuntime(flags->runtime, spec->mutable_runtime());
+  return ApplyRuntime(flags->runtime, spec);
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ void AddTaskFlags(CLI::App* app, TaskFlags* flags);
 absl::Status ApplyTasks(const TaskFlags& flags,
                         google::protobuf::RepeatedPtrField<v1::TaskSpec>* tasks);
 
-// --runtime-device, --dtype, --device-memory, --host-memory, --seed.
+// --device, --dtype, --device-memory, --host-memory, --seed.
 struct RuntimeFlags {
   std::string device;
   std::string dtype;
@@ -49,6 +49,14 @@ struct RuntimeFlags {
 };
 void AddRuntimeFlags(CLI::App* app, RuntimeFlags* flags);
 absl::Status ApplyRuntime(const RuntimeFlags& flags, v1::Runtime* runtime);
+// `spec` is a message with a `runtime` field, left unset where nothing is given.
+template <typename Spec>
+absl::Status ApplyRuntime(const RuntimeFlags& flags, Spec* spec) {
+  v1::Runtime runtime = spec->runtime();
+  const absl::Status status = ApplyRuntime(flags, &runtime);
+  if (status.ok() && runtime.ByteSizeLong() > 0) *spec->mutable_runtime() = runtime;
+  return status;
+}
 
 // "k=v", v as it would stand in a YAML file.
 absl::Status ApplyOption(const std::string& text, google::protobuf::Struct* options);

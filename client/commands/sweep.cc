@@ -70,7 +70,7 @@ absl::Status Fill(Flags* flags, v1::SweepSpec* spec) {
     }
   }
   if (flags->max_parallel > 0) spec->set_max_parallel(flags->max_parallel);
-  return ApplyRuntime(flags->runtime, spec->mutable_runtime());
+  return ApplyRuntime(flags->runtime, spec);
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ Action DeclareVerify(CLI::App* app) {
   return [flags](Session& session) {
     v1::JobSpec spec;
     spec.mutable_verify()->set_model(flags->model);
-    const absl::Status status = ApplyRuntime(flags->runtime, spec.mutable_runtime());
+    const absl::Status status = ApplyRuntime(flags->runtime, &spec);
     return status.ok() ? RunJob(session, spec, flags->submit) : session.Fail(status);
   };
 }

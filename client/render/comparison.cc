@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -74,6 +75,12 @@ std::vector<std::string> MetricColumns(const Struct& result, const std::vector<S
   return names;
 }
 
+// The median, where there is more than one number.
+double Latency(const Struct& row) {
+  const double latency = Number(row, "latencyMs");
+  return std::isnan(latency) ? Number(Object(row, "latencyMs"), "p50") : latency;
+}
+
 std::string PeakText(const Struct& row) {
   const double host = Number(row, "peakHostBytes");
   const double device = Number(row, "peakDeviceBytes");
@@ -88,7 +95,8 @@ std::vector<std::string> ComparisonLines(const Struct& result, size_t width, con
   if (const Value* listed = Find(result, "rows"); listed != nullptr) {
     for (const Value& row : listed->list_value().values()) rows.push_back(row.struct_value());
   }
-  if (rows.empty()) return {};
+  // A benchmark's result has rows too, of another kind.
+  if (rows.empty() || Text(rows[0], "name").empty()) return {};
   const std::vector<std::string> metrics = MetricColumns(result, rows);
   std::vector<Table::Column> columns = {
       {"variant"}, {"size", Align::kRight}, {"ratio", Align::kRight, 2}};
@@ -101,9 +109,9 @@ std::vector<std::string> ComparisonLines(const Struct& result, size_t width, con
   columns.push_back({"peak memory", Align::kRight, 5});
   columns.push_back({"verdict"});
 
-  Struct baseline;
+  std::map<std::string, Struct> baselines;  // The metrics of each model's baseline.
   for (const Struct& row : rows) {
-    if (Flag(row, "baseline")) baseline = Object(row, "metrics");
+    if (Flag(row, "baseline")) baselines[Text(row, "model")] = Object(row, "metrics");
   }
   Table table(columns);
   std::vector<std::string> failures;
@@ -113,11 +121,12 @@ std::vector<std::string> ComparisonLines(const Struct& result, size_t width, con
                                       NumberText(Number(row, "compressionRatio"), "x")};
     for (const std::string& name : metrics) {
       const double value = Number(values, name);
-      cells.push_back(Flag(row, "baseline") ? NumberText(value)
-                                            : ChangeText(value, Number(baseline, name)));
+      cells.push_back(Flag(row, "baseline")
+                          ? NumberText(value)
+                          : ChangeText(value, Number(baselines[Text(row, "model")], name)));
     }
     cells.push_back(NumberText(Number(row, "decodeTokensPerSecond")));
-    cells.push_back(NumberText(Number(row, "latencyMs"), " ms"));
+    cells.push_back(NumberText(Latency(row), " ms"));
     cells.push_back(NumberText(Number(row, "quantizationSeconds"), " s"));
     cells.push_back(PeakText(row));
     cells.push_back(Text(row, "verdict"));

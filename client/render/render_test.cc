@@ -103,7 +103,7 @@ TEST(SweepBoard, DrawsCellsByStage) {
             "bf16          -                -        done           12.35    0.250\n"
             "gptq-b4-g128  quantize 50% 2s  .        .\n"
             "gptq-b2-g128  failed           skipped  skipped");
-  EXPECT_EQ(Joined(board.Lines(60, 4, absl::Seconds(42), {})),
+  EXPECT_EQ(Joined(board.Lines(56, 4, absl::Seconds(42), {})),
             "sweeps/4c1d  4/8 jobs, 42s, 1 failed\n"
             "variant       quantize         verify   evaluate\n"
             "bf16          -                -        done\n"
@@ -144,10 +144,13 @@ google::protobuf::Struct ExampleComparison() {
   google::protobuf::Struct result;
   const absl::Status status = YamlToMessage(R"(
 rows:
-- {name: bf16, baseline: true, sizeBytes: 12582912, compressionRatio: 1, metrics: {perplexity: 12, arc/acc: 0.25},
+- {name: bf16, baseline: true, sizeBytes: 12582912, compressionRatio: 1,
+   metrics: {perplexity: 12, arc/acc: 0.25},
    decodeTokensPerSecond: 100, latencyMs: 9.5, verdict: baseline, peakHostBytes: 104857600}
-- {name: gptq-b4, sizeBytes: 4194304, compressionRatio: 3, metrics: {perplexity: 12.6, arc/acc: 0.24},
-   decodeTokensPerSecond: 210, latencyMs: 5.25, quantizationSeconds: 8.5, peakHostBytes: 1048576,
+- {name: gptq-b4, sizeBytes: 4194304, compressionRatio: 3,
+   metrics: {perplexity: 12.6, arc/acc: 0.24},
+   decodeTokensPerSecond: 210, latencyMs: {p50: 5.25, p95: 7}, quantizationSeconds: 8.5,
+   peakHostBytes: 1048576,
    peakDeviceBytes: 2097152, verdict: good}
 - {name: gptq-b2, error: "the Hessian is not\npositive definite", verdict: failed}
 metricColumns: [perplexity, arc/acc]

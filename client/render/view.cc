@@ -74,7 +74,10 @@ class LiveView : public View {
     if (now - drawn_ < (dirty_ ? kRedrawPeriod : absl::Seconds(1))) return;
     Draw(now);
   }
-  void End() override { Draw(absl::Now()); }
+  void End() override {
+    Draw(absl::Now());
+    height_ = 0;  // What is said later goes below.
+  }
 
  private:
   void Erase() {

@@ -15,6 +15,9 @@ namespace {
 constexpr absl::Duration kBatchTime = absl::Milliseconds(200);
 constexpr absl::Duration kTick = absl::Seconds(1);
 constexpr absl::Duration kCallTime = absl::Seconds(10);
+// Renewals come no further apart, however long the lease: their answers are how a cancel is
+// learned.
+constexpr absl::Duration kRenewTimeMax = absl::Seconds(3);
 constexpr size_t kEventsMax = 2'000;
 constexpr double kFencedShare = 0.8;
 
@@ -100,7 +103,7 @@ bool LeaseKeeper::Fenced() const {
 bool LeaseKeeper::Due() const {
   if (lost_ || ended_) return false;
   const absl::Duration now = clock_.Monotonic();
-  if (now - last_try_ >= lease_time_ / 3) return true;
+  if (now - last_try_ >= std::min(lease_time_ / 3, kRenewTimeMax)) return true;
   const std::optional<absl::Duration> oldest = outbox_.OldestUnsent();
   if (oldest.has_value()) return flush_ || now - *oldest >= kBatchTime || outbox_.Full();
   return !outbox_.Empty();  // Sent, not acknowledged: to be sent again.

@@ -174,6 +174,8 @@ void TerminalSink::Write(const nlohmann::json& event) {
   }
   ClearLine();
   if (auto metric = event.find("metric"); metric != event.end()) {
+    // Running values are for machines; people see the final ones.
+    if (metric->contains("labels") && (*metric)["labels"].contains("partial")) return;
     absl::FPrintF(stderr, "%s = %s %s\n", Text(*metric, "name"), Dump((*metric)["value"]),
                   Text(*metric, "unit"));
   } else if (auto fallback = event.find("fallback"); fallback != event.end()) {

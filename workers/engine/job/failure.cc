@@ -7,12 +7,13 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace quantd::engine {
 namespace {
 
 constexpr char kClassPayload[] = "quantd.error_class";
+constexpr absl::string_view kPrefix = "ERROR_CLASS_";
 constexpr char kRemedyPayload[] = "quantd.remedy";
 
 struct ClassRow {
@@ -56,7 +57,9 @@ const ClassRow& RowOf(ErrorClass error_class) {
 absl::string_view ErrorClassName(ErrorClass error_class) { return RowOf(error_class).name; }
 
 absl::Status WithErrorClass(absl::Status status, ErrorClass error_class) {
-  if (!status.ok()) status.SetPayload(kClassPayload, absl::Cord(ErrorClassName(error_class)));
+  if (!status.ok())
+    status.SetPayload(kClassPayload,
+                      absl::Cord(absl::StripPrefix(ErrorClassName(error_class), kPrefix)));
   return status;
 }
 
@@ -68,7 +71,7 @@ absl::Status WithRemedy(absl::Status status, absl::string_view remedy) {
 ErrorClass ErrorClassOf(const absl::Status& status) {
   if (absl::optional<absl::Cord> payload = status.GetPayload(kClassPayload)) {
     for (const ClassRow& row : kClasses) {
-      if (*payload == row.name) return row.error_class;
+      if (*payload == absl::StripPrefix(row.name, kPrefix)) return row.error_class;
     }
   }
   switch (status.code()) {

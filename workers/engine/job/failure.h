@@ -36,6 +36,7 @@ absl::Status WithRemedy(absl::Status status, absl::string_view remedy);
 // Unavailable is INPUT_UNAVAILABLE; Cancelled is CANCELLED; the rest is INTERNAL.
 ErrorClass ErrorClassOf(const absl::Status& status);
 
+// Whether memory ran out, so that a smaller batch or another device may help.
 bool IsOutOfMemory(const absl::Status& status);
 
 // The Failure message of job.proto in proto3-JSON form, with a remedy.

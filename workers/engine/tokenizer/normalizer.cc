@@ -22,6 +22,9 @@ namespace {
 using Made = MadeComponent<Normalizer>;
 Made Make(const JsonView& json, int depth);
 
+// A Hangul filler that never composes; utf8proc 2.8 takes it for an empty final consonant.
+constexpr int32_t kHangulFinalBase = 0x11A7;
+
 // NFC, NFD, NFKC, NFKD. Characters that the reference's older tables do not know change nothing and
 // combine with nothing, so the text is normalized in the stretches between them.
 class UnicodeForm : public Normalizer {
@@ -38,7 +41,7 @@ class UnicodeForm : public Normalizer {
     for (size_t position = 0; position < text.size();) {
       const size_t at = position;
       const int32_t c = DecodeUtf8(text, &position);
-      if (!IsUnknownToNormalizer(c)) continue;
+      if (!IsUnknownToNormalizer(c) && c != kHangulFinalBase) continue;
       QD_RETURN_IF_ERROR(AppendForm(absl::string_view(text).substr(begin, at - begin), &out));
       out.append(text, at, position - at);
       begin = position;

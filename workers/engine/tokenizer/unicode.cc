@@ -111,6 +111,8 @@ bool IsWordCharacter(uint32_t c) {
 }
 
 bool IsCombiningMark(uint32_t c) {
+  // Two that later versions made letters.
+  if (c == 0x1CF2 || c == 0x1CF3) return true;
   return c >= 0x300 && Category(c)[0] == 'M' && !IsUnknownToNormalizer(c);
 }
 

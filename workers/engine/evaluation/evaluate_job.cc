@@ -1,0 +1,124 @@
+// Checks everything first, then runs the tasks in order; a task's result is announced when it ends.
+#include "workers/engine/evaluation/evaluate_job.h"
+
+#include <set>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/status_macros.h"
+#include "workers/engine/evaluation/loaded_model.h"
+#include "workers/engine/evaluation/task.h"
+
+namespace quantd::engine {
+namespace {
+
+struct PlannedTask {
+  const Task* task = nullptr;
+  const TaskSpec* spec = nullptr;
+  std::string key;
+  std::string data_path;
+  nlohmann::json options;
+};
+
+// The name as the spec has it; a second task of the same name gets its data's name behind it.
+std::string UniqueKey(const TaskSpec& spec, std::set<std::string>* used) {
+  std::string key = spec.name;
+  if (!used->insert(key).second) {
+    std::string data = spec.data.substr(spec.data.rfind('/') + 1);
+    for (char& c : data) {
+      if (!absl::ascii_isalnum(static_cast<unsigned char>(c))) c = '_';
+    }
+    key = absl::StrCat(spec.name, "_", data);
+    for (int i = 2; !used->insert(key).second; ++i)
+      key = absl::StrCat(spec.name, "_", data, "_", i);
+  }
+  return key;
+}
+
+absl::StatusOr<std::vector<PlannedTask>> PlanTasks(const JobContext& context,
+                                                   const EvaluateSpec& spec) {
+  if (spec.tasks.empty()) {
+    return absl::InvalidArgumentError("evaluate.tasks is empty: name at least one task");
+  }
+  if (spec.batch_size < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("evaluate.batchSize is ", spec.batch_size, "; 0 or more is possible"));
+  }
+  std::vector<PlannedTask> plan;
+  std::set<std::string> used;
+  for (size_t i = 0; i < spec.tasks.size(); ++i) {
+    const TaskSpec& task_spec = spec.tasks[i];
+    const std::string where = absl::StrCat("evaluate.tasks[", i, "]");
+    PlannedTask planned;
+    planned.spec = &task_spec;
+    QD_ASSIGN_OR_RETURN(planned.task, FindTask(task_spec.name), where);
+    QD_ASSIGN_OR_RETURN(planned.options,
+                        ResolveOptionValues(absl::StrCat("task ", task_spec.name),
+                                            planned.task->options, task_spec.options),
+                        where);
+    if (task_spec.limit < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ".limit is ", task_spec.limit, "; 0 or more is possible"));
+    }
+    if (planned.task->needs_data && task_spec.data.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ".data is empty: task ", task_spec.name, " needs a data file"));
+    }
+    if (!task_spec.data.empty()) {
+      QD_ASSIGN_OR_RETURN(planned.data_path, context.ResolveData(task_spec.data), where);
+    }
+    planned.key = UniqueKey(task_spec, &used);
+    plan.push_back(std::move(planned));
+  }
+  return plan;
+}
+
+absl::Status WriteSamples(JobContext& context, const std::string& key,
+                          const std::vector<nlohmann::json>& samples) {
+  std::string lines;
+  for (const nlohmann::json& sample : samples) {
+    absl::StrAppend(&lines, sample.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+                    "\n");
+  }
+  const std::string name = absl::StrCat("samples_", key, ".jsonl");
+  QD_RETURN_IF_ERROR(WriteFileAtomic(absl::StrCat(context.output_dir, "/", name), lines));
+  context.events.Artifact(name, "result");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<nlohmann::json> RunEvaluate(JobContext& context, const EvaluateSpec& spec) {
+  QD_ASSIGN_OR_RETURN(const std::vector<PlannedTask> plan, PlanTasks(context, spec));
+  QD_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(context, spec.model));
+  nlohmann::json metrics = nlohmann::json::object();
+  for (const PlannedTask& planned : plan) {
+    const absl::Duration start = Clock::Real().Monotonic();
+    TaskContext task{.job = context,
+                     .model = model,
+                     .key = planned.key,
+                     .data_path = planned.data_path,
+                     .limit = planned.spec->limit,
+                     .options = planned.options,
+                     .batch_size = spec.batch_size};
+    QD_ASSIGN_OR_RETURN(TaskResult result, planned.task->run(task), "task ", planned.key);
+    const double seconds = absl::ToDoubleSeconds(Clock::Real().Monotonic() - start);
+    for (auto& [name, metric] : result.metrics.items()) {
+      metric["seconds"] = seconds;
+      context.events.Metric(name, NumberOrNan(metric["value"]));
+      metrics[name] = metric;
+    }
+    QD_RETURN_IF_ERROR(WriteSamples(context, planned.key, result.samples));
+  }
+  nlohmann::json result = MeasuredOn(context, model);
+  result["metrics"] = std::move(metrics);
+  result["modelDigest"] = model.digest;
+  result["tokenizerDigest"] = model.tokenizer->digest();
+  result["sizeBytes"] = model.size_bytes;
+  result["loadSeconds"] = model.load_seconds;
+  return result;
+}
+
+}  // namespace quantd::engine

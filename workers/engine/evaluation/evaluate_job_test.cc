@@ -1,0 +1,273 @@
+// The evaluate job on the bundled model, and on copies of it that are broken on purpose.
+#include "workers/engine/evaluation/evaluate_job.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/file.h"
+#include "workers/engine/evaluation/task.h"
+#include "workers/engine/job/failure.h"
+
+namespace quantd::engine {
+namespace {
+
+using ::nlohmann::json;
+using ::testing::HasSubstr;
+
+const std::string kModel = QUANTD_SOURCE_DIR "/models/tiny-6m";
+const std::string kText = QUANTD_SOURCE_DIR "/examples/data/wikitext-excerpt.txt";
+const std::string kQuestions = QUANTD_SOURCE_DIR "/examples/data/arc.jsonl";
+
+// Cancels once a number of checkpoints was written: a kill at a known place.
+class CancellingSink : public RecordingSink {
+ public:
+  CancellingSink(const CancelToken& cancel, int checkpoints)
+      : cancel_(cancel), checkpoints_(checkpoints) {}
+
+ private:
+  void Write(const json& event) override {
+    if (event.contains("checkpoint") && --checkpoints_ == 0) cancel_.Cancel();
+  }
+  const CancelToken& cancel_;
+  int checkpoints_;
+};
+
+class EvaluateTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/quantd_evaluate_test.XXXXXX";
+    folder_ = mkdtemp(name);
+  }
+  void TearDown() override { EXPECT_TRUE(RemoveTree(folder_).ok()); }
+
+  absl::StatusOr<json> Evaluate(const EvaluateSpec& spec, EventSink& events,
+                                const CancelToken& cancel, const std::string& run = "run") {
+    const std::string output = absl::StrCat(folder_, "/", run, "/out");
+    const std::string work = absl::StrCat(folder_, "/", run, "/work");
+    EXPECT_TRUE(MakeFolders(output).ok());
+    EXPECT_TRUE(MakeFolders(work).ok());
+    JobContext context{{}, {}, output, work, folder_, events, cancel, nullptr};
+    context.spec.kind = spec;
+    // One thread: tests run side by side, and this model gains nothing from more.
+    context.spec.runtime = {.device = "cpu", .threads = 1};
+    return RunEvaluate(context, spec);
+  }
+  json Metrics(const EvaluateSpec& spec, const std::string& run) {
+    RecordingSink events;
+    const CancelToken cancel;
+    auto result = Evaluate(spec, events, cancel, run);
+    EXPECT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) return json();
+    for (auto& metric : (*result)["metrics"]) metric.erase("seconds");
+    return (*result)["metrics"];
+  }
+  // The bundled model with other weights: `weight(i)` gives element i.
+  std::string BrokenModel(const std::string& name, const std::function<float()>& weight) {
+    const std::string target = absl::StrCat(folder_, "/", name);
+    EXPECT_TRUE(MakeFolders(target).ok());
+    for (const char* file : {"config.json", "tokenizer.json", "tokenizer_config.json",
+                             "generation_config.json", "model.safetensors"}) {
+      std::string bytes = *ReadFile(absl::StrCat(kModel, "/", file));
+      if (std::string(file) == "model.safetensors") {
+        uint64_t header = 0;
+        std::memcpy(&header, bytes.data(), 8);
+        for (size_t i = 8 + header; i + 1 < bytes.size(); i += 2) {
+          const float value = weight();
+          // bfloat16 is the upper half of a float32.
+          std::memcpy(bytes.data() + i, reinterpret_cast<const char*>(&value) + 2, 2);
+        }
+      }
+      EXPECT_TRUE(WriteFileAtomic(absl::StrCat(target, "/", file), bytes).ok());
+    }
+    return target;
+  }
+
+  std::string folder_;
+};
+
+EvaluateSpec Perplexity(int limit, int batch_size, json options = {{"window", 256}}) {
+  return {.model = kModel,
+          .tasks = {{.name = "perplexity", .data = kText, .limit = limit, .options = options}},
+          .batch_size = batch_size};
+}
+
+TEST_F(EvaluateTest, NumbersDoNotDependOnTheBatchSize) {
+  const json one = Metrics(Perplexity(6, 1), "one")["perplexity"];
+  const json four = Metrics(Perplexity(6, 4), "four")["perplexity"];
+  EXPECT_NEAR(one["value"].get<double>(), four["value"].get<double>(),
+              1e-5 * one["value"].get<double>());
+  EXPECT_EQ(one["tokens"], 6 * 255);
+  EXPECT_GT(one["bitsPerByte"].get<double>(), 1.0);
+  EXPECT_LT(one["bitsPerByte"].get<double>(), 3.0);
+  EXPECT_THAT(one["protocol"].get<std::string>(), HasSubstr("window=256 stride=256 bos=tokenizer"));
+}
+
+TEST_F(EvaluateTest, OverlapIsScoredOnceAndHelps) {
+  const json apart = Metrics(Perplexity(0, 0, {{"window", 256}, {"max_tokens", 2048}}), "apart");
+  const json overlap = Metrics(
+      Perplexity(0, 0, {{"window", 256}, {"stride", 128}, {"max_tokens", 2048}}), "overlap");
+  EXPECT_EQ(apart["perplexity"]["tokens"], 8 * 255);
+  EXPECT_EQ(overlap["perplexity"]["tokens"], 255 + 14 * 128);
+  EXPECT_LT(overlap["perplexity"]["value"].get<double>(),
+            apart["perplexity"]["value"].get<double>());
+}
+
+TEST_F(EvaluateTest, MultipleChoiceIsRightOnEasyQuestionsInAnyOrder) {
+  const EvaluateSpec spec{.model = kModel,
+                          .tasks = {{.name = "arc", .data = kQuestions, .limit = 40}}};
+  const json metrics = Metrics(spec, "straight");
+  EXPECT_GT(metrics["arc/acc"]["value"].get<double>(), 0.6);
+  EXPECT_EQ(metrics["arc/acc"]["samples"], 40);
+  // The same questions backwards, one at a time: the same answers.
+  std::vector<std::string> lines = absl::StrSplit(*ReadFile(kQuestions), '\n');
+  std::reverse(lines.begin(), lines.begin() + 40);
+  std::string reversed;
+  for (int i = 0; i < 40; ++i) absl::StrAppend(&reversed, lines[static_cast<size_t>(i)], "\n");
+  ASSERT_TRUE(WriteFileAtomic(folder_ + "/reversed.jsonl", reversed).ok());
+  EvaluateSpec backwards = spec;
+  backwards.tasks[0].data = folder_ + "/reversed.jsonl";
+  backwards.batch_size = 3;
+  const json again = Metrics(backwards, "backwards");
+  EXPECT_EQ(metrics["arc/acc"]["value"], again["arc/acc"]["value"]);
+  EXPECT_EQ(metrics["arc/acc_norm"]["value"], again["arc/acc_norm"]["value"]);
+}
+
+TEST_F(EvaluateTest, AStoppedJobGoesOnToTheSameResult) {
+  const EvaluateSpec spec{
+      .model = kModel,
+      .tasks = {{.name = "perplexity", .data = kText, .limit = 40, .options = {{"window", 64}}},
+                {.name = "arc", .data = kQuestions, .limit = 64}}};
+  const json whole = Metrics(spec, "whole");
+  for (int checkpoints : {1, 4}) {
+    const std::string run = absl::StrCat("stopped", checkpoints);
+    const CancelToken cancel;
+    CancellingSink events(cancel, checkpoints);
+    const auto stopped = Evaluate(spec, events, cancel, run);
+    ASSERT_EQ(stopped.status().code(), absl::StatusCode::kCancelled) << checkpoints;
+    EXPECT_EQ(Metrics(spec, run).dump(), whole.dump());
+    for (const char* file : {"samples_perplexity.jsonl", "samples_arc.jsonl"}) {
+      EXPECT_EQ(*ReadFile(absl::StrCat(folder_, "/", run, "/out/", file)),
+                *ReadFile(absl::StrCat(folder_, "/whole/out/", file)));
+    }
+  }
+}
+
+TEST_F(EvaluateTest, CheckpointsOfAnotherSpecAreNotUsed) {
+  const json first = Metrics(Perplexity(4, 0, {{"window", 64}}), "same");
+  const json second = Metrics(Perplexity(4, 0, {{"window", 128}}), "same");
+  EXPECT_EQ(second["perplexity"]["tokens"], 4 * 127);
+  EXPECT_NE(first["perplexity"]["value"], second["perplexity"]["value"]);
+}
+
+TEST_F(EvaluateTest, DivergenceFromItselfIsZero) {
+  const EvaluateSpec spec{.model = kModel,
+                          .tasks = {{.name = "kld",
+                                     .data = kText,
+                                     .limit = 2,
+                                     .options = {{"window", 128}, {"reference", kModel}}}}};
+  const json metrics = Metrics(spec, "self");
+  EXPECT_NEAR(metrics["kld"]["value"].get<double>(), 0, 1e-9);
+  EXPECT_EQ(metrics["kld/top1"]["value"], 1.0);
+}
+
+TEST_F(EvaluateTest, SanityTellsWorkingFromBroken) {
+  const auto sanity = [&](const std::string& model, const std::string& run, int limit = 3) {
+    return Metrics({.model = model, .tasks = {{.name = "sanity", .limit = limit}}}, run);
+  };
+  const json good = sanity(kModel, "good", 0);
+  EXPECT_EQ(good["sanity/pass"]["value"], 1) << good.dump(2);
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal(0, 0.02F);
+  const json guessing = sanity(BrokenModel("random", [&] { return normal(random); }), "random_run");
+  EXPECT_EQ(guessing["sanity/pass"]["value"], 0) << guessing.dump(2);
+  const json zero = sanity(BrokenModel("zero", [] { return 0.0F; }), "zero_run");
+  EXPECT_EQ(zero["sanity/pass"]["value"], 0) << zero.dump(2);
+  const json nan = sanity(BrokenModel("nan", [] { return NAN; }), "nan_run");
+  EXPECT_EQ(nan["sanity/pass"]["value"], 0) << nan.dump(2);
+}
+
+TEST_F(EvaluateTest, NanLogitsAreAResultNotACrash) {
+  EvaluateSpec spec = Perplexity(2, 0);
+  spec.tasks.push_back({.name = "arc", .data = kQuestions, .limit = 4});
+  spec.model = BrokenModel("nan", [] { return NAN; });
+  const json metrics = Metrics(spec, "nan_run");
+  EXPECT_TRUE(metrics["perplexity"]["value"].is_null());
+  EXPECT_EQ(metrics["arc/acc"]["value"], 0.0);
+}
+
+TEST_F(EvaluateTest, RefusesWithTheField) {
+  ASSERT_TRUE(WriteFileAtomic(folder_ + "/short.txt", "too short").ok());
+  ASSERT_TRUE(WriteFileAtomic(folder_ + "/bad.txt", "\xff\xfe").ok());
+  ASSERT_TRUE(WriteFileAtomic(folder_ + "/bad.jsonl", "{}\n").ok());
+  const struct {
+    TaskSpec task;
+    const char* words;
+    ErrorClass error_class;
+  } kCases[] = {
+      {{.name = "perplexty"}, "unknown task \"perplexty\"; there are", ErrorClass::kInvalidSpec},
+      {{.name = "perplexity"}, "evaluate.tasks[0].data is empty", ErrorClass::kInvalidSpec},
+      {{.name = "perplexity", .data = "/no/file"}, "no such file", ErrorClass::kBadInput},
+      {{.name = "perplexity", .data = kText, .limit = -1}, "limit is -1", ErrorClass::kInvalidSpec},
+      {{.name = "perplexity", .data = kText, .options = {{"windw", 1}}},
+       "unknown option \"windw\"",
+       ErrorClass::kInvalidSpec},
+      {{.name = "perplexity", .data = kText, .options = {{"window", 4096}}},
+       "at most 2048",
+       ErrorClass::kInvalidSpec},
+      {{.name = "perplexity", .data = kText, .options = {{"window", 64}, {"stride", 65}}},
+       "\"stride\" is 65",
+       ErrorClass::kInvalidSpec},
+      {{.name = "perplexity", .data = folder_ + "/short.txt"},
+       "fewer than one window",
+       ErrorClass::kInvalidSpec},
+      {{.name = "perplexity", .data = folder_ + "/bad.txt"},
+       "not valid UTF-8",
+       ErrorClass::kBadInput},
+      {{.name = "arc", .data = folder_ + "/bad.jsonl"}, "line 1", ErrorClass::kBadInput},
+      {{.name = "kld", .data = kText}, "\"reference\"", ErrorClass::kInvalidSpec},
+      {{.name = "sanity", .options = {{"tokens", 1}}}, "at least 4", ErrorClass::kInvalidSpec},
+  };
+  for (const auto& test : kCases) {
+    RecordingSink events;
+    const CancelToken cancel;
+    const auto result = Evaluate({.model = kModel, .tasks = {test.task}}, events, cancel);
+    ASSERT_FALSE(result.ok()) << test.words;
+    EXPECT_THAT(std::string(result.status().message()), HasSubstr(test.words));
+    EXPECT_EQ(ErrorClassOf(result.status()), test.error_class) << result.status();
+  }
+}
+
+TEST_F(EvaluateTest, APromiseThatCannotBeKeptFailsEarly) {
+  RecordingSink events;
+  const CancelToken cancel;
+  JobContext context{{}, {}, folder_, folder_, folder_, events, cancel, nullptr};
+  context.spec.runtime = {.device = "cpu", .host_memory_bytes = 1 << 20};
+  const auto result = RunEvaluate(context, {.model = kModel, .tasks = {{.name = "sanity"}}});
+  EXPECT_EQ(ErrorClassOf(result.status()), ErrorClass::kOutOfMemory);
+  EXPECT_THAT(std::string(result.status().message()), HasSubstr("hostMemoryBytes is 1"));
+}
+
+TEST(TaskTest, EveryTaskIsDescribed) {
+  for (const Task* task : Tasks()) {
+    EXPECT_FALSE(task->summary.empty());
+    EXPECT_FALSE(task->metrics.empty());
+    EXPECT_NE(task->run, nullptr);
+    // The defaults of all options are allowed values.
+    json defaults = json::object();
+    for (const OptionInfo& option : task->options) defaults[option.name] = option.default_value;
+    EXPECT_TRUE(ResolveOptionValues(task->name, task->options, defaults).ok()) << task->name;
+    EXPECT_EQ(*FindTask(task->name), task);
+  }
+  EXPECT_EQ((*FindTask("arc"))->name, "multiple_choice");
+}
+
+}  // namespace
+}  // namespace quantd::engine

@@ -1,0 +1,130 @@
+// Batches, log-softmax over bounded pieces, and the retreat to smaller batches.
+#include "workers/engine/evaluation/scorer.h"
+
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/gather.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/log_softmax.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "workers/engine/job/failure.h"
+#include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/device.h"
+#include "workers/engine/tensor/torch_call.h"
+
+namespace quantd::engine {
+namespace {
+
+// Large enough to keep the matrix product efficient, small beside any model's weights.
+constexpr int64_t kLogitsBytesMax = int64_t{64} << 20;
+// Tokens in a forward pass when the user leaves the choice to us: beyond these neither a CPU nor a
+// GPU gets faster on the models that fit it.
+constexpr int64_t kBatchTokensCpu = 4096;
+constexpr int64_t kBatchTokensCuda = 32768;
+
+}  // namespace
+
+int64_t LogitRowsMax(const LoadedModel& model) {
+  return std::max<int64_t>(1, kLogitsBytesMax / (4 * model.model->config().vocab_size));
+}
+
+Scorer::Scorer(JobContext& context, const LoadedModel& model, int batch_size)
+    : context_(context),
+      model_(model),
+      batch_size_(batch_size),
+      batch_limit_(std::numeric_limits<int64_t>::max()) {}
+
+int64_t Scorer::BatchFor(int64_t length) const {
+  const int64_t tokens =
+      model_.model->decoder().device().is_cpu() ? kBatchTokensCpu : kBatchTokensCuda;
+  const int64_t batch = batch_size_ > 0 ? batch_size_ : std::max<int64_t>(1, tokens / length);
+  return std::min(batch, batch_limit_);
+}
+
+bool Scorer::HalveBatch(int64_t batch, const absl::Status& error) {
+  if (batch <= 1) return false;
+  batch_limit_ = batch / 2;
+  EmptyDeviceCache(model_.model->decoder().device());
+  context_.events.Fallback(
+      "evaluation_batch", "",
+      absl::StrCat("out of memory with ", batch, " sequences at a time, going on with ",
+                   batch_limit_, ": ", error.message()));
+  return true;
+}
+
+absl::StatusOr<std::vector<Score>> Scorer::Run(absl::Span<const Sequence> sequences,
+                                               const std::function<void(int64_t)>& on_batch) {
+  std::vector<size_t> order(sequences.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return sequences[a].ids.size() > sequences[b].ids.size();
+  });
+  std::vector<Score> scores(sequences.size());
+  for (size_t done = 0; done < order.size();) {
+    QD_RETURN_IF_ERROR(context_.cancel.Check());
+    const int64_t wanted = BatchFor(static_cast<int64_t>(sequences[order[done]].ids.size()));
+    const auto batch = absl::MakeSpan(order).subspan(done, static_cast<size_t>(wanted));
+    const absl::Status status = RunBatch(sequences, batch, &scores);
+    if (IsOutOfMemory(status) && HalveBatch(static_cast<int64_t>(batch.size()), status)) continue;
+    QD_RETURN_IF_ERROR(status, "scoring ", batch.size(), " sequences");
+    done += batch.size();
+    if (on_batch) on_batch(static_cast<int64_t>(done));
+  }
+  return scores;
+}
+
+absl::Status Scorer::RunBatch(absl::Span<const Sequence> sequences, absl::Span<const size_t> order,
+                              std::vector<Score>* scores) {
+  // The last token of a sequence is never an input: nothing after it is asked for.
+  const auto inputs = static_cast<int64_t>(sequences[order[0]].ids.size()) - 1;
+  const auto batch = static_cast<int64_t>(order.size());
+  std::vector<int64_t> ids(static_cast<size_t>(batch * inputs), 0), rows, targets;
+  std::vector<size_t> owners;
+  for (int64_t b = 0; b < batch; ++b) {
+    const Sequence& sequence = sequences[order[static_cast<size_t>(b)]];
+    std::copy(sequence.ids.begin(), sequence.ids.end() - 1, ids.begin() + b * inputs);
+    const auto size = static_cast<int64_t>(sequence.ids.size());
+    for (int64_t i = size - sequence.scored; i < size; ++i) {
+      rows.push_back(b * inputs + i - 1);
+      targets.push_back(sequence.ids[static_cast<size_t>(i)]);
+      owners.push_back(order[static_cast<size_t>(b)]);
+    }
+    (*scores)[order[static_cast<size_t>(b)]] = {0, true};
+  }
+  const Decoder& decoder = model_.model->decoder();
+  const at::Device device = decoder.device();
+  QD_ASSIGN_OR_RETURN(
+      const at::Tensor hidden, TorchCall("computing a batch", [&]() -> absl::StatusOr<at::Tensor> {
+        const at::Tensor input = at::from_blob(ids.data(), {batch, inputs}, at::kLong).to(device);
+        QD_ASSIGN_OR_RETURN(const at::Tensor all, model_.model->Forward(input));
+        const at::Tensor index =
+            at::from_blob(rows.data(), {static_cast<int64_t>(rows.size())}, at::kLong).to(device);
+        return at::index_select(all.reshape({batch * inputs, -1}), 0, index);
+      }));
+  const auto consume = [&](int64_t first, const at::Tensor& logits) {
+    return TorchCall("scoring tokens", [&] {
+      const int64_t count = logits.size(0);
+      const at::Tensor wanted =
+          at::from_blob(targets.data() + first, {count, 1}, at::kLong).to(device);
+      const at::Tensor log_probs = at::gather(at::log_softmax(logits, -1), 1, wanted)
+                                       .squeeze(1)
+                                       .to(at::kCPU, at::kDouble)
+                                       .contiguous();
+      const at::Tensor best = logits.argmax(-1).to(at::kCPU).contiguous();
+      for (int64_t i = 0; i < count; ++i) {
+        Score& score = (*scores)[owners[static_cast<size_t>(first + i)]];
+        score.log_prob += log_probs.data_ptr<double>()[i];
+        score.greedy =
+            score.greedy && best.data_ptr<int64_t>()[i] == targets[static_cast<size_t>(first + i)];
+      }
+    });
+  };
+  return decoder.LogitsChunked(hidden, LogitRowsMax(model_), consume);
+}
+
+}  // namespace quantd::engine

@@ -1,0 +1,44 @@
+// The registry, and what tasks share.
+#include "workers/engine/evaluation/task.h"
+
+#include <array>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/sha256.h"
+
+namespace quantd::engine {
+
+absl::Span<const Task* const> Tasks() {
+  static const std::array<const Task*, 4> kTasks = {&DivergenceTask(), &MultipleChoiceTask(),
+                                                    &PerplexityTask(), &SanityTask()};
+  return kTasks;
+}
+
+absl::StatusOr<const Task*> FindTask(absl::string_view name) {
+  for (const Task* task : Tasks()) {
+    if (task->name == name || (!task->alias.empty() && task->alias == name)) return task;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "unknown task \"", name, "\"; there are ",
+      absl::StrJoin(Tasks(), ", ",
+                    [](std::string* out, const Task* task) { absl::StrAppend(out, task->name); })));
+}
+
+std::string TaskFingerprint(const TaskContext& context, absl::string_view data_digest) {
+  return Sha256Hex(absl::StrCat(QUANTD_VERSION, "\n", context.key, "\n", context.options.dump(),
+                                "\n", context.limit, "\n", context.batch_size, "\n", data_digest,
+                                "\n", context.model.digest, "\n", context.model.tokenizer->digest(),
+                                "\n", context.model.DtypeName(), "\n", context.model.DeviceName()));
+}
+
+nlohmann::json FiniteOrNull(double value) {
+  return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json();
+}
+
+double NumberOrNan(const nlohmann::json& json) {
+  return json.is_number() ? json.get<double>() : std::nan("");
+}
+
+}  // namespace quantd::engine

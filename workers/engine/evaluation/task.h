@@ -1,0 +1,67 @@
+// What an evaluation task is: data that describes it (announced by workers) and one function from a
+// loaded model to metrics. A new task is a new file with its Task and one line in task.cc.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "workers/engine/evaluation/loaded_model.h"
+#include "workers/engine/job/context.h"
+#include "workers/engine/job/options.h"
+
+namespace quantd::engine {
+
+struct TaskContext {
+  JobContext& job;
+  const LoadedModel& model;
+  std::string key;         // The task's name in this job, unique: "arc", "perplexity".
+  std::string data_path;   // Empty where the spec names no data.
+  int limit = 0;           // 0: all.
+  nlohmann::json options;  // Resolved.
+  int batch_size = 0;      // 0: the task's choice.
+};
+
+struct TaskResult {
+  // By metric name: {"value", "protocol", "samples", "stderr", ...}. A value of null is one that is
+  // not finite.
+  nlohmann::json metrics = nlohmann::json::object();
+  // One object a sample: {"id", "scores": {metric: number}, ...}, in the order of the data; written
+  // to samples_KEY.jsonl. Reports pair variants by them.
+  std::vector<nlohmann::json> samples;
+};
+
+struct Task {
+  std::string name;
+  std::string alias;  // Another name, or empty.
+  std::string summary;
+  std::vector<OptionInfo> options;
+  std::vector<std::string> metrics;  // The main one first.
+  bool needs_data = false;
+  absl::StatusOr<TaskResult> (*run)(TaskContext& context) = nullptr;
+};
+
+// Sorted by name.
+absl::Span<const Task* const> Tasks();
+// By name or alias; NotFound lists the names there are.
+absl::StatusOr<const Task*> FindTask(absl::string_view name);
+
+// One a file.
+const Task& PerplexityTask();
+const Task& MultipleChoiceTask();
+const Task& DivergenceTask();
+const Task& SanityTask();
+
+// Fingerprint of everything that decides a task's numbers: task, options, limit, data, model,
+// tokenizer, dtype, device and engine.
+std::string TaskFingerprint(const TaskContext& context, absl::string_view data_digest);
+
+// `value` for JSON: null where it is not finite.
+nlohmann::json FiniteOrNull(double value);
+// The reverse: NaN for null.
+double NumberOrNan(const nlohmann::json& json);
+
+}  // namespace quantd::engine
