@@ -16,6 +16,10 @@ namespace quantd::kernels {
 //              where that is 0 (hardly anything below zero): zero = 1, scale = hi / (2^bits - 2),
 //              because format gptq v1 stores zero - 1.
 //   An all-zero group counts as [-1, 1].
+//   search_steps > 0: of the ranges [lo, hi] * (1 - i / 100), i = 0 ... search_steps - 1, the one
+//   counts whose rounded weights differ least from the weights, in squares weighted by
+//   column_weights[columns] (null: all 1), summed in float32 in the order of the columns; the first
+//   of equals. Outliers are then clipped where that pays.
 // The scale is rounded to binary16 (at least its smallest, at most its largest number) before the
 // zero is computed and before any code is: what is stored is what was used.
 struct FindParams {
@@ -26,15 +30,23 @@ struct FindParams {
   int64_t group_columns = 0;  // > 0
   int bits = 4;               // 2 ... 8
   bool symmetric = true;
+  int search_steps = 0;  // 0 ... kSearchStepsMax
+  const float* column_weights = nullptr;
   uint16_t* scales = nullptr;
   uint8_t* zeros = nullptr;
   int64_t params_stride = 0;
 };
 
+// A range is never shrunk below a tenth: a scale that clips nearly everything is never best.
+constexpr int kSearchStepsMax = 90;
+
 struct GroupParams {
   uint16_t scale = 0;
   uint8_t zero = 0;
 };
+
+// The range of the search's i-th step.
+inline float SearchFactor(int step) { return 1.0f - static_cast<float>(step) / 100.0f; }
 
 // The rule above for one group's smallest and largest weight; shared by every variant so that they
 // cannot differ.

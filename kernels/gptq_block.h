@@ -23,6 +23,8 @@ struct GptqBlock {
   int bits = 4;
   bool symmetric = true;
   int64_t find_columns = 0;
+  int search_steps = 0;  // As in find_params.h, and so are the weights, one a column here.
+  const float* column_weights = nullptr;
   float* weight = nullptr;
   int64_t weight_stride = 0;
   const float* inverse = nullptr;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/find_params.h"
+#include "kernels/find_lanes.h"
 #include "kernels/gptq_block.h"
 #include "kernels/half.h"
 #include "kernels/multiversion.h"
@@ -44,31 +44,20 @@ QD_MULTIVERSION void PushColumn(const float* inverse_row, int64_t i, int64_t col
   for (int lane = 0; lane < kLanes; ++lane) current[lane] = error[lane];
 }
 
-QD_MULTIVERSION void RangeOfLanes(const float* tile, int64_t columns, float* low, float* high) {
-  float lowest[kLanes] = {};
-  float highest[kLanes] = {};
-  for (int64_t column = 0; column < columns; ++column) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float value = tile[column * kLanes + lane];
-      lowest[lane] = value < lowest[lane] ? value : lowest[lane];
-      highest[lane] = value > highest[lane] ? value : highest[lane];
-    }
-  }
-  std::copy(lowest, lowest + kLanes, low);
-  std::copy(highest, highest + kLanes, high);
-}
-
-void FindLaneParams(const GptqBlock& args, const float* tile, int64_t column, int64_t row,
+void FindTileParams(const GptqBlock& args, const float* tile, int64_t column, int64_t row,
                     int lanes) {
-  float low[kLanes];
-  float high[kLanes];
-  RangeOfLanes(tile + column * kLanes, std::min(args.find_columns, args.columns - column), low,
-               high);
+  GroupParams params[kLanes];
+  FindLaneParams(
+      tile + column * kLanes, std::min(args.find_columns, args.columns - column),
+      {.bits = args.bits,
+       .symmetric = args.symmetric,
+       .search_steps = args.search_steps,
+       .column_weights = args.column_weights == nullptr ? nullptr : args.column_weights + column},
+      params);
   const int64_t first = row * args.params_stride + args.group_of_column[column];
   for (int lane = 0; lane < lanes; ++lane) {
-    const GroupParams params = ParamsOfRange(low[lane], high[lane], args.bits, args.symmetric);
-    args.scales[first + lane * args.params_stride] = params.scale;
-    args.zeros[first + lane * args.params_stride] = params.zero;
+    args.scales[first + lane * args.params_stride] = params[lane].scale;
+    args.zeros[first + lane * args.params_stride] = params[lane].zero;
   }
 }
 
@@ -87,7 +76,7 @@ void QuantizeTile(const GptqBlock& args, int64_t row, int lanes, float* tile) {
   for (int64_t i = 0; i < args.columns; ++i) {
     if (args.group_of_column[i] != group) {
       group = args.group_of_column[i];
-      if (args.find_columns > 0) FindLaneParams(args, tile, i, row, lanes);
+      if (args.find_columns > 0) FindTileParams(args, tile, i, row, lanes);
       for (int lane = 0; lane < lanes; ++lane) {
         const int64_t param = (row + lane) * args.params_stride + group;
         params.scale[lane] = HalfToFloat(args.scales[param]);

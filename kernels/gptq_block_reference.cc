@@ -16,14 +16,17 @@ void GptqBlockReference(const GptqBlock& args) {
       const int32_t group = args.group_of_column[i];
       const int64_t param = row * args.params_stride + group;
       if (args.find_columns > 0 && (i == 0 || args.group_of_column[i - 1] != group)) {
-        FindParamsReference({.weight = weight + i,
-                             .rows = 1,
-                             .columns = std::min(args.find_columns, args.columns - i),
-                             .group_columns = args.find_columns,
-                             .bits = args.bits,
-                             .symmetric = args.symmetric,
-                             .scales = args.scales + param,
-                             .zeros = args.zeros + param});
+        FindParamsReference(
+            {.weight = weight + i,
+             .rows = 1,
+             .columns = std::min(args.find_columns, args.columns - i),
+             .group_columns = args.find_columns,
+             .bits = args.bits,
+             .symmetric = args.symmetric,
+             .search_steps = args.search_steps,
+             .column_weights = args.column_weights == nullptr ? nullptr : args.column_weights + i,
+             .scales = args.scales + param,
+             .zeros = args.zeros + param});
       }
       const float scale = HalfToFloat(args.scales[param]);
       const float zero = args.zeros[param];

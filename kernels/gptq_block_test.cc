@@ -28,6 +28,7 @@ struct Shape {
   int bits;
   bool symmetric;
   bool find;
+  int search_steps;
 };
 
 Outcome Quantize(const Shape& shape, const std::vector<float>& weight,
@@ -45,13 +46,15 @@ Outcome Quantize(const Shape& shape, const std::vector<float>& weight,
   }
   if (!shape.find) {
     FindParamsReference({weight.data(), shape.columns, shape.rows, shape.columns, shape.group,
-                         shape.bits, shape.symmetric, run.scales.data(), run.zeros.data(), groups});
+                         shape.bits, shape.symmetric, 0, nullptr, run.scales.data(),
+                         run.zeros.data(), groups});
   }
   block({.rows = shape.rows,
          .columns = shape.columns,
          .bits = shape.bits,
          .symmetric = shape.symmetric,
          .find_columns = shape.find ? shape.group : 0,
+         .search_steps = shape.search_steps,
          .weight = run.weight.data(),
          .weight_stride = shape.columns,
          .inverse = inverse.data(),
@@ -76,7 +79,7 @@ TEST(GptqBlockTest, VariantsAgree) {
     for (const int bits : {2, 3, 4, 8}) {
       for (const bool symmetric : {true, false}) {
         for (const bool find : {true, false}) {
-          const Shape shape = {rows, 128, 32, bits, symmetric, find};
+          const Shape shape = {rows, 128, 32, bits, symmetric, find, find ? 20 : 0};
           const Outcome reference = Quantize(shape, weight, inverse, GptqBlockReference);
           const Outcome cpu = Quantize(shape, weight, inverse, GptqBlockCpu);
           EXPECT_EQ(reference.codes, cpu.codes);
@@ -91,7 +94,7 @@ TEST(GptqBlockTest, VariantsAgree) {
 }
 
 TEST(GptqBlockTest, IdentityIsRoundToNearest) {
-  const Shape shape = {20, 64, 32, 3, true, true};
+  const Shape shape = {20, 64, 32, 3, true, true, 0};
   const std::vector<float> weight = RandomWeights(shape.rows, shape.columns, 13);
   std::vector<float> identity(64 * 64);
   for (int64_t i = 0; i < 64; ++i) identity[i * 64 + i] = 1;

@@ -88,9 +88,25 @@ void BM_GptqBlock(benchmark::State& state, const Backend* backend) {
   std::vector<float> errors(kRows * kBlock);
   std::vector<double> losses(kRows);
   for (auto _ : state) {
-    backend->gptq_block({kRows, kBlock, 4, true, 0, layer.weight.data(), kColumns, inverse.data(),
-                         kBlock, group_of_column.data(), layer.scales.data(), layer.zeros.data(),
-                         kGroups, layer.codes.data(), kColumns, errors.data(), kBlock,
+    backend->gptq_block({kRows,
+                         kBlock,
+                         4,
+                         true,
+                         0,
+                         0,
+                         nullptr,
+                         layer.weight.data(),
+                         kColumns,
+                         inverse.data(),
+                         kBlock,
+                         group_of_column.data(),
+                         layer.scales.data(),
+                         layer.zeros.data(),
+                         kGroups,
+                         layer.codes.data(),
+                         kColumns,
+                         errors.data(),
+                         kBlock,
                          losses.data()});
   }
   Count(state, kRows * kBlock);

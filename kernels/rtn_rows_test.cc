@@ -28,7 +28,7 @@ Coded Quantize(const std::vector<float>& weight, int bits, bool symmetric, int64
   const int64_t groups = kColumns / group;
   Coded coded = {std::vector<uint16_t>(kRows * groups), std::vector<uint8_t>(kRows * groups),
                  std::vector<uint8_t>(kRows * kColumns)};
-  FindParamsReference({weight.data(), kColumns, kRows, kColumns, group, bits, symmetric,
+  FindParamsReference({weight.data(), kColumns, kRows, kColumns, group, bits, symmetric, 0, nullptr,
                        coded.scales.data(), coded.zeros.data(), groups});
   rtn({weight.data(), kColumns, kRows, kColumns, group, bits, coded.scales.data(),
        coded.zeros.data(), groups, coded.codes.data(), kColumns});

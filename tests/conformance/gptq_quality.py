@@ -3,7 +3,7 @@
     gptq_quality.py QUANT_ENGINE CALIBRATION.jsonl WIKI_TEST_RAW [case ...]
 
 QUANTD_REF_MODELS names the folder that holds ref-17m; without it the test is skipped (exit 77). Calibration: 128 x 512
-tokens. Figure: mean KL(bf16 || variant), natural logarithm, over the 51,100 predicted positions of the first 100
+tokens. QUANTD_DEVICE=cuda runs all of it on a GPU. Figure: mean KL(bf16 || variant), natural logarithm, over the 51,100 predicted positions of the first 100
 windows of 512 tokens of the raw WikiText-2 test text (tokenized whole, no special tokens), everything computed in
 float32. The bounds are what GPTQModel 7.7.0 reaches at the same settings, and RTN's.
 """
@@ -16,6 +16,7 @@ import torch
 from engine_jobs import dequantized_model, run_job
 
 WINDOWS, LENGTH = 100, 512
+DEVICE = os.environ.get("QUANTD_DEVICE", "cpu")
 ORDERED = {"desc_act": True}
 # name: options, largest KL divergence allowed, RTN's at the same bits and group.
 CASES = {
@@ -38,7 +39,7 @@ CASES = {
 def log_probabilities(model, windows):
     with torch.no_grad():
         for window in windows:
-            yield torch.log_softmax(model(window[None, :-1]).logits[0].float(), dim=-1)
+            yield torch.log_softmax(model(window[None, :-1].to(DEVICE)).logits[0].float(), dim=-1)
 
 
 def divergence(baseline, variant):
@@ -59,7 +60,7 @@ def main(engine, calibration, text, *names):
     with open(text, encoding="utf-8") as file:
         ids = AutoTokenizer.from_pretrained(reference)(file.read(), add_special_tokens=False)["input_ids"]
     windows = torch.tensor(ids[: WINDOWS * LENGTH]).reshape(WINDOWS, LENGTH)
-    baseline = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32).eval()
+    baseline = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32).eval().to(DEVICE)
     failed = []
     print(f"{'case':12} {'KL':>8} {'bound':>8} {'RTN':>8} {'seconds':>8} {'peak MB':>8}")
     for name in names or CASES:
@@ -67,11 +68,11 @@ def main(engine, calibration, text, *names):
         with tempfile.TemporaryDirectory() as folder:
             spec = {"quantize": {"model": reference, "method": method, "options": options,
                                  "calibration": {"source": calibration, "sequences": 128, "sequenceLength": 512}},
-                    "runtime": {"device": "cpu"}}
+                    "runtime": {"device": DEVICE, "dtype": "float32"}}
             start = time.time()
             result, _ = run_job(engine, spec, folder)
             seconds = time.time() - start
-            variant = dequantized_model(reference, folder + "/out", lambda module: options["bits"])
+            variant = dequantized_model(reference, folder + "/out", lambda module: options["bits"]).to(DEVICE)
         value = divergence(log_probabilities(baseline, windows), log_probabilities(variant, windows))
         print(f"{name:12} {value:8.4f} {bound or 0:8.4f} {rtn or 0:8.4f} {seconds:8.1f}"
               f" {result['peakHostBytes'] / 1e6:8.0f}", flush=True)

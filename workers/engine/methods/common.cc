@@ -81,7 +81,12 @@ QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_
               at::floor_divide(at::arange(inputs, at::kInt), scheme.group_columns).to(at::kInt)};
 }
 
-void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, QuantizedLinear& linear) {
+const float* ScaleSearch::Weights(int64_t begin) const {
+  return column_weights.defined() ? column_weights.const_data_ptr<float>() + begin : nullptr;
+}
+
+void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, const ScaleSearch& search,
+                QuantizedLinear& linear) {
   kernels::Active().backend->find_params({.weight = weight.const_data_ptr<float>(),
                                           .weight_stride = weight.size(1),
                                           .rows = weight.size(0),
@@ -89,6 +94,8 @@ void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, Quantized
                                           .group_columns = scheme.group_columns,
                                           .bits = scheme.bits,
                                           .symmetric = scheme.symmetric,
+                                          .search_steps = search.steps,
+                                          .column_weights = search.Weights(0),
                                           .scales = MutableHalfBits(linear.scales),
                                           .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
                                           .params_stride = linear.groups()});
@@ -96,7 +103,7 @@ void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, Quantized
 
 void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme,
                     QuantizedLinear& linear) {
-  FindScales(weight, scheme, linear);
+  FindScales(weight, scheme, {}, linear);
   kernels::Active().backend->rtn_rows({.weight = weight.const_data_ptr<float>(),
                                        .weight_stride = weight.size(1),
                                        .rows = weight.size(0),

@@ -34,7 +34,16 @@ QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_
 
 // Scales, zeros and codes of `weight` (float32 [N, K], CPU, contiguous) by rounding to nearest.
 void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme, QuantizedLinear& linear);
+// How a group's scale is looked for beyond its largest weight (kernels/find_params.h).
+struct ScaleSearch {
+  int steps = 0;              // 0: not at all.
+  at::Tensor column_weights;  // float32 [K] on the CPU; undefined: all columns count the same.
+  // For the columns from `begin` on.
+  const float* Weights(int64_t begin) const;
+};
+
 // Scales and zeros only.
-void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, QuantizedLinear& linear);
+void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, const ScaleSearch& search,
+                QuantizedLinear& linear);
 
 }  // namespace quantd::engine

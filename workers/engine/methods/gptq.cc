@@ -31,6 +31,9 @@ constexpr double kDampingLimit = 1.0;
 // Then this share of the largest diagonal element is added, ten times more each time, this often.
 constexpr double kDiagonalFloor = 1e-6;
 constexpr int kDiagonalFloorSteps = 6;
+// The range of a group is shrunk to a fifth at most, in steps of a hundredth, where its scale is
+// searched.
+constexpr int kSearchSteps = 80;
 
 std::vector<OptionInfo> GptqOptions() {
   std::vector<OptionInfo> options = IntegerOptions();
@@ -64,6 +67,8 @@ std::vector<OptionInfo> GptqOptions() {
        1e-4,
        0.5,
        "First step by which damping grows where H cannot be factored; doubles each time."});
+  options.push_back(
+      {"scale_search", OptionType::kString, "none", {"none", "plain", "weighted"}, {}, {}, "x"});
   flag("true_sequential", true,
        "Within a block, later layers see the outputs of the already quantized earlier ones.");
   options.push_back(
@@ -147,11 +152,22 @@ absl::StatusOr<Factored> FactorWithLadder(const LinearJob& job, const at::Tensor
   return Factored{};
 }
 
+// Scales by the error as the algorithm counts it, in which a column's square weighs 1 / U_ii^2.
+ScaleSearch SearchFor(const at::Tensor& inverse, const nlohmann::json& options) {
+  const std::string kind = options.at("scale_search").get<std::string>();
+  if (kind == "none") return {};
+  ScaleSearch search = {.steps = kSearchSteps, .column_weights = {}};
+  if (kind == "weighted")
+    search.column_weights = inverse.diagonal().square().reciprocal().contiguous();
+  return search;
+}
+
 // Algorithm 1 over `weight` [N, K] with its columns already in order; fills scales, zeros and (in
 // that order) codes.
 double QuantizeColumns(const at::Tensor& weight, const at::Tensor& inverse,
-                       const ColumnOrder& order, const IntegerScheme& scheme, int64_t block_size,
-                       QuantizedLinear& linear, const at::Tensor& codes) {
+                       const ColumnOrder& order, const IntegerScheme& scheme,
+                       const ScaleSearch& search, int64_t block_size, QuantizedLinear& linear,
+                       const at::Tensor& codes) {
   const int64_t rows = weight.size(0);
   const int64_t columns = weight.size(1);
   const int64_t group = scheme.group_columns;
@@ -173,6 +189,8 @@ double QuantizeColumns(const at::Tensor& weight, const at::Tensor& inverse,
            .group_columns = group,
            .bits = scheme.bits,
            .symmetric = scheme.symmetric,
+           .search_steps = search.steps,
+           .column_weights = search.Weights(begin),
            .scales = MutableHalfBits(linear.scales) + index,
            .zeros = linear.zeros.mutable_data_ptr<uint8_t>() + index,
            .params_stride = linear.groups()});
@@ -183,6 +201,8 @@ double QuantizeColumns(const at::Tensor& weight, const at::Tensor& inverse,
          .bits = scheme.bits,
          .symmetric = scheme.symmetric,
          .find_columns = order.static_groups || wide ? 0 : group,
+         .search_steps = search.steps,
+         .column_weights = search.Weights(begin),
          .weight = weight.mutable_data_ptr<float>() + begin,
          .weight_stride = columns,
          .inverse = inverse.const_data_ptr<float>() + begin * columns + begin,
@@ -258,7 +278,6 @@ class GptqMethod : public Method {
         CheckFinite(absl::StrCat("the inputs of ", job.name, " during calibration"), hessian));
 
     const ColumnOrder order = OrderColumns(hessian.diagonal().to(at::kCPU), scheme, *job.options);
-    if (order.static_groups) FindScales(weight, scheme, result.linear);
     QD_ASSIGN_OR_RETURN(Factored factored, FactorWithLadder(job, hessian, order, result.fallbacks),
                         job.name);
     hessian = at::Tensor();
@@ -271,11 +290,20 @@ class GptqMethod : public Method {
       return result;
     }
     result.damping = factored.damping;
+    ScaleSearch search = SearchFor(factored.inverse, *job.options);
+    if (order.static_groups) {
+      ScaleSearch unordered = search;
+      if (search.column_weights.defined()) {
+        unordered.column_weights =
+            search.column_weights.index_select(0, at::argsort(order.permutation));
+      }
+      FindScales(weight, scheme, unordered, result.linear);
+    }
     if (order.permutation.defined()) weight = weight.index_select(1, order.permutation);
     const at::Tensor codes =
         order.permutation.defined() ? at::empty_like(result.linear.codes) : result.linear.codes;
     result.loss =
-        QuantizeColumns(weight, factored.inverse, order, scheme,
+        QuantizeColumns(weight, factored.inverse, order, scheme, search,
                         job.options->at("block_size").get<int64_t>(), result.linear, codes);
     if (order.permutation.defined()) {
       const at::Tensor back = at::argsort(order.permutation);
