@@ -46,8 +46,8 @@ nlohmann::json Configuration(int bits, int64_t group) {
 class Tensors {
  public:
   explicit Tensors(const QuantizedLinear& linear) {
-    for (NamedTensor& tensor : *GptqFormat()->Pack("m", linear))
-      tensors_[tensor.name] = tensor.tensor;
+    const std::vector<NamedTensor> packed = GptqFormat()->Pack("m", linear).value();
+    for (const NamedTensor& tensor : packed) tensors_[tensor.name] = tensor.tensor;
   }
   at::Tensor& operator[](const std::string& name) { return tensors_[name]; }
   void Erase(const std::string& name) { tensors_.erase(name); }
