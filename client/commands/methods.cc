@@ -42,10 +42,10 @@ std::string RangeText(const v1::OptionInfo& option) {
     });
   }
   if (option.has_minimum() && option.has_maximum()) {
-    return absl::StrCat(ShortNumber(option.minimum()), " to ", ShortNumber(option.maximum()));
+    return absl::StrCat(option.minimum(), " to ", option.maximum());
   }
-  if (option.has_minimum()) return absl::StrCat("at least ", ShortNumber(option.minimum()));
-  if (option.has_maximum()) return absl::StrCat("at most ", ShortNumber(option.maximum()));
+  if (option.has_minimum()) return absl::StrCat("at least ", option.minimum());
+  if (option.has_maximum()) return absl::StrCat("at most ", option.maximum());
   return "";
 }
 

@@ -297,18 +297,14 @@ std::vector<std::string> Transcript::Lines(const v1::JobEvent& event, const std:
       lines.push_back(ProgressText(event.progress()));
       break;
     }
-    case v1::JobEvent::kMetric: {
-      std::string text =
-          absl::StrCat(OneLine(event.metric().name()), " = ", ShortNumber(event.metric().value()));
-      if (!event.metric().unit().empty())
-        absl::StrAppend(&text, " ", OneLine(event.metric().unit()));
-      const std::map<std::string, std::string> labels(event.metric().labels().begin(),
-                                                      event.metric().labels().end());
-      for (const auto& [key, value] : labels)
-        absl::StrAppend(&text, " ", OneLine(key), "=", OneLine(value));
-      lines.push_back(text);
+    case v1::JobEvent::kMetric:
+      // Labels mean one module or sample of many: the log and --json have them.
+      if (event.metric().labels().empty()) {
+        lines.push_back(
+            absl::StrCat(OneLine(event.metric().name()), " = ", ShortNumber(event.metric().value()),
+                         event.metric().unit().empty() ? "" : " ", OneLine(event.metric().unit())));
+      }
       break;
-    }
     case v1::JobEvent::kFallback:
       lines.push_back(style.Warn(absl::StrCat("fallback ", OneLine(event.fallback().kind()),
                                               event.fallback().module().empty() ? "" : " in ",

@@ -124,6 +124,7 @@ TEST(Transcript, OneLinePerChangePhaseAndTenth) {
   }
   add("{fallback: {kind: cpu, module: layers.3, description: out of device memory}}");
   add("{metric: {name: perplexity, value: 12.345}}");
+  add("{metric: {name: loss, value: 1, labels: {module: unseen}}}");
   add("{log: {text: unseen}}");
   add("{failure: {error_class: out_of_memory, attempt: 2, message: 9 GiB needed, remedy: take a "
       "larger worker,"

@@ -28,19 +28,19 @@ struct Row {
 
 // clang-format off
 constexpr Row kTable[kJobCommandCount] = {
-    //                       -    PENDING QUEUED RUNNING CANCELLING SUCCEEDED FAILED CANCELLED SKIPPED
-    {"dependencies met",    {k__, kQ,     k__,   k__,    k__,       k__,      k__,   k__,      k__}},
-    {"dependency failed",   {k__, kSk,    k__,   k__,    k__,       k__,      k__,   k__,      k__}},
-    {"lease",               {k__, k__,    kR,    k__,    k__,       k__,      k__,   k__,      k__}},
-    {"succeed",             {k__, k__,    k__,   kOk,    kOk,       k__,      k__,   k__,      k__}},
-    {"fail",                {k__, k__,    kF,    kF,     kCd,       k__,      k__,   k__,      k__}},
-    {"fail and try again",  {k__, k__,    k__,   kQ,     kCd,       k__,      k__,   k__,      k__}},
-    {"cancelled by worker", {k__, k__,    k__,   k__,    kCd,       k__,      k__,   k__,      k__}},
-    {"release",             {k__, k__,    k__,   kQ,     kCd,       k__,      k__,   k__,      k__}},
-    {"cancel",              {k__, kCd,    kCd,   kCg,    kCg,       kOk,      kF,    kCd,      kSk}},
-    {"cancel overdue",      {k__, k__,    k__,   k__,    kCd,       k__,      k__,   k__,      k__}},
-    {"retry",               {k__, kP,     kQ,    kR,     kCg,       k__,      kP,    kP,       kP}},
-    {"redo",                {k__, kP,     kQ,    kR,     kCg,       kP,       kP,    kP,       kP}},
+  //                   -    PENDING QUEUED RUNNING CANCELLING SUCCEEDED FAILED CANCELLED SKIPPED
+  {"dependencies met",  {k__, kQ,     k__,   k__,    k__,       k__,      k__,   k__,      k__}},
+  {"dependency failed", {k__, kSk,    k__,   k__,    k__,       k__,      k__,   k__,      k__}},
+  {"lease",             {k__, k__,    kR,    k__,    k__,       k__,      k__,   k__,      k__}},
+  {"succeed",           {k__, k__,    k__,   kOk,    kOk,       k__,      k__,   k__,      k__}},
+  {"fail",              {k__, k__,    kF,    kF,     kCd,       k__,      k__,   k__,      k__}},
+  {"fail and try again",{k__, k__,    k__,   kQ,     kCd,       k__,      k__,   k__,      k__}},
+  {"cancelled by worker", {k__, k__,    k__,   k__,    kCd,       k__,      k__,   k__,      k__}},
+  {"release",           {k__, k__,    k__,   kQ,     kCd,       k__,      k__,   k__,      k__}},
+  {"cancel",            {k__, kCd,    kCd,   kCg,    kCg,       kOk,      kF,    kCd,      kSk}},
+  {"cancel overdue",    {k__, k__,    k__,   k__,    kCd,       k__,      k__,   k__,      k__}},
+  {"retry",             {k__, kP,     kQ,    kR,     kCg,       k__,      kP,    kP,       kP}},
+  {"redo",              {k__, kP,     kQ,    kR,     kCg,       kP,       kP,    kP,       kP}},
 };
 // clang-format on
 

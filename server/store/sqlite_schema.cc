@@ -20,7 +20,8 @@ CREATE TABLE needs(id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE);
 -- AUTOINCREMENT: a removed job's number never comes back, so page tokens and positions stay true.
 CREATE TABLE sweeps(
   seq INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
-  version INTEGER NOT NULL, max_parallel INTEGER NOT NULL, record BLOB NOT NULL, spec BLOB NOT NULL);
+  version INTEGER NOT NULL, max_parallel INTEGER NOT NULL, record BLOB NOT NULL,
+  spec BLOB NOT NULL);
 CREATE INDEX sweeps_tenant ON sweeps(tenant, seq);
 
 CREATE TABLE jobs(
@@ -49,10 +50,12 @@ CREATE TABLE queued_counts(priority INTEGER PRIMARY KEY, count INTEGER NOT NULL)
 CREATE TRIGGER jobs_queued_insert AFTER INSERT ON jobs WHEN NEW.state = 2 BEGIN
   INSERT INTO queued_counts VALUES(NEW.priority, 1) ON CONFLICT DO UPDATE SET count = count + 1;
 END;
-CREATE TRIGGER jobs_queued_enter AFTER UPDATE OF state ON jobs WHEN NEW.state = 2 AND OLD.state != 2 BEGIN
+CREATE TRIGGER jobs_queued_enter AFTER UPDATE OF state ON jobs
+  WHEN NEW.state = 2 AND OLD.state != 2 BEGIN
   INSERT INTO queued_counts VALUES(NEW.priority, 1) ON CONFLICT DO UPDATE SET count = count + 1;
 END;
-CREATE TRIGGER jobs_queued_leave AFTER UPDATE OF state ON jobs WHEN NEW.state != 2 AND OLD.state = 2 BEGIN
+CREATE TRIGGER jobs_queued_leave AFTER UPDATE OF state ON jobs
+  WHEN NEW.state != 2 AND OLD.state = 2 BEGIN
   UPDATE queued_counts SET count = count - 1 WHERE priority = OLD.priority;
 END;
 CREATE TRIGGER jobs_queued_priority AFTER UPDATE OF priority ON jobs

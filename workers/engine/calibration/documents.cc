@@ -22,15 +22,14 @@ constexpr int64_t kTokenIdMax = int64_t{1} << 31;
 
 absl::StatusOr<Document> ParseLine(absl::string_view line, absl::string_view field) {
   const nlohmann::json object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (object.is_discarded()) return absl::InvalidArgumentError("is not valid JSON");
-  if (!object.is_object()) return absl::InvalidArgumentError("is not a JSON object");
+  if (object.is_discarded()) return absl::DataLossError("is not valid JSON");
+  if (!object.is_object()) return absl::DataLossError("is not a JSON object");
   const auto value = object.find(std::string(field));
   if (value == object.end()) {
     std::string fields;
     for (const auto& [name, unused] : object.items()) absl::StrAppend(&fields, " '", name, "'");
-    return absl::InvalidArgumentError(absl::StrCat("has no field '", field,
-                                                   "'; its fields:", fields,
-                                                   ". Set calibration.text_field to one of them"));
+    return absl::DataLossError(absl::StrCat("has no field '", field, "'; its fields:", fields,
+                                            ". Set calibration.text_field to one of them"));
   }
   Document document;
   if (value->is_string()) {
@@ -38,12 +37,12 @@ absl::StatusOr<Document> ParseLine(absl::string_view line, absl::string_view fie
     return document;
   }
   if (!value->is_array() || value->empty()) {
-    return absl::InvalidArgumentError(
+    return absl::DataLossError(
         absl::StrCat("has a '", field, "' that is neither text nor a list of token ids"));
   }
   for (const nlohmann::json& id : *value) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= kTokenIdMax) {
-      return absl::InvalidArgumentError(absl::StrCat("has ", id.dump(), " among its token ids"));
+      return absl::DataLossError(absl::StrCat("has ", id.dump(), " among its token ids"));
     }
     document.ids.push_back(id.get<int64_t>());
   }
@@ -57,16 +56,15 @@ absl::StatusOr<std::vector<Document>> ParseLines(absl::string_view bytes, absl::
     ++number;
     if (absl::StripAsciiWhitespace(line).empty()) continue;
     if (!IsValidUtf8(line)) {
-      return absl::InvalidArgumentError(absl::StrCat("line ", number, " is not valid UTF-8"));
+      return absl::DataLossError(absl::StrCat("line ", number, " is not valid UTF-8"));
     }
     absl::StatusOr<Document> document = ParseLine(line, field);
     if (!document.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("line ", number, " ", document.status().message()));
+      return absl::DataLossError(absl::StrCat("line ", number, " ", document.status().message()));
     }
     documents.push_back(*std::move(document));
   }
-  if (documents.empty()) return absl::InvalidArgumentError("there is no document in it");
+  if (documents.empty()) return absl::DataLossError("there is no document in it");
   return documents;
 }
 
@@ -91,7 +89,7 @@ absl::StatusOr<DocumentSet> LoadDocuments(const std::string& path, absl::string_
       if (!IsValidUtf8(line)) break;
       ++number;
     }
-    return absl::InvalidArgumentError(
+    return absl::DataLossError(
         absl::StrCat("calibration file ", path, ": line ", number, " is not valid UTF-8"));
   }
   set.documents.push_back({.text = std::move(bytes), .ids = {}});

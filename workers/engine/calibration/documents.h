@@ -25,7 +25,7 @@ struct DocumentSet {
 };
 
 // `field` of each .jsonl object holds a string, or an array of token ids; empty: "text". Blank
-// lines are skipped. InvalidArgument names file, line and what is wrong there.
+// lines are skipped. DataLoss names file, line and what is wrong there.
 absl::StatusOr<DocumentSet> LoadDocuments(const std::string& path, absl::string_view field);
 absl::StatusOr<DocumentSet> BuiltinDocuments();
 

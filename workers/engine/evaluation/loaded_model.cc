@@ -99,9 +99,10 @@ absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& re
   QD_ASSIGN_OR_RETURN(loaded.folder, context.ResolveModel(reference));
   const absl::Duration start = Clock::Real().Monotonic();
   context.events.Progress({"load", 0, 1, "model"});
+  // First of all: libtorch looks for CUDA once, at the first thing that is asked of it.
+  QD_ASSIGN_OR_RETURN(at::Device device, SelectDevice(runtime.device), "choosing the device");
   SetThreads(runtime.threads);
   QD_RETURN_IF_ERROR(SetDeterministic(runtime.seed));
-  QD_ASSIGN_OR_RETURN(at::Device device, SelectDevice(runtime.device), "choosing the device");
   QD_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
                       Checkpoint::Open(loaded.folder), "opening the model");
   absl::StatusOr<Model> model = LoadOn(checkpoint, runtime, device);

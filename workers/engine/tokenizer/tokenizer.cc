@@ -124,7 +124,13 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& mo
             : ""));
   }
   QD_ASSIGN_OR_RETURN(std::string json, ReadFile(path, kFileLimitBytes));
-  QD_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Parse(json, path));
+  absl::StatusOr<std::unique_ptr<Tokenizer>> parsed = Parse(json, path);
+  // For Parse the text is an argument; for whoever loads a model it is a damaged file.
+  if (absl::IsInvalidArgument(parsed.status())) {
+    return absl::DataLossError(parsed.status().message());
+  }
+  QD_RETURN_IF_ERROR(parsed.status());
+  std::unique_ptr<Tokenizer> tokenizer = *std::move(parsed);
   QD_ASSIGN_OR_RETURN(tokenizer->state_->special,
                       ReadSpecialIds(model_folder, [&](absl::string_view token) {
                         return tokenizer->TokenToId(token);

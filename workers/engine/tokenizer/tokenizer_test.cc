@@ -195,7 +195,8 @@ TEST(PostProcessorTest, TheTemplateIsFilled) {
   json description = Small();
   description["added_tokens"] = {{{"id", 12}, {"content", "<s>"}, {"special", true}}};
   description["post_processor"] = json::parse(R"({"type": "TemplateProcessing",
-      "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+      "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}}],
       "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [12], "tokens": ["<s>"]}}})");
   auto tokenizer = Make(description);
   EXPECT_THAT(*tokenizer->Encode("a"), ElementsAre(12, 0));
