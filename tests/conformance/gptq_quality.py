@@ -1,9 +1,9 @@
 """KL divergence of GPTQ and RTN against bf16 on ref-17m, under the protocol of the published figures.
 
-    gptq_quality.py QUANT_ENGINE CALIBRATION.jsonl WIKI_TEST_RAW [case ...]
+    gptq_quality.py QUANT_ENGINE [case ...]
 
-QUANTD_REF_MODELS names the folder that holds ref-17m; without it the test is skipped (exit 77). Calibration: 128 x 512
-tokens. QUANTD_DEVICE=cuda runs all of it on a GPU. Figure: mean KL(bf16 || variant), natural logarithm, over the 51,100 predicted positions of the first 100
+QUANTD_REF_MODELS names the folder that holds ref-17m, beside a folder data with wikitext-2/wiki.test.raw; without it
+the test is skipped (exit 77). Calibration: 128 x 512 tokens of the engine's own text. QUANTD_DEVICE=cuda runs all of it on a GPU. Figure: mean KL(bf16 || variant), natural logarithm, over the 51,100 predicted positions of the first 100
 windows of 512 tokens of the raw WikiText-2 test text (tokenized whole, no special tokens), everything computed in
 float32. The bounds are what GPTQModel 7.7.0 reaches at the same bits and group size, and RTN's.
 """
@@ -50,14 +50,14 @@ def divergence(baseline, variant):
     return total / count
 
 
-def main(engine, calibration, text, *names):
+def main(engine, *names):
     models = os.environ.get("QUANTD_REF_MODELS")
     if not models:
         print("QUANTD_REF_MODELS is unset")
         sys.exit(77)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     reference = models + "/ref-17m"
-    with open(text, encoding="utf-8") as file:
+    with open(models + "/../data/wikitext-2/wiki.test.raw", encoding="utf-8") as file:
         ids = AutoTokenizer.from_pretrained(reference)(file.read(), add_special_tokens=False)["input_ids"]
     windows = torch.tensor(ids[: WINDOWS * LENGTH]).reshape(WINDOWS, LENGTH)
     baseline = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32).eval().to(DEVICE)
@@ -67,7 +67,7 @@ def main(engine, calibration, text, *names):
         method, options, bound, rtn = CASES[name]
         with tempfile.TemporaryDirectory() as folder:
             spec = {"quantize": {"model": reference, "method": method, "options": options,
-                                 "calibration": {"source": calibration, "sequences": 128, "sequenceLength": 512}},
+                                 "calibration": {"sequences": 128, "sequenceLength": 512}},
                     "runtime": {"device": DEVICE, "dtype": "float32"}}
             start = time.time()
             result, _ = run_job(engine, spec, folder)
