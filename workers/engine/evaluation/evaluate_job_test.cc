@@ -69,8 +69,8 @@ class EvaluateTest : public ::testing::Test {
     for (auto& metric : (*result)["metrics"]) metric.erase("seconds");
     return (*result)["metrics"];
   }
-  // The bundled model with other weights: `weight(i)` gives element i.
-  std::string BrokenModel(const std::string& name, const std::function<float()>& weight) {
+  // The bundled model with other weights: `change` gives each element's new value.
+  std::string BrokenModel(const std::string& name, const std::function<float(float)>& change) {
     const std::string target = absl::StrCat(folder_, "/", name);
     EXPECT_TRUE(MakeFolders(target).ok());
     for (const char* file : {"config.json", "tokenizer.json", "tokenizer_config.json",
@@ -80,8 +80,10 @@ class EvaluateTest : public ::testing::Test {
         uint64_t header = 0;
         std::memcpy(&header, bytes.data(), 8);
         for (size_t i = 8 + header; i + 1 < bytes.size(); i += 2) {
-          const float value = weight();
           // bfloat16 is the upper half of a float32.
+          float value = 0;
+          std::memcpy(reinterpret_cast<char*>(&value) + 2, bytes.data() + i, 2);
+          value = change(value);
           std::memcpy(bytes.data() + i, reinterpret_cast<const char*>(&value) + 2, 2);
         }
       }
@@ -184,20 +186,28 @@ TEST_F(EvaluateTest, SanityTellsWorkingFromBroken) {
   };
   const json good = sanity(kModel, "good", 0);
   EXPECT_EQ(good["sanity/pass"]["value"], 1) << good.dump(2);
+  EXPECT_LT(good["sanity/bits_per_byte"]["value"].get<double>(), 1.4);
   std::mt19937 random(1);
   std::normal_distribution<float> normal(0, 0.02F);
-  const json guessing = sanity(BrokenModel("random", [&] { return normal(random); }), "random_run");
+  const json guessing =
+      sanity(BrokenModel("random", [&](float) { return normal(random); }), "random_run");
   EXPECT_EQ(guessing["sanity/pass"]["value"], 0) << guessing.dump(2);
-  const json zero = sanity(BrokenModel("zero", [] { return 0.0F; }), "zero_run");
+  // Noise as large as the weights leaves words, but no sense.
+  const json noisy =
+      sanity(BrokenModel("noisy", [&](float weight) { return weight * (1 + 50 * normal(random)); }),
+             "noisy_run");
+  EXPECT_EQ(noisy["sanity/pass"]["value"], 0) << noisy.dump(2);
+  EXPECT_GT(noisy["sanity/bits_per_byte"]["value"].get<double>(), 1.8);
+  const json zero = sanity(BrokenModel("zero", [](float) { return 0.0F; }), "zero_run");
   EXPECT_EQ(zero["sanity/pass"]["value"], 0) << zero.dump(2);
-  const json nan = sanity(BrokenModel("nan", [] { return NAN; }), "nan_run");
+  const json nan = sanity(BrokenModel("nan", [](float) { return NAN; }), "nan_run");
   EXPECT_EQ(nan["sanity/pass"]["value"], 0) << nan.dump(2);
 }
 
 TEST_F(EvaluateTest, NanLogitsAreAResultNotACrash) {
   EvaluateSpec spec = Perplexity(2, 0);
   spec.tasks.push_back({.name = "arc", .data = kQuestions, .limit = 4});
-  spec.model = BrokenModel("nan", [] { return NAN; });
+  spec.model = BrokenModel("nan", [](float) { return NAN; });
   const json metrics = Metrics(spec, "nan_run");
   EXPECT_TRUE(metrics["perplexity"]["value"].is_null());
   EXPECT_EQ(metrics["arc/acc"]["value"], 0.0);

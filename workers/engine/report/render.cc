@@ -42,6 +42,7 @@ std::string MetricCell(const nlohmann::json& row, const std::string& metric) {
   if (value == kDash) {
     return row["metrics"].contains(metric) ? "not a number" : kDash;
   }
+  if (metric.substr(metric.rfind('/') + 1) == "pass") return value == "1.0000" ? "yes" : "no";
   const auto degradation = row["degradation"].find(metric);
   if (degradation == row["degradation"].end() || !degradation->is_number()) return value;
   const double worse = degradation->get<double>();
@@ -126,9 +127,11 @@ std::string RenderMarkdown(const nlohmann::json& comparison, absl::string_view t
     }
     absl::StrAppend(&out, ": ", Text(recommendation, "reason"), ".\n\n");
   }
-  absl::StrAppend(&out, "## Quality and size\n\n", QualityTable(comparison),
-                  "Changes are relative to the baseline.\n\n", "## Speed and memory\n\n",
-                  CostTable(comparison), "## Verdicts\n\n");
+  absl::StrAppend(
+      &out, "## Quality and size\n\n", QualityTable(comparison),
+      "Changes are relative to the baseline.\n\n", "## Speed and memory\n\n", CostTable(comparison),
+      "Peak memory is that of quantizing; where nothing was quantized, of evaluating.\n\n",
+      "## Verdicts\n\n");
   for (const nlohmann::json& row : comparison["rows"]) {
     absl::StrAppend(&out, "- **", Text(row, "name"), "**: ", Text(row, "verdict"), " - ",
                     Text(row, "reason"), "\n");

@@ -87,7 +87,8 @@ std::string BrokenReason(const VariantFacts& facts) {
   for (const auto& [name, metric] : facts.metrics.items()) {
     if (name.size() >= 5 && name.substr(name.size() - 5) == "/pass" &&
         Number(metric, "value") == 0) {
-      return "it fails the generation sanity check: its texts are empty, loop or make no sense";
+      const std::string why = metric.value("reason", std::string("its texts make no sense"));
+      return absl::StrCat("it fails the generation sanity check: ", why);
     }
   }
   for (const auto& [name, change] : facts.changes) {
