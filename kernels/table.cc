@@ -9,11 +9,15 @@ namespace {
 // clang-format off
 constexpr Backend kBackends[] = {
     {"reference", FindParamsReference, RtnRowsReference, PackBitsReference, UnpackBitsReference,
-                  GptqBlockReference, DequantizeRowsReference},
+                  GptqBlockReference, DequantizeRowsReference,
+                  QuantizeCodebookReference, DequantizeCodebookReference, HqqGroupsReference,
+                  Int8RowsReference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
-                  GptqBlockCpu,       DequantizeRowsCpu},
+                  GptqBlockCpu,       DequantizeRowsCpu,
+                  QuantizeCodebookCpu, DequantizeCodebookCpu, HqqGroupsCpu, Int8RowsCpu},
     {"cuda",      nullptr,             nullptr,          nullptr,           nullptr,
-                  nullptr,            nullptr},
+                  nullptr,            nullptr,
+                  nullptr,             nullptr,               nullptr,      nullptr},
 };
 // clang-format on
 
@@ -39,7 +43,8 @@ const Backend* FindBackend(std::string_view name) {
 
 bool Complete(const Backend& backend) {
   return backend.find_params && backend.rtn_rows && backend.pack_bits && backend.unpack_bits &&
-         backend.gptq_block && backend.dequantize_rows;
+         backend.gptq_block && backend.dequantize_rows && backend.quantize_codebook &&
+         backend.dequantize_codebook && backend.hqq_groups && backend.int8_rows;
 }
 
 const ActiveBackend& Active() {

@@ -5,9 +5,12 @@
 #include <string>
 #include <string_view>
 
+#include "kernels/codebook_blocks.h"
 #include "kernels/dequantize_rows.h"
 #include "kernels/find_params.h"
 #include "kernels/gptq_block.h"
+#include "kernels/hqq_groups.h"
+#include "kernels/int8_rows.h"
 #include "kernels/pack_bits.h"
 #include "kernels/rtn_rows.h"
 
@@ -22,6 +25,10 @@ struct Backend {
   void (*unpack_bits)(const UnpackBits&);
   void (*gptq_block)(const GptqBlock&);
   void (*dequantize_rows)(const DequantizeRows&);
+  void (*quantize_codebook)(const QuantizeCodebook&);
+  void (*dequantize_codebook)(const DequantizeCodebook&);
+  int (*hqq_groups)(const HqqGroups&);
+  void (*int8_rows)(const Int8Rows&);
 };
 
 // Null for an unknown name. A backend may have null operations: see Complete.
