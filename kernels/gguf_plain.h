@@ -13,7 +13,7 @@ namespace quantd::kernels {
 //   q4_0, q5_0  d = the weight furthest from zero (the first of equals) / -8 or -16,
 //               q = floor(w / d + 8.5 or 16.5), at most 15 or 31
 //   q4_1, q5_1  d = (max - min) / 15 or 31, q = floor((w - min) / d + 0.5)
-// 1 / d is taken before d is rounded to binary16.
+// 1 / d is taken before d is rounded to binary16; product and sum are rounded one by one.
 void PlainBlockReference(GgufType type, const float* weight, uint8_t* block);
 void PlainBlockCpu(GgufType type, const float* weight, uint8_t* block);
 

@@ -27,10 +27,10 @@ QD_MULTIVERSION uint32_t LargestMagnitude(const float* weight) {
 }
 
 QD_MULTIVERSION void RoundCentred(const float* weight, float inverse, int half, uint8_t* code) {
-  const double centre = half + 0.5;
+  const float centre = static_cast<float>(half) + 0.5f;
   const int top = 2 * half - 1;
   for (int i = 0; i < 32; ++i) {
-    const float steps = static_cast<float>(static_cast<double>(weight[i]) * inverse + centre);
+    const float steps = weight[i] * inverse + centre;
     code[i] = static_cast<uint8_t>(std::min(static_cast<int>(steps), top));
   }
 }

@@ -25,8 +25,7 @@ void Centred(GgufType type, const float* weight, Codes32* codes) {
   const float inverse = Inverse(d);
   codes->d = FloatToHalf(d);
   for (int i = 0; i < 32; ++i) {
-    // One rounding for product and sum, as machines with fused multiply-add have it.
-    const float steps = static_cast<float>(static_cast<double>(weight[i]) * inverse + (half + 0.5));
+    const float steps = weight[i] * inverse + (static_cast<float>(half) + 0.5f);
     codes->code[i] = static_cast<uint8_t>(std::min(static_cast<int>(steps), 2 * half - 1));
   }
 }
