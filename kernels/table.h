@@ -8,6 +8,7 @@
 #include "kernels/codebook_blocks.h"
 #include "kernels/dequantize_rows.h"
 #include "kernels/find_params.h"
+#include "kernels/gguf_quantize.h"
 #include "kernels/gptq_block.h"
 #include "kernels/hqq_groups.h"
 #include "kernels/int8_rows.h"
@@ -25,6 +26,8 @@ struct Backend {
   void (*unpack_bits)(const UnpackBits&);
   void (*gptq_block)(const GptqBlock&);
   void (*dequantize_rows)(const DequantizeRows&);
+  void (*gguf_quantize)(const GgufQuantize&);
+  void (*gguf_dequantize)(const GgufDequantize&);
   void (*quantize_codebook)(const QuantizeCodebook&);
   void (*dequantize_codebook)(const DequantizeCodebook&);
   int (*hqq_groups)(const HqqGroups&);
