@@ -338,10 +338,11 @@ absl::Status Machine::MakeTensor(const std::vector<Value>& arguments) {
     return Refuse("makes a tensor of something that is no storage");
   }
   const Storage& storage = storages_[arguments[0].number];
-  PickledTensor tensor = {.dtype = storage.dtype,
-                          .storage = storage.key,
-                          .storage_elements = storage.elements,
-                          .offset = arguments[1].number};
+  PickledTensor tensor;
+  tensor.dtype = storage.dtype;
+  tensor.storage = storage.key;
+  tensor.storage_elements = storage.elements;
+  tensor.offset = arguments[1].number;
   QD_ASSIGN_OR_RETURN(tensor.shape, Numbers(arguments[2]));
   QD_ASSIGN_OR_RETURN(tensor.strides, Numbers(arguments[3]));
   if (tensor.shape.size() != tensor.strides.size()) {

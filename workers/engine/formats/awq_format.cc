@@ -1,4 +1,5 @@
-// AWQ's gemm layout on disk. For a linear P with weight [N, K] and groups of g, instead of P.weight:
+// AWQ's gemm layout on disk. For a linear P with weight [N, K] and groups of g, instead of
+// P.weight:
 //
 //   P.qweight int32 [K, N / 8]    codes, packed along N        P.scales float16 [K / g, N]
 //   P.qzeros  int32 [K / g, N / 8]  zero points, the same way
@@ -14,7 +15,6 @@
 #include "workers/engine/checkpoint/json.h"
 #include "workers/engine/formats/module_weights.h"
 #include "workers/engine/formats/packed_words.h"
-#include "workers/engine/methods/common.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/torch_call.h"
 
@@ -63,14 +63,13 @@ absl::StatusOr<AwqConfig> ReadConfig(const nlohmann::json& configuration) {
   const nlohmann::json version = field("version", "format");
   if (!version.is_null() &&
       (!version.is_string() || absl::AsciiStrToLower(version.get<std::string>()) != "gemm")) {
-    return absl::InvalidArgumentError(absl::StrCat("quantization_config.version is ",
-                                                   JsonText(version), "; gemm can be read"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("quantization_config.version is ", JsonText(version), "; gemm can be read"));
   }
   const nlohmann::json group = field("group_size", "q_group_size");
-  if (!group.is_number_integer() ||
-      (group.get<int64_t>() != -1 && group.get<int64_t>() <= 0)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "quantization_config.group_size is ", JsonText(group), " instead of -1 or above 0"));
+  if (!group.is_number_integer() || (group.get<int64_t>() != -1 && group.get<int64_t>() <= 0)) {
+    return absl::InvalidArgumentError(absl::StrCat("quantization_config.group_size is ",
+                                                   JsonText(group), " instead of -1 or above 0"));
   }
   return AwqConfig{.group_size = group.get<int64_t>()};
 }
@@ -87,9 +86,8 @@ absl::StatusOr<QuantizedWeight> UnpackModule(const AwqConfig& config, absl::stri
   const int64_t outputs = qweight.size(1) * kPerWord;
   const int64_t group = config.group_size == -1 ? inputs : config.group_size;
   if (inputs % group != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(module, " has ", inputs,
-                                                   " inputs, which group_size ", group,
-                                                   " does not divide"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        module, " has ", inputs, " inputs, which group_size ", group, " does not divide"));
   }
   const int64_t groups = inputs / group;
   QD_ASSIGN_OR_RETURN(const at::Tensor qzeros, ReadTensor(lookup, prefix + "qzeros", DType::kI32,
@@ -134,10 +132,12 @@ class AwqFormatImpl : public Format {
   absl::Status CheckRequest(const ConfigRequest& request) const override {
     for (const ModuleException& exception : request.exceptions) {
       if (exception.skipped || exception.scheme.group_size == request.scheme.group_size) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          "overrides for ", exception.module, ": format awq has one group size for the whole "
-          "model, ", request.scheme.group_size, ", not also ", exception.scheme.group_size,
-          "; formats gptq and compressed-tensors can hold several"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("overrides for ", exception.module,
+                       ": format awq has one group size for the whole "
+                       "model, ",
+                       request.scheme.group_size, ", not also ", exception.scheme.group_size,
+                       "; formats gptq and compressed-tensors can hold several"));
     }
     return absl::OkStatus();
   }

@@ -1,10 +1,10 @@
 // bitsandbytes on disk. For a linear P with weight [N, K]:
 //
 //   4 bits: P.weight uint8 [N * K / 2, 1]    flattened, the even weight in the high half of a byte
-//           P.weight.absmax                  float32 [blocks]; uint8 when double-quantized, and then
-//           P.weight.nested_absmax float32 [ceil(blocks / 256)], P.weight.nested_quant_map [256]
-//           P.weight.quant_map float32 [16]
-//           P.weight.quant_state.bitsandbytes__nf4 (or __fp4) uint8: JSON, filled up with spaces
+//           P.weight.absmax                  float32 [blocks]; uint8 when double-quantized, and
+//           then P.weight.nested_absmax float32 [ceil(blocks / 256)], P.weight.nested_quant_map
+//           [256] P.weight.quant_map float32 [16] P.weight.quant_state.bitsandbytes__nf4 (or __fp4)
+//           uint8: JSON, filled up with spaces
 //             because its size is fixed before the numbers in it are known
 //   8 bits: P.weight int8 [N, K]; P.SCB float32 [N], the rows' largest; P.weight_format uint8 0
 //
@@ -31,7 +31,7 @@ namespace {
 
 constexpr char kStatePrefix[] = "weight.quant_state.bitsandbytes__";
 constexpr const char* kTypes[] = {"nf4", "fp4"};
-constexpr size_t kStateBytes = 256;      // The longest text has about 190.
+constexpr size_t kStateBytes = 256;       // The longest text has about 190.
 constexpr int64_t kStateBytesMax = 4096;  // Of a foreign file.
 constexpr int64_t kBlockSizeMax = 1 << 20;
 constexpr double kThreshold = 6.0;  // What bitsandbytes assumes when a configuration is silent.
@@ -43,10 +43,10 @@ std::string StateName(absl::string_view module, absl::string_view type) {
 }
 
 std::string StateText(const CodebookLinear& linear) {
-  std::string text = absl::StrCat(
-      "{\"quant_type\": \"", linear.type, "\", \"blocksize\": ", linear.block_size,
-      ", \"dtype\": \"", ComputeDtypeName(linear.compute_dtype), "\", \"shape\": [",
-      linear.outputs(), ", ", linear.inputs(), "]");
+  std::string text =
+      absl::StrCat("{\"quant_type\": \"", linear.type, "\", \"blocksize\": ", linear.block_size,
+                   ", \"dtype\": \"", ComputeDtypeName(linear.compute_dtype), "\", \"shape\": [",
+                   linear.outputs(), ", ", linear.inputs(), "]");
   if (linear.nested.has_value()) {
     absl::StrAppend(&text, ", \"nested_blocksize\": ", linear.nested->block_size,
                     ", \"nested_dtype\": \"float32\", \"nested_offset\": ",
@@ -83,14 +83,13 @@ absl::StatusOr<int64_t> Integer(const nlohmann::json& json, const std::string& w
 absl::StatusOr<State> ReadState(const TensorView& view, const std::string& where,
                                 absl::string_view type) {
   if (view.dtype != DType::kU8 || view.bytes.size() > kStateBytesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(where, " is ", DTypeName(view.dtype), " ", ShapeText(view.shape),
-                     " instead of at most ", kStateBytesMax, " bytes of JSON"));
+    return absl::InvalidArgumentError(absl::StrCat(where, " is ", DTypeName(view.dtype), " ",
+                                                   ShapeText(view.shape), " instead of at most ",
+                                                   kStateBytesMax, " bytes of JSON"));
   }
-  const absl::string_view text(reinterpret_cast<const char*>(view.bytes.data()),
-                               view.bytes.size());
+  const absl::string_view text(reinterpret_cast<const char*>(view.bytes.data()), view.bytes.size());
   QD_ASSIGN_OR_RETURN(const nlohmann::json json, ParseJsonObject(text, where));
-  if (json.value("quant_type", nlohmann::json()) != type) {
+  if (json.value("quant_type", nlohmann::json()) != nlohmann::json(std::string(type))) {
     return absl::InvalidArgumentError(absl::StrCat(
         where, ": quant_type is ", JsonText(json.value("quant_type", nlohmann::json()))));
   }
@@ -103,9 +102,9 @@ absl::StatusOr<State> ReadState(const TensorView& view, const std::string& where
   };
   if (shape == json.end() || !shape->is_array() || shape->size() != 2 || side(0) < 1 ||
       side(1) < 1 || side(0) > kSideMax || side(1) > kSideMax) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        where, ": shape is ", shape == json.end() ? "missing" : JsonText(*shape),
-        " instead of [outputs, inputs]"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(where, ": shape is ", shape == json.end() ? "missing" : JsonText(*shape),
+                     " instead of [outputs, inputs]"));
   }
   state.outputs = side(0);
   state.inputs = side(1);
@@ -219,6 +218,7 @@ absl::StatusOr<QuantizedWeight> UnpackRows(const nlohmann::json& configuration,
                                                           DType::kF32, {codes.size(0)}));
   const std::string layout = absl::StrCat(module, ".weight_format");
   const absl::StatusOr<at::Tensor> format = ReadTensor(lookup, layout, DType::kU8);
+  if (!format.ok() && !absl::IsNotFound(format.status())) return format.status();
   if (format.ok() && (format->numel() != 1 || format->item<int64_t>() != 0)) {
     return absl::InvalidArgumentError(
         absl::StrCat(layout, " is not 0: only the row-major layout can be read"));
@@ -247,10 +247,10 @@ absl::StatusOr<std::vector<int64_t>> ModuleShape(const StoredModule& module) {
 class BitsandbytesFormatImpl : public Format {
  public:
   const FormatInfo& Info() const override {
-    static const auto& info = *new FormatInfo{
-        .name = "bitsandbytes",
-        .summary = "NF4 or FP4 with plain or 8-bit scales, or LLM.int8 rows",
-        .loaders = {"transformers", "vllm", "bitsandbytes"}};
+    static const auto& info =
+        *new FormatInfo{.name = "bitsandbytes",
+                        .summary = "NF4 or FP4 with plain or 8-bit scales, or LLM.int8 rows",
+                        .loaders = {"transformers", "vllm", "bitsandbytes"}};
     return info;
   }
 
@@ -259,10 +259,9 @@ class BitsandbytesFormatImpl : public Format {
                       scheme.group_size == -1 && scheme.symmetric &&
                       scheme.input == InputKind::kLlmInt8;
     if (scheme.encoding != Encoding::kCodebook && !rows) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(scheme.module,
-                       ": format bitsandbytes holds what bnb_4bit and bnb_8bit make; not ",
-                       SchemeToJson(scheme).dump()));
+      return absl::InvalidArgumentError(absl::StrCat(
+          scheme.module, ": format bitsandbytes holds what bnb_4bit and bnb_8bit make; not ",
+          SchemeToJson(scheme).dump()));
     }
     if (rows || scheme.outputs * scheme.inputs % 2 == 0) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(
@@ -307,14 +306,13 @@ class BitsandbytesFormatImpl : public Format {
   absl::StatusOr<QuantizedWeight> Unpack(const nlohmann::json& configuration,
                                          absl::string_view module,
                                          const TensorLookup& lookup) const override {
-    return TorchCall(absl::StrCat("unpacking ", module),
-                     [&]() -> absl::StatusOr<QuantizedWeight> {
-                       for (const char* type : kTypes) {
-                         const auto state = lookup(StateName(module, type));
-                         if (state.ok()) return UnpackCodebook(module, type, *state, lookup);
-                       }
-                       return UnpackRows(configuration, module, lookup);
-                     });
+    return TorchCall(absl::StrCat("unpacking ", module), [&]() -> absl::StatusOr<QuantizedWeight> {
+      for (const char* type : kTypes) {
+        const auto state = lookup(StateName(module, type));
+        if (state.ok()) return UnpackCodebook(module, type, *state, lookup);
+      }
+      return UnpackRows(configuration, module, lookup);
+    });
   }
 
   absl::Status CheckRequest(const ConfigRequest& request) const override {
@@ -363,8 +361,7 @@ class BitsandbytesFormatImpl : public Format {
         {.markers = {absl::StrCat(kStatePrefix, "nf4"), absl::StrCat(kStatePrefix, "fp4"), "SCB"},
          .tensors = {"weight", "weight.absmax", "SCB"},
          .shape = ModuleShape,
-         .input =
-             [](const StoredModule& module) -> InputQuantization {
+         .input = [](const StoredModule& module) -> InputQuantization {
            if (!module.Has("SCB")) return {};
            return {.kind = InputKind::kLlmInt8,
                    .outlier_threshold = Threshold(module.configuration)};

@@ -33,14 +33,11 @@ json InputOf(InputKind kind) {
 }
 
 json GroupOf(const LinearScheme& scheme, json targets) {
-  json weights = {{"num_bits", scheme.bits},
-                  {"type", "int"},
-                  {"symmetric", scheme.symmetric},
-                  {"strategy", scheme.group_size == -1 ? "channel" : "group"},
-                  {"group_size", nullptr},
-                  {"dynamic", false},
-                  {"actorder", nullptr},
-                  {"observer", "minmax"}};
+  json weights = {
+      {"num_bits", scheme.bits},       {"type", "int"},
+      {"symmetric", scheme.symmetric}, {"strategy", scheme.group_size == -1 ? "channel" : "group"},
+      {"group_size", nullptr},         {"dynamic", false},
+      {"actorder", nullptr},           {"observer", "minmax"}};
   if (scheme.group_size != -1) weights["group_size"] = scheme.group_size;
   return {{"targets", std::move(targets)},
           {"format", LayoutOf(scheme)},

@@ -12,8 +12,8 @@ namespace quantd::engine {
 nlohmann::json CompressedTensorsConfiguration(const ConfigRequest& request);
 
 struct CompressedModule {
-  int bits = 4;              // 4 or 8.
-  int64_t group_size = -1;   // Inputs that share a scale; -1: a whole row.
+  int bits = 4;               // 4 or 8.
+  int64_t group_size = -1;    // Inputs that share a scale; -1: a whole row.
   bool whole_matrix = false;  // One scale for everything.
   bool symmetric = true;
   InputKind input = InputKind::kFloat;

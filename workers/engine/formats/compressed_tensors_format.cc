@@ -18,7 +18,6 @@
 #include "workers/engine/formats/compressed_tensors_config.h"
 #include "workers/engine/formats/module_weights.h"
 #include "workers/engine/formats/packed_words.h"
-#include "workers/engine/methods/common.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/torch_call.h"
 
@@ -84,21 +83,18 @@ absl::StatusOr<QuantizedWeight> UnpackPacked(const CompressedModule& module,
   const int64_t inputs = shape[1];
   const int64_t group = module.group_size == -1 ? inputs : module.group_size;
   if (inputs % group != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(prefix, "weight has ", inputs,
-                                                   " inputs, which group_size ", group,
-                                                   " does not divide"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        prefix, "weight has ", inputs, " inputs, which group_size ", group, " does not divide"));
   }
   const int64_t words = (inputs * module.bits + kWordBits - 1) / kWordBits;
-  QD_ASSIGN_OR_RETURN(
-      const at::Tensor packed,
-      ReadTensor(lookup, prefix + "weight_packed", DType::kI32, {outputs, words}));
-  QuantizedLinear linear = {.bits = module.bits,
-                            .group_size = module.group_size,
-                            .symmetric = module.symmetric};
-  linear.codes = UnpackWords(packed, {.bits = module.bits},
-                             {outputs, words * kWordBits / module.bits})
-                     .narrow(1, 0, inputs)
-                     .contiguous();
+  QD_ASSIGN_OR_RETURN(const at::Tensor packed,
+                      ReadTensor(lookup, prefix + "weight_packed", DType::kI32, {outputs, words}));
+  QuantizedLinear linear = {
+      .bits = module.bits, .group_size = module.group_size, .symmetric = module.symmetric};
+  linear.codes =
+      UnpackWords(packed, {.bits = module.bits}, {outputs, words * kWordBits / module.bits})
+          .narrow(1, 0, inputs)
+          .contiguous();
   const int64_t groups = inputs / group;
   QD_ASSIGN_OR_RETURN(linear.scales,
                       ReadScales(module, lookup, prefix + "weight_scale", outputs, groups));
@@ -180,9 +176,9 @@ class CompressedTensorsFormatImpl : public Format {
 
   absl::Status Supports(const LinearScheme& scheme) const override {
     const bool packed = Packed(scheme.input) && (scheme.bits == 4 || scheme.bits == 8);
-    const bool rows = (scheme.input == InputKind::kInt8PerToken ||
-                       scheme.input == InputKind::kInt8PerTensor) &&
-                      scheme.bits == 8 && scheme.group_size == -1 && scheme.symmetric;
+    const bool rows =
+        (scheme.input == InputKind::kInt8PerToken || scheme.input == InputKind::kInt8PerTensor) &&
+        scheme.bits == 8 && scheme.group_size == -1 && scheme.symmetric;
     if (scheme.encoding != Encoding::kAffine || scheme.axis != 1 || !scheme.integer_zeros ||
         !scheme.ordered_groups || (!packed && !rows)) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -224,15 +220,14 @@ class CompressedTensorsFormatImpl : public Format {
 
   absl::StatusOr<std::vector<NamedTensor>> Pack(absl::string_view module,
                                                 const QuantizedWeight& weight) const override {
-    return TorchCall(absl::StrCat("packing ", module),
-                     [&]() -> absl::StatusOr<std::vector<NamedTensor>> {
-                       QD_RETURN_IF_ERROR(Check(weight), module);
-                       QD_RETURN_IF_ERROR(Supports(SchemeOf(module, weight)));
-                       const auto& linear = std::get<QuantizedLinear>(weight);
-                       const std::string prefix = absl::StrCat(module, ".");
-                       return Packed(linear.input.kind) ? PackPacked(prefix, linear)
-                                                        : PackInt(prefix, linear);
-                     });
+    return TorchCall(
+        absl::StrCat("packing ", module), [&]() -> absl::StatusOr<std::vector<NamedTensor>> {
+          QD_RETURN_IF_ERROR(Check(weight), module);
+          QD_RETURN_IF_ERROR(Supports(SchemeOf(module, weight)));
+          const auto& linear = std::get<QuantizedLinear>(weight);
+          const std::string prefix = absl::StrCat(module, ".");
+          return Packed(linear.input.kind) ? PackPacked(prefix, linear) : PackInt(prefix, linear);
+        });
   }
 
   absl::StatusOr<QuantizedWeight> Unpack(const nlohmann::json& configuration,
@@ -241,13 +236,12 @@ class CompressedTensorsFormatImpl : public Format {
     QD_ASSIGN_OR_RETURN(const CompressedModule stored,
                         ReadCompressedTensorsConfiguration(configuration, module));
     const std::string prefix = absl::StrCat(module, ".");
-    return TorchCall(absl::StrCat("unpacking ", module),
-                     [&]() -> absl::StatusOr<QuantizedWeight> {
-                       if (lookup(prefix + "weight_packed").ok()) {
-                         return UnpackPacked(stored, prefix, lookup);
-                       }
-                       return UnpackInt(stored, prefix, lookup);
-                     });
+    return TorchCall(absl::StrCat("unpacking ", module), [&]() -> absl::StatusOr<QuantizedWeight> {
+      if (lookup(prefix + "weight_packed").ok()) {
+        return UnpackPacked(stored, prefix, lookup);
+      }
+      return UnpackInt(stored, prefix, lookup);
+    });
   }
 
   nlohmann::json Configuration(const ConfigRequest& request) const override {
@@ -267,9 +261,8 @@ class CompressedTensorsFormatImpl : public Format {
          .shape = [](const StoredModule& module) -> absl::StatusOr<std::vector<int64_t>> {
            if (!module.Has("weight_packed")) return MatrixShape(module, "weight");
            return TorchCall("reading a shape", [&] {
-             return ReadShape(
-                 [&](absl::string_view name) { return module.checkpoint.Find(name); },
-                 module.module + ".weight_shape");
+             return ReadShape([&](absl::string_view name) { return module.checkpoint.Find(name); },
+                              module.module + ".weight_shape");
            });
          },
          .input =

@@ -2,7 +2,8 @@
 // with weight [N, K] and groups of g, the weight is looked at as R x C: axis 1: [N * K / g, g];
 // axis 0: [g, N * K / g].
 //
-//   P.W_q     8, 4, 2 bits: uint8 [R / p, C], p codes of R / p rows apart in a byte, the first highest
+//   P.W_q     8, 4, 2 bits: uint8 [R / p, C], p codes of R / p rows apart in a byte, the first
+//   highest
 //             3 bits: int32 [ceil(R / 10), C], ten codes in a word, the first at bit 27
 //   P.scale, P.zero  floating [R, 1] or [1, C];  weight = (code - zero) * scale
 //   P.nbits, group_size, axis, shape, packing, compute_dtype, ...: numbers, flags and texts as
@@ -20,7 +21,6 @@
 #include "workers/engine/checkpoint/json.h"
 #include "workers/engine/formats/module_weights.h"
 #include "workers/engine/formats/packed_words.h"
-#include "workers/engine/methods/common.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/dtype.h"
 #include "workers/engine/tensor/torch_call.h"
@@ -91,8 +91,7 @@ at::Tensor UnpackGrid(const at::Tensor& packed, const Packing& packing, int64_t 
   std::vector<at::Tensor> parts;
   for (int64_t part = 0; part < packing.codes; ++part) {
     const int64_t factor = int64_t{1} << (packing.bits * (packing.codes - 1 - part));
-    parts.push_back(
-        packed.floor_divide(factor).bitwise_and((1 << packing.bits) - 1).to(at::kByte));
+    parts.push_back(packed.floor_divide(factor).bitwise_and((1 << packing.bits) - 1).to(at::kByte));
   }
   return at::cat(parts, 0).narrow(0, 0, rows);
 }
@@ -200,9 +199,9 @@ absl::StatusOr<QuantizedWeight> UnpackModule(absl::string_view module, const Ten
   QD_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, facts.Shape());
   const int64_t side = axis == 1 ? shape[1] : shape[0];
   if (side % group != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        prefix, "group_size ", group, " does not divide ", side, ": groups across ",
-        axis == 1 ? "rows" : "columns", " cannot be read"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(prefix, "group_size ", group, " does not divide ", side, ": groups across ",
+                     axis == 1 ? "rows" : "columns", " cannot be read"));
   }
   const Grid grid = GridOf(shape[0], shape[1], group, static_cast<int>(axis));
   QD_ASSIGN_OR_RETURN(const at::Tensor packed,
@@ -212,11 +211,9 @@ absl::StatusOr<QuantizedWeight> UnpackModule(absl::string_view module, const Ten
                             .group_size = group,
                             .symmetric = false,
                             .axis = static_cast<int>(axis)};
-  linear.codes =
-      UnpackGrid(packed, *packing, grid.rows).contiguous().view({shape[0], shape[1]});
-  const std::vector<int64_t> params = axis == 1
-                                          ? std::vector<int64_t>{shape[0], shape[1] / group}
-                                          : std::vector<int64_t>{shape[0] / group, shape[1]};
+  linear.codes = UnpackGrid(packed, *packing, grid.rows).contiguous().view({shape[0], shape[1]});
+  const std::vector<int64_t> params = axis == 1 ? std::vector<int64_t>{shape[0], shape[1] / group}
+                                                : std::vector<int64_t>{shape[0] / group, shape[1]};
   for (const char* name : {"scale", "zero"}) {
     QD_ASSIGN_OR_RETURN(const at::Tensor read, ReadFloating(lookup, prefix + name));
     if (read.sizes().vec() != grid.params) {
@@ -232,10 +229,10 @@ absl::StatusOr<QuantizedWeight> UnpackModule(absl::string_view module, const Ten
 class HqqFormatImpl : public Format {
  public:
   const FormatInfo& Info() const override {
-    static const auto& info =
-        *new FormatInfo{.name = "hqq",
-                        .summary = "HQQ's state dict: 2, 3, 4 or 8 bits with floating zero points",
-                        .loaders = {"hqq", "transformers 4", "vllm (4 bits, groups of 64, axis 1)"}};
+    static const auto& info = *new FormatInfo{
+        .name = "hqq",
+        .summary = "HQQ's state dict: 2, 3, 4 or 8 bits with floating zero points",
+        .loaders = {"hqq", "transformers 4", "vllm (4 bits, groups of 64, axis 1)"}};
     return info;
   }
 
@@ -250,8 +247,7 @@ class HqqFormatImpl : public Format {
                        SchemeToJson(scheme).dump()));
     }
     if (scheme.outputs == 0) return absl::OkStatus();  // Of a whole job.
-    const int64_t rows =
-        GridOf(scheme.outputs, scheme.inputs, GroupOf(scheme), scheme.axis).rows;
+    const int64_t rows = GridOf(scheme.outputs, scheme.inputs, GroupOf(scheme), scheme.axis).rows;
     if (packing->bits == 3 || rows % packing->codes == 0) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(
         scheme.module, ".weight has ", rows, " rows of groups, which format hqq packs ",
@@ -308,7 +304,8 @@ class HqqFormatImpl : public Format {
     const auto params = [](const LinearScheme& scheme) -> nlohmann::json {
       return {{"nbits", scheme.bits},
               {"channel_wise", true},
-              {"group_size", scheme.group_size == -1 ? nlohmann::json() : nlohmann::json(scheme.group_size)},
+              {"group_size",
+               scheme.group_size == -1 ? nlohmann::json() : nlohmann::json(scheme.group_size)},
               {"optimize", true},
               {"round_zero", scheme.bits == 4},
               {"axis", scheme.axis},
@@ -341,9 +338,7 @@ class HqqFormatImpl : public Format {
          .shape = [](const StoredModule& module) -> absl::StatusOr<std::vector<int64_t>> {
            return TorchCall(absl::StrCat("reading ", module.module, ".shape"), [&] {
              return FactReader(module.module,
-                               [&](absl::string_view name) {
-                                 return module.checkpoint.Find(name);
-                               })
+                               [&](absl::string_view name) { return module.checkpoint.Find(name); })
                  .Shape();
            });
          }},

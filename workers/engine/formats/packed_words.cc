@@ -5,7 +5,6 @@
 #include "absl/strings/str_replace.h"
 #include "base/status_macros.h"
 #include "kernels/table.h"
-#include "workers/engine/methods/common.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/view.h"
 
@@ -93,12 +92,6 @@ absl::Status CheckWholeWords(absl::string_view format, const LinearScheme& schem
       absl::StrCat(scheme.module, ".weight has ", size, " ", side, ", but format ", format,
                    " packs ", scheme.bits, "-bit codes in int32 words and needs a multiple of ",
                    step, "; use other bits or skip the module"));
-}
-
-bool GroupsAreInOrder(const QuantizedLinear& linear) {
-  const int64_t groups = linear.groups();
-  if (groups == 0 || linear.inputs() % groups != 0) return false;
-  return linear.group_index.equal(OrderedGroups(linear.inputs(), linear.inputs() / groups));
 }
 
 std::string ExactPattern(absl::string_view module) {

@@ -27,11 +27,10 @@ absl::StatusOr<at::Tensor> ReadTensor(const TensorLookup& lookup, const std::str
 // F16, BF16 or F32, of any shape.
 absl::StatusOr<at::Tensor> ReadFloating(const TensorLookup& lookup, const std::string& name);
 
-absl::Status WrongShape(absl::string_view name, const at::Tensor& tensor,
-                        absl::string_view wanted);
+absl::Status WrongShape(absl::string_view name, const at::Tensor& tensor, absl::string_view wanted);
 
-// Codes of `bits` bits (not above 8) are streams along dimension `dim` of a matrix, dense and lowest
-// bits first (kernels/pack_bits.h). The words lie where the codes lay, or transposed.
+// Codes of `bits` bits (not above 8) are streams along dimension `dim` of a matrix, dense and
+// lowest bits first (kernels/pack_bits.h). The words lie where the codes lay, or transposed.
 struct WordLayout {
   int bits = 4;
   int dim = 1;
@@ -45,12 +44,10 @@ at::Tensor PackWords(const at::Tensor& codes, const WordLayout& layout);
 at::Tensor UnpackWords(const at::Tensor& words, const WordLayout& layout,
                        absl::Span<const int64_t> shape);
 
-// InvalidArgument unless `size` codes fill whole words; `side` ("input columns") is for the message.
+// InvalidArgument unless `size` codes fill whole words; `side` ("input columns") is for the
+// message.
 absl::Status CheckWholeWords(absl::string_view format, const LinearScheme& scheme,
                              absl::string_view side, int64_t size);
-
-// Whether column k belongs to group k / group_size, and all groups are full.
-bool GroupsAreInOrder(const QuantizedLinear& linear);
 
 // The module's name as a regular expression that matches nothing else.
 std::string ExactPattern(absl::string_view module);

@@ -36,14 +36,13 @@ Blocks QuantizeBlocks(const at::Tensor& values, int64_t block_size, const kernel
   const int64_t count = values.numel();
   Blocks blocks = {.codes = at::empty(values.sizes(), at::kByte),
                    .absmax = at::empty({(count + block_size - 1) / block_size}, at::kFloat)};
-  kernels::Active().backend->quantize_codebook(
-      {.values = values.const_data_ptr<float>(),
-       .count = count,
-       .block_size = block_size,
-       .codebook = &book,
-       .zero_code = zero_code,
-       .absmax = blocks.absmax.mutable_data_ptr<float>(),
-       .codes = blocks.codes.mutable_data_ptr<uint8_t>()});
+  kernels::Active().backend->quantize_codebook({.values = values.const_data_ptr<float>(),
+                                                .count = count,
+                                                .block_size = block_size,
+                                                .codebook = &book,
+                                                .zero_code = zero_code,
+                                                .absmax = blocks.absmax.mutable_data_ptr<float>(),
+                                                .codes = blocks.codes.mutable_data_ptr<uint8_t>()});
   return blocks;
 }
 
@@ -96,13 +95,13 @@ std::vector<OptionInfo> FourBitOptions() {
 class Bnb4BitMethod : public Method {
  public:
   const MethodInfo& Info() const override {
-    static const auto& info = *new MethodInfo{
-        .name = "bnb_4bit",
-        .summary = "NF4 or FP4 codes as bitsandbytes makes them: seconds, no data.",
-        .options = FourBitOptions(),
-        .formats = {"bitsandbytes", "hf", "pytorch"},
-        .needs_calibration = false,
-        .reference = "https://arxiv.org/abs/2305.14314"};
+    static const auto& info =
+        *new MethodInfo{.name = "bnb_4bit",
+                        .summary = "NF4 or FP4 codes as bitsandbytes makes them: seconds, no data.",
+                        .options = FourBitOptions(),
+                        .formats = {"bitsandbytes", "hf", "pytorch"},
+                        .needs_calibration = false,
+                        .reference = "https://arxiv.org/abs/2305.14314"};
     return info;
   }
 

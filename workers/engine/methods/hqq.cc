@@ -141,8 +141,7 @@ class HqqMethod : public Method {
          .axis = axis,
          .bits = linear.bits,
          .round_zero = linear.bits == 4,  // The reference's default for every width.
-         .iterations =
-             options.at("optimize").get<bool>() ? options.at("iterations").get<int>() : 0,
+         .iterations = options.at("optimize").get<bool>() ? options.at("iterations").get<int>() : 0,
          .scales = scales.mutable_data_ptr<float>(),
          .zeros = zeros.mutable_data_ptr<float>(),
          .codes = linear.codes.mutable_data_ptr<uint8_t>()});
