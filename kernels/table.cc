@@ -1,4 +1,4 @@
-// A new variant is a cell here.
+// A new variant is a cell here, or in the CUDA module's column (module_cuda.cu).
 #include "kernels/table.h"
 
 #include <cstdlib>
@@ -9,23 +9,32 @@ namespace {
 // clang-format off
 constexpr Backend kBackends[] = {
     {"reference", FindParamsReference, RtnRowsReference, PackBitsReference, UnpackBitsReference,
-                  GptqBlockReference, DequantizeRowsReference},
+                  GptqBlockReference, DequantizeRowsReference,
+                  PackW4Reference, UnpackW4Reference, GemmW4A16Reference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
                   GptqBlockCpu,       DequantizeRowsCpu},
-    {"cuda",      nullptr,             nullptr,          nullptr,           nullptr,
-                  nullptr,            nullptr},
 };
 // clang-format on
 
 ActiveBackend ReadEnvironment() {
   const Backend* cpu = FindBackend("cpu");
-  const char* forced = std::getenv("QUANTD_BACKEND");
-  if (forced == nullptr || *forced == '\0') return {.backend = cpu, .error = {}};
-  const Backend* backend = FindBackend(forced);
-  if (backend != nullptr && Complete(*backend)) return {.backend = backend, .error = {}};
+  const char* value = std::getenv("QUANTD_BACKEND");
+  const std::string forced = value == nullptr ? "" : value;
+  if (forced.empty()) return {.backend = cpu, .error = {}, .forced = {}};
+  if (forced == "cuda") {
+    std::string why;
+    const bool there = LoadCudaModule(&why) != nullptr;
+    return {.backend = cpu,
+            .error = there ? "" : "QUANTD_BACKEND=cuda is impossible here: " + why,
+            .forced = forced};
+  }
+  if (const Backend* backend = FindBackend(forced)) {
+    return {.backend = backend, .error = {}, .forced = forced};
+  }
   return {.backend = cpu,
-          .error = "QUANTD_BACKEND=" + std::string(forced) +
-                   " names no complete set of kernels; reference and cpu are"};
+          .error = "QUANTD_BACKEND=" + forced + " names no set of kernels; there are reference, " +
+                   "cpu and cuda",
+          .forced = forced};
 }
 
 }  // namespace
@@ -34,7 +43,9 @@ const Backend* FindBackend(std::string_view name) {
   for (const Backend& backend : kBackends) {
     if (backend.name == name) return &backend;
   }
-  return nullptr;
+  if (name != "cuda") return nullptr;
+  const CudaModule* module = LoadCudaModule(nullptr);
+  return module == nullptr ? nullptr : module->backend;
 }
 
 bool Complete(const Backend& backend) {
@@ -45,6 +56,11 @@ bool Complete(const Backend& backend) {
 const ActiveBackend& Active() {
   static const ActiveBackend active = ReadEnvironment();
   return active;
+}
+
+const Backend* ActiveOnDevice() {
+  const std::string& forced = Active().forced;
+  return forced.empty() || forced == "cuda" ? FindBackend("cuda") : nullptr;
 }
 
 }  // namespace quantd::kernels

@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/table.h"
+#include "workers/engine/job/failure.h"
 #include "workers/engine/methods/tensor_spans.h"
 #include "workers/engine/tensor/aten.h"
 
@@ -69,16 +69,42 @@ absl::Status CheckFinite(absl::string_view what, const at::Tensor& tensor) {
                    "; the checkpoint (or the precision it is run in) is damaged there"));
 }
 
-QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs) {
+WorkPlace PlaceFor(const at::Tensor& weight) {
+  const kernels::Backend* on_device = weight.is_cuda() ? kernels::ActiveOnDevice() : nullptr;
+  if (on_device != nullptr) return {weight.device(), on_device};
+  return HostPlace();
+}
+
+WorkPlace HostPlace() { return {at::kCPU, kernels::Active().backend}; }
+
+absl::Status WorkPlace::Finish() const {
+  if (device.is_cpu()) return absl::OkStatus();
+  const std::string error = kernels::LoadCudaModule(nullptr)->device.take_error(nullptr);
+  if (error.empty()) return absl::OkStatus();
+  return WithErrorClass(absl::InternalError(absl::StrCat("a quantizer's kernel failed on ",
+                                                         device.str(), ": ", error)),
+                        ErrorClass::kDeviceFault);
+}
+
+QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs,
+                            const WorkPlace& place) {
   const int64_t groups = inputs / scheme.group_columns;
+  const auto options = at::TensorOptions(place.device);
   return {.bits = scheme.bits,
           .group_size = scheme.group_size,
           .symmetric = scheme.symmetric,
-          .codes = at::empty({outputs, inputs}, at::kByte),
-          .scales = at::empty({outputs, groups}, at::kHalf),
-          .zeros = at::empty({outputs, groups}, at::kByte),
+          .codes = at::empty({outputs, inputs}, options.dtype(at::kByte)),
+          .scales = at::empty({outputs, groups}, options.dtype(at::kHalf)),
+          .zeros = at::empty({outputs, groups}, options.dtype(at::kByte)),
           .group_index =
-              at::floor_divide(at::arange(inputs, at::kInt), scheme.group_columns).to(at::kInt)};
+              at::floor_divide(at::arange(inputs, options.dtype(at::kInt)), scheme.group_columns)
+                  .to(at::kInt)};
+}
+
+void MoveToHost(QuantizedLinear& linear) {
+  for (at::Tensor* tensor : {&linear.codes, &linear.scales, &linear.zeros, &linear.group_index}) {
+    *tensor = tensor->to(at::kCPU).contiguous();
+  }
 }
 
 const float* ScaleSearch::Weights(int64_t begin) const {
@@ -86,35 +112,35 @@ const float* ScaleSearch::Weights(int64_t begin) const {
 }
 
 void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, const ScaleSearch& search,
-                QuantizedLinear& linear) {
-  kernels::Active().backend->find_params({.weight = weight.const_data_ptr<float>(),
-                                          .weight_stride = weight.size(1),
-                                          .rows = weight.size(0),
-                                          .columns = weight.size(1),
-                                          .group_columns = scheme.group_columns,
-                                          .bits = scheme.bits,
-                                          .symmetric = scheme.symmetric,
-                                          .search_steps = search.steps,
-                                          .column_weights = search.Weights(0),
-                                          .scales = MutableHalfBits(linear.scales),
-                                          .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
-                                          .params_stride = linear.groups()});
+                QuantizedLinear& linear, const WorkPlace& place) {
+  place.kernels->find_params({.weight = weight.const_data_ptr<float>(),
+                              .weight_stride = weight.size(1),
+                              .rows = weight.size(0),
+                              .columns = weight.size(1),
+                              .group_columns = scheme.group_columns,
+                              .bits = scheme.bits,
+                              .symmetric = scheme.symmetric,
+                              .search_steps = search.steps,
+                              .column_weights = search.Weights(0),
+                              .scales = MutableHalfBits(linear.scales),
+                              .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
+                              .params_stride = linear.groups()});
 }
 
-void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme,
-                    QuantizedLinear& linear) {
-  FindScales(weight, scheme, {}, linear);
-  kernels::Active().backend->rtn_rows({.weight = weight.const_data_ptr<float>(),
-                                       .weight_stride = weight.size(1),
-                                       .rows = weight.size(0),
-                                       .columns = weight.size(1),
-                                       .group_columns = scheme.group_columns,
-                                       .bits = scheme.bits,
-                                       .scales = HalfBits(linear.scales),
-                                       .zeros = linear.zeros.const_data_ptr<uint8_t>(),
-                                       .params_stride = linear.groups(),
-                                       .codes = linear.codes.mutable_data_ptr<uint8_t>(),
-                                       .codes_stride = weight.size(1)});
+void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme, QuantizedLinear& linear,
+                    const WorkPlace& place) {
+  FindScales(weight, scheme, {}, linear, place);
+  place.kernels->rtn_rows({.weight = weight.const_data_ptr<float>(),
+                           .weight_stride = weight.size(1),
+                           .rows = weight.size(0),
+                           .columns = weight.size(1),
+                           .group_columns = scheme.group_columns,
+                           .bits = scheme.bits,
+                           .scales = HalfBits(linear.scales),
+                           .zeros = linear.zeros.const_data_ptr<uint8_t>(),
+                           .params_stride = linear.groups(),
+                           .codes = linear.codes.mutable_data_ptr<uint8_t>(),
+                           .codes_stride = weight.size(1)});
 }
 
 }  // namespace quantd::engine

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "kernels/table.h"
 #include "workers/engine/methods/method.h"
 
 namespace quantd::engine {
@@ -29,21 +30,39 @@ IntegerScheme SchemeOf(const nlohmann::json& options, int64_t inputs);
 // InvalidArgument with the tensor's name and the first place that is NaN or infinite.
 absl::Status CheckFinite(absl::string_view what, const at::Tensor& tensor);
 
-// Codes, scales, zeros allocated and group_index = k / group_columns.
-QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs);
+// Where a layer is quantized, and by which kernels.
+struct WorkPlace {
+  at::Device device = at::kCPU;
+  const kernels::Backend* kernels = nullptr;
+  // Waits for the kernels; Internal of class DEVICE_FAULT when one failed.
+  absl::Status Finish() const;
+};
+// Where `weight` is, if there are kernels for it; else the host.
+WorkPlace PlaceFor(const at::Tensor& weight);
+WorkPlace HostPlace();
 
-// Scales, zeros and codes of `weight` (float32 [N, K], CPU, contiguous) by rounding to nearest.
-void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme, QuantizedLinear& linear);
+// Codes, scales, zeros and group_index = k / group_columns, allocated at `place`.
+QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs,
+                            const WorkPlace& place = HostPlace());
+// All of its tensors on the CPU, as QuantizedLinear promises.
+void MoveToHost(QuantizedLinear& linear);
+
+// Scales, zeros and codes of `weight` (float32 [N, K], contiguous, at `place`) by rounding to
+// nearest.
+void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme, QuantizedLinear& linear,
+                    const WorkPlace& place = HostPlace());
+
 // How a group's scale is looked for beyond its largest weight (kernels/find_params.h).
 struct ScaleSearch {
-  int steps = 0;              // 0: not at all.
-  at::Tensor column_weights;  // float32 [K] on the CPU; undefined: all columns count the same.
+  int steps = 0;  // 0: not at all.
+  at::Tensor
+      column_weights;  // float32 [K] beside the weight; undefined: all columns count the same.
   // For the columns from `begin` on.
   const float* Weights(int64_t begin) const;
 };
 
 // Scales and zeros only.
 void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, const ScaleSearch& search,
-                QuantizedLinear& linear);
+                QuantizedLinear& linear, const WorkPlace& place = HostPlace());
 
 }  // namespace quantd::engine

@@ -15,7 +15,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "kernels/table.h"
 #include "workers/engine/methods/column_order.h"
 #include "workers/engine/methods/common.h"
 #include "workers/engine/methods/tensor_spans.h"
@@ -91,7 +90,7 @@ std::vector<OptionInfo> GptqOptions() {
   return options;
 }
 
-// U upper triangular with U^T U = (H + added * I)^-1 for H in the order given, float32 on the CPU.
+// U upper triangular with U^T U = (H + added * I)^-1 for H in the order given, float32 where H is.
 // H reversed in both directions factors as L L^T; turning L^-1 around again gives U: one
 // factorization and one triangular solve instead of three factorizations. Beside H two matrices of
 // its size exist at a time.
@@ -115,7 +114,7 @@ absl::StatusOr<at::Tensor> InverseFactor(const at::Tensor& hessian, const Column
   const bool sound =
       std::isfinite(inverse.sum().item<double>()) && inverse.diagonal().min().item<double>() > 0;
   if (!sound) return absl::FailedPreconditionError("its inverse is not finite");
-  return inverse.flip({0, 1}).to(at::kCPU).contiguous();
+  return inverse.flip({0, 1}).contiguous();
 }
 
 // What was needed to factor H. `inverse` undefined: nothing helped.
@@ -172,56 +171,56 @@ ScaleSearch SearchFor(const at::Tensor& inverse, const nlohmann::json& options) 
 // that order) codes.
 double QuantizeColumns(const at::Tensor& weight, const at::Tensor& inverse,
                        const ColumnOrder& order, const IntegerScheme& scheme,
-                       const ScaleSearch& search, int64_t block_size, QuantizedLinear& linear,
-                       const at::Tensor& codes) {
+                       const ScaleSearch& search, int64_t block_size, const WorkPlace& place,
+                       QuantizedLinear& linear, const at::Tensor& codes) {
   const int64_t rows = weight.size(0);
   const int64_t columns = weight.size(1);
   const int64_t group = scheme.group_columns;
-  const at::Tensor errors = at::empty({rows, block_size}, at::kFloat);
-  const at::Tensor losses = at::zeros({rows}, at::kDouble);
-  const int32_t* group_of_column = order.group_of_column.const_data_ptr<int32_t>();
+  const at::Tensor errors = at::empty({rows, block_size}, weight.options());
+  const at::Tensor losses = at::zeros({rows}, weight.options().dtype(at::kDouble));
+  const at::Tensor groups = order.group_of_column.to(place.device);
+  const int32_t* group_of_column = groups.const_data_ptr<int32_t>();
+  const int32_t* group_on_host = order.group_of_column.const_data_ptr<int32_t>();
   for (int64_t begin = 0; begin < columns; begin += block_size) {
     const int64_t end = std::min(begin + block_size, columns);
     // A group wider than the block gets its scale where it begins, from all of its columns as they
     // are now.
     const bool wide = group > block_size;
     if (!order.static_groups && wide && begin % group == 0) {
-      const int32_t index = group_of_column[begin];
-      kernels::Active().backend->find_params(
-          {.weight = weight.const_data_ptr<float>() + begin,
-           .weight_stride = columns,
-           .rows = rows,
-           .columns = group,
-           .group_columns = group,
-           .bits = scheme.bits,
-           .symmetric = scheme.symmetric,
-           .search_steps = search.steps,
-           .column_weights = search.Weights(begin),
-           .scales = MutableHalfBits(linear.scales) + index,
-           .zeros = linear.zeros.mutable_data_ptr<uint8_t>() + index,
-           .params_stride = linear.groups()});
+      const int32_t index = group_on_host[begin];
+      place.kernels->find_params({.weight = weight.const_data_ptr<float>() + begin,
+                                  .weight_stride = columns,
+                                  .rows = rows,
+                                  .columns = group,
+                                  .group_columns = group,
+                                  .bits = scheme.bits,
+                                  .symmetric = scheme.symmetric,
+                                  .search_steps = search.steps,
+                                  .column_weights = search.Weights(begin),
+                                  .scales = MutableHalfBits(linear.scales) + index,
+                                  .zeros = linear.zeros.mutable_data_ptr<uint8_t>() + index,
+                                  .params_stride = linear.groups()});
     }
-    kernels::Active().backend->gptq_block(
-        {.rows = rows,
-         .columns = end - begin,
-         .bits = scheme.bits,
-         .symmetric = scheme.symmetric,
-         .find_columns = order.static_groups || wide ? 0 : group,
-         .search_steps = search.steps,
-         .column_weights = search.Weights(begin),
-         .weight = weight.mutable_data_ptr<float>() + begin,
-         .weight_stride = columns,
-         .inverse = inverse.const_data_ptr<float>() + begin * columns + begin,
-         .inverse_stride = columns,
-         .group_of_column = group_of_column + begin,
-         .scales = MutableHalfBits(linear.scales),
-         .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
-         .params_stride = linear.groups(),
-         .codes = codes.mutable_data_ptr<uint8_t>() + begin,
-         .codes_stride = columns,
-         .errors = errors.mutable_data_ptr<float>(),
-         .errors_stride = block_size,
-         .losses = losses.mutable_data_ptr<double>()});
+    place.kernels->gptq_block({.rows = rows,
+                               .columns = end - begin,
+                               .bits = scheme.bits,
+                               .symmetric = scheme.symmetric,
+                               .find_columns = order.static_groups || wide ? 0 : group,
+                               .search_steps = search.steps,
+                               .column_weights = search.Weights(begin),
+                               .weight = weight.mutable_data_ptr<float>() + begin,
+                               .weight_stride = columns,
+                               .inverse = inverse.const_data_ptr<float>() + begin * columns + begin,
+                               .inverse_stride = columns,
+                               .group_of_column = group_of_column + begin,
+                               .scales = MutableHalfBits(linear.scales),
+                               .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
+                               .params_stride = linear.groups(),
+                               .codes = codes.mutable_data_ptr<uint8_t>() + begin,
+                               .codes_stride = columns,
+                               .errors = errors.mutable_data_ptr<float>(),
+                               .errors_stride = block_size,
+                               .losses = losses.mutable_data_ptr<double>()});
     if (end < columns) {
       at::Tensor rest = weight.narrow(1, end, columns - end);
       rest.addmm_(errors.narrow(1, 0, end - begin),
@@ -264,26 +263,26 @@ class GptqMethod : public Method {
     if (job.statistics == nullptr) {
       return absl::InternalError(absl::StrCat(job.name, ": gptq was given no statistics"));
     }
-    at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+    const WorkPlace place = PlaceFor(job.weight);
+    at::Tensor weight = job.weight.to(place.device).contiguous();
     QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
     const int64_t columns = weight.size(1);
     const IntegerScheme scheme = SchemeOf(*job.options, columns);
     LinearResult result;
-    result.linear = EmptyLinear(scheme, weight.size(0), columns);
+    result.linear = EmptyLinear(scheme, weight.size(0), columns, place);
 
     at::Tensor hessian = job.statistics->hessian;
     // Columns that calibration never reached carry no error whatever their weight; zero costs
     // nothing.
     const at::Tensor dead = hessian.diagonal() == 0;
-    const at::Tensor dead_on_cpu = dead.to(at::kCPU);
     if (dead.any().item<bool>()) {
       hessian = hessian + dead.to(at::kFloat).diag();
-      weight = weight.masked_fill(dead_on_cpu, 0);
+      weight = weight.masked_fill(dead.to(place.device), 0);
     }
     QD_RETURN_IF_ERROR(
         CheckFinite(absl::StrCat("the inputs of ", job.name, " during calibration"), hessian));
 
-    const ColumnOrder order = OrderColumns(hessian.diagonal().to(at::kCPU), scheme, *job.options);
+    ColumnOrder order = OrderColumns(hessian.diagonal().to(at::kCPU), scheme, *job.options);
     QD_ASSIGN_OR_RETURN(Factored factored, FactorWithLadder(job, hessian, order, result.fallbacks),
                         job.name);
     hessian = at::Tensor();
@@ -292,10 +291,14 @@ class GptqMethod : public Method {
           {"rtn", job.name,
            "the Hessian could not be factored at all; the module was rounded "
            "to nearest"});
-      RoundToNearest(weight, scheme, result.linear);
+      RoundToNearest(weight, scheme, result.linear, place);
+      QD_RETURN_IF_ERROR(place.Finish());
+      MoveToHost(result.linear);
       return result;
     }
     result.damping = factored.damping;
+    factored.inverse = factored.inverse.to(place.device);
+    if (order.permutation.defined()) order.permutation = order.permutation.to(place.device);
     ScaleSearch search = SearchFor(factored.inverse, *job.options);
     if (order.static_groups) {
       ScaleSearch unordered = search;
@@ -303,19 +306,22 @@ class GptqMethod : public Method {
         unordered.column_weights =
             search.column_weights.index_select(0, at::argsort(order.permutation));
       }
-      FindScales(weight, scheme, unordered, result.linear);
+      FindScales(weight, scheme, unordered, result.linear, place);
     }
     if (order.permutation.defined()) weight = weight.index_select(1, order.permutation);
     const at::Tensor codes =
         order.permutation.defined() ? at::empty_like(result.linear.codes) : result.linear.codes;
     result.loss =
         QuantizeColumns(weight, factored.inverse, order, scheme, search,
-                        job.options->at("block_size").get<int64_t>(), result.linear, codes);
+                        job.options->at("block_size").get<int64_t>(), place, result.linear, codes);
+    QD_RETURN_IF_ERROR(place.Finish());
     if (order.permutation.defined()) {
       const at::Tensor back = at::argsort(order.permutation);
       result.linear.codes = codes.index_select(1, back).contiguous();
-      result.linear.group_index = order.group_of_column.index_select(0, back).contiguous();
+      result.linear.group_index =
+          order.group_of_column.to(place.device).index_select(0, back).contiguous();
     }
+    MoveToHost(result.linear);
     return result;
   }
 };

@@ -28,14 +28,18 @@ class RtnMethod : public Method {
 
   absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
     return TorchCall(absl::StrCat("rounding ", job.name), [&]() -> absl::StatusOr<LinearResult> {
-      const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+      const WorkPlace place = PlaceFor(job.weight);
+      const at::Tensor weight = job.weight.to(place.device).contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
       const IntegerScheme scheme = SchemeOf(*job.options, weight.size(1));
       LinearResult result;
-      result.linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
-      RoundToNearest(weight, scheme, result.linear);
+      result.linear = EmptyLinear(scheme, weight.size(0), weight.size(1), place);
+      RoundToNearest(weight, scheme, result.linear, place);
+      QD_RETURN_IF_ERROR(place.Finish());
+      MoveToHost(result.linear);
       QD_ASSIGN_OR_RETURN(const at::Tensor decoded, result.linear.Dequantize(at::kFloat));
-      result.loss = (decoded - weight).square().sum(at::kDouble).item<double>() / 2;
+      result.loss =
+          (decoded.to(place.device) - weight).square().sum(at::kDouble).item<double>() / 2;
       return result;
     });
   }

@@ -144,7 +144,11 @@ absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& line
     QD_ASSIGN_OR_RETURN(const at::Tensor stored, plan_.source->Read(linear.WeightName()));
     // A copy: methods overwrite their weight, and what is read may be the file itself.
     QD_ASSIGN_OR_RETURN(at::Tensor weight, TorchCall(absl::StrCat("reading ", linear.name), [&] {
-                          return stored.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+                          // Beside the Hessian, which leaves the device when it does not fit.
+                          const at::Device device =
+                              statistics == nullptr ? plan_.device : statistics->hessian.device();
+                          return stored.to(device, at::kFloat, /*non_blocking=*/false,
+                                           /*copy=*/true);
                         }));
     plan_.source->Release(linear.WeightName());
     absl::StatusOr<LinearResult> result = plan_.method->Quantize({.name = linear.name,

@@ -154,6 +154,10 @@ absl::Status PlanOutput(QuantizePlan& plan) {
 
 absl::Status PlanDevice(const Runtime& runtime, QuantizePlan& plan) {
   QD_ASSIGN_OR_RETURN(plan.device, SelectDevice(runtime.device));
+  if (kernels::Active().forced == "cuda" && !plan.device.is_cuda()) {
+    return absl::InvalidArgumentError(
+        "QUANTD_BACKEND=cuda, but the job runs on the CPU: leave it unset, or choose device cuda");
+  }
   if (!runtime.dtype.empty() && runtime.dtype != "auto") {
     QD_ASSIGN_OR_RETURN(plan.dtype, ParseComputeDtype(runtime.dtype));
   } else if (plan.device.is_cuda() && plan.config().dtype != "") {
