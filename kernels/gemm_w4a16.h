@@ -55,7 +55,7 @@ struct W4Shape {
 // The packed layout: tiles of 16 rows x 128 columns, each one run of bytes, so that a warp streams
 // memory front to back:
 //
-//   tile [row tile / 4][column tile][row tile % 4]
+//   tile [column tile][row tile]
 //     | 8 steps of 16 columns, 4 steps each [32 lanes][4 words]  1024 bytes
 //     | scales [groups in the tile][row 0, 8, 1, 9, ... 7, 15]   binary16; tables: float32
 //     | zeros, likewise, binary16                                kZeroPoint only
@@ -79,7 +79,7 @@ QD_HOST_DEVICE inline int64_t W4ColumnTiles(const W4Shape& shape) {
   return (shape.columns + kW4TileColumns - 1) / kW4TileColumns;
 }
 QD_HOST_DEVICE inline int64_t W4RowTiles(const W4Shape& shape) {
-  return (shape.rows + 63) / 64 * 4;
+  return (shape.rows + 127) / 128 * 8;
 }
 inline int64_t W4Bytes(const W4Shape& shape) {
   return W4RowTiles(shape) * W4ColumnTiles(shape) * W4TileBytes(shape);
@@ -126,6 +126,9 @@ struct GemmW4A16 {
   const uint16_t* residual = nullptr;
   uint16_t* output = nullptr;
   void* workspace = nullptr;
+  // Nothing that may still run on the stream writes `packed`, so it may be read before that ends:
+  // hides the start of one product behind the end of another.
+  bool weight_is_settled = false;
   void* stream = nullptr;
 };
 constexpr int64_t kW4WorkspaceBytes = 64 << 20;

@@ -10,13 +10,13 @@ constexpr int kThreads = 256;
 __global__ void __launch_bounds__(kThreads) PackKernel(PackW4 args, int64_t tiles) {
   const W4Shape& shape = args.shape;
   const bool table = IsTable(shape.kind);
-  const int64_t columns_of_tiles = W4ColumnTiles(shape);
+  const int64_t row_tiles = W4RowTiles(shape);
   const int64_t groups = (shape.columns + shape.group_columns - 1) / shape.group_columns;
   const int tile_groups = static_cast<int>(W4TileGroups(shape));
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     char* const to = static_cast<char*>(args.packed) + tile * W4TileBytes(shape);
-    const int64_t first_row = (tile / 4 / columns_of_tiles * 4 + tile % 4) * kW4TileRows;
-    const int64_t first_column = tile / 4 % columns_of_tiles * kW4TileColumns;
+    const int64_t first_row = tile % row_tiles * kW4TileRows;
+    const int64_t first_column = tile / row_tiles * kW4TileColumns;
     const int step = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint32_t word = 0;
     for (int nibble = 0; nibble < 8; ++nibble) {
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
     UnpackKernel(UnpackW4 args, int64_t tiles, TableValues values) {
   const W4Shape& shape = args.shape;
   const bool table = IsTable(shape.kind);
-  const int64_t columns_of_tiles = W4ColumnTiles(shape);
+  const int64_t row_tiles = W4RowTiles(shape);
   const int tile_groups = static_cast<int>(W4TileGroups(shape));
   __shared__ float of_code[16];
   if (threadIdx.x < 16) of_code[threadIdx.x] = values.value[threadIdx.x];
@@ -62,8 +62,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const char* from = static_cast<const char*>(args.packed) + tile * W4TileBytes(shape);
     const char* params = from + kW4CodeBytes;
-    const int64_t first_row = (tile / 4 / columns_of_tiles * 4 + tile % 4) * kW4TileRows;
-    const int64_t first_column = tile / 4 % columns_of_tiles * kW4TileColumns;
+    const int64_t first_row = tile % row_tiles * kW4TileRows;
+    const int64_t first_column = tile / row_tiles * kW4TileColumns;
     const int step = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t word =
         reinterpret_cast<const uint32_t*>(from)[step / 4 * 128 + lane * 4 + step % 4];

@@ -119,19 +119,6 @@ __device__ void FillTable(uint32_t* table, const TableValues& values) {
   }
 }
 
-__device__ inline uint32_t SharedAddress(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-__device__ inline void CopyAsync16(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
-}
-__device__ inline void CopyAsyncCommit() { asm volatile("cp.async.commit_group;"); }
-template <int kPending>
-__device__ inline void CopyAsyncWait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending));
-}
-
 // The products by how many rows of input they are made for; each returns null when it has done the
 // work and an error's text otherwise.
 const char* GemmW4Small(const GemmW4A16& args);  // m <= kW4SmallRows

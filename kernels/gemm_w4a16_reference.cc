@@ -17,9 +17,7 @@ struct Place {
 
 Place PlaceOf(const W4Shape& shape, int64_t row, int64_t column) {
   const bool table = IsTable(shape.kind);
-  const int64_t row_tile = row / kW4TileRows;
-  const int64_t tile =
-      (row_tile / 4 * W4ColumnTiles(shape) + column / kW4TileColumns) * 4 + row_tile % 4;
+  const int64_t tile = column / kW4TileColumns * W4RowTiles(shape) + row / kW4TileRows;
   const int64_t start = tile * W4TileBytes(shape);
   const int r = static_cast<int>(row % kW4TileRows);
   const int c = static_cast<int>(column % kW4TileColumns);

@@ -102,16 +102,16 @@ std::string Describe() {
 size_t CacheBytes() { return static_cast<size_t>(Properties().l2CacheSize); }
 
 __global__ void __launch_bounds__(512) ReadKernel(const uint4* data, int64_t count, uint4* sink) {
-  uint4 sum = {};
+  uint32_t sum = 0;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
 #pragma unroll 8
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += stride) {
     const uint4 value = __ldcs(data + i);
-    sum.x ^= value.x ^ value.y ^ value.z ^ value.w;
+    sum += value.x ^ value.y ^ value.z ^ value.w;
   }
-  // Never true, but the compiler cannot know.
-  if (sum.x == 0x9e3779b9u && sum.y == 1) *sink = sum;
+  // Hardly ever true, but the compiler cannot know.
+  if (sum == 0x9e3779b9u) sink->x = sum;
 }
 
 struct ReadContext {
@@ -120,6 +120,8 @@ struct ReadContext {
 };
 
 double ReadBandwidth() {
+  static double known = 0;
+  if (known > 0) return known;
   ReadContext context = {nullptr, int64_t{2} << 30};
   context.data = Allocate(context.bytes);
   if (context.data == nullptr) return 0;
@@ -133,7 +135,8 @@ double ReadBandwidth() {
       },
       &context, 20);
   Release(context.data);
-  return seconds > 0 ? static_cast<double>(context.bytes) / seconds : 0;
+  known = seconds > 0 ? static_cast<double>(context.bytes) / seconds : 0;
+  return known;
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "kernels/device_bench.h"
+#include "kernels/kernel_times.h"
 #include "kernels/table.h"
 #include "workers/engine/commands/commands.h"
 #include "workers/engine/commands/local_job.h"
