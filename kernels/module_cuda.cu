@@ -7,9 +7,16 @@
 namespace quantd::kernels {
 namespace {
 
-constexpr Backend kCuda = {"cuda",          FindParamsCuda, RtnRowsCuda,   PackBitsCuda,
-                           UnpackBitsCuda,  GptqBlockCuda,  DequantizeRowsCuda,
-                           PackW4Cuda,      UnpackW4Cuda,   GemmW4A16Cuda};
+constexpr Backend kCuda = {.name = "cuda",
+                           .find_params = FindParamsCuda,
+                           .rtn_rows = RtnRowsCuda,
+                           .pack_bits = PackBitsCuda,
+                           .unpack_bits = UnpackBitsCuda,
+                           .gptq_block = GptqBlockCuda,
+                           .dequantize_rows = DequantizeRowsCuda,
+                           .pack_w4 = PackW4Cuda,
+                           .unpack_w4 = UnpackW4Cuda,
+                           .gemm_w4a16 = GemmW4A16Cuda};
 
 std::string TextOf(cudaError_t error) {
   if (error == cudaSuccess) return {};

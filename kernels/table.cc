@@ -10,9 +10,11 @@ namespace {
 constexpr Backend kBackends[] = {
     {"reference", FindParamsReference, RtnRowsReference, PackBitsReference, UnpackBitsReference,
                   GptqBlockReference, DequantizeRowsReference,
+                  GgufQuantizeReference, GgufDequantizeReference,
                   PackW4Reference, UnpackW4Reference, GemmW4A16Reference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
-                  GptqBlockCpu,       DequantizeRowsCpu},
+                  GptqBlockCpu,       DequantizeRowsCpu,
+                  GgufQuantizeCpu,    GgufDequantizeCpu},
 };
 // clang-format on
 
@@ -50,7 +52,8 @@ const Backend* FindBackend(std::string_view name) {
 
 bool Complete(const Backend& backend) {
   return backend.find_params && backend.rtn_rows && backend.pack_bits && backend.unpack_bits &&
-         backend.gptq_block && backend.dequantize_rows;
+         backend.gptq_block && backend.dequantize_rows && backend.gguf_quantize &&
+         backend.gguf_dequantize;
 }
 
 const ActiveBackend& Active() {

@@ -9,6 +9,7 @@
 #include "kernels/device.h"
 #include "kernels/find_params.h"
 #include "kernels/gemm_w4a16.h"
+#include "kernels/gguf_quantize.h"
 #include "kernels/gptq_block.h"
 #include "kernels/pack_bits.h"
 #include "kernels/rtn_rows.h"
@@ -27,6 +28,8 @@ struct Backend {
   void (*unpack_bits)(const UnpackBits&) = nullptr;
   void (*gptq_block)(const GptqBlock&) = nullptr;
   void (*dequantize_rows)(const DequantizeRows&) = nullptr;
+  void (*gguf_quantize)(const GgufQuantize&) = nullptr;
+  void (*gguf_dequantize)(const GgufDequantize&) = nullptr;
   // What running quantized models needs.
   void (*pack_w4)(const PackW4&) = nullptr;
   void (*unpack_w4)(const UnpackW4&) = nullptr;
