@@ -111,9 +111,10 @@ struct UnpackW4 {
 // float32, and rounded once at the end; code - zero and, for more than 16 rows of input, the weight
 // itself are rounded to 16 bits, so that with u = 2^-11 (bfloat16: 2^-8)
 //
-//   |output - exact| <= sum |input| |weight| (3 u + columns 2^-23) + u |output|
+//   |output - exact| <= sum |input| |weight| (4 u + columns 2^-23) + u |output|
 //
-// and no result depends on other rows of the input or on timing. m = 0 is allowed. Strides are the
+// (binary16: + 2^-23 sum |input|, where a scale or a weight is below its normal numbers), and no
+// result depends on other rows of the input or on timing. m = 0 is allowed. Strides are the
 // widths. `workspace`: kW4WorkspaceBytes, zeroed once before its first use and left zeroed; one per
 // stream. Returns an error's text, or null.
 struct GemmW4A16 {

@@ -133,7 +133,8 @@ void UnpackW4Cuda(const UnpackW4& args) {
 const char* GemmW4A16Cuda(const GemmW4A16& args) {
   if (args.m == 0 || args.shape.rows == 0) return nullptr;
   if (args.shape.columns % 8 != 0) return "gemm_w4a16: the columns are not a multiple of 8";
-  return GemmInPieces(args);
+  const bool hopper = CurrentGpu().capability == 90;
+  return args.m <= kW4WgmmaRows || !hopper ? GemmInPieces(args) : GemmW4Wgmma(args);
 }
 
 }  // namespace quantd::kernels

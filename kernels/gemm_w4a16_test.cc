@@ -93,17 +93,19 @@ void ExpectClose(const Weight& weight, int64_t m, bool bfloat16, const Operands&
     double sum = FromSixteen(operands.bias[row], bfloat16);
     sum += FromSixteen(operands.residual[i], bfloat16);
     double size = std::abs(sum);
+    double inputs = 0;
     for (int64_t k = 0; k < columns; ++k) {
       const double term =
           FromSixteen(operands.input[i / weight.shape.rows * columns + k], bfloat16) *
           weight.exact[row * columns + k];
       sum += term;
       size += std::abs(term);
+      inputs +=
+          std::abs(FromSixteen(operands.input[i / weight.shape.rows * columns + k], bfloat16));
     }
     // binary16 has no relative precision below its smallest normal number.
-    const double bound = size * (3 * u + static_cast<double>(columns) * 0x1p-23) +
-                         std::abs(sum) * u +
-                         (bfloat16 ? 0 : 0x1p-25 * static_cast<double>(columns));
+    const double bound = size * (4 * u + static_cast<double>(columns) * 0x1p-23) +
+                         std::abs(sum) * u + (bfloat16 ? 0 : 0x1p-23 * inputs);
     ASSERT_NEAR(FromSixteen(output[i], bfloat16), sum, bound)
         << "m " << m << " rows " << weight.shape.rows << " columns " << columns << " group "
         << weight.shape.group_columns << " kind " << static_cast<int>(weight.shape.kind)

@@ -114,7 +114,7 @@ __device__ inline void CopyAsyncWait(int pending) {
 }
 
 struct Launch {
-  int blocks;
+  dim3 blocks;
   int threads;
   int shared_bytes;
   cudaStream_t stream;
