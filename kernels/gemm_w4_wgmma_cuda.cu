@@ -232,32 +232,21 @@ __device__ inline bool AddParts(const GemmW4A16& args, const Plan& plan,
   }
   asm volatile("bar.sync 1, %0;" ::"n"(kGroups * 128) : "memory");
   if (*arrived != static_cast<unsigned>(plan.splits) - 1) return false;
-  // Several at a time, so that their latencies overlap; all of them would take too many registers.
-  constexpr int kAtATime = kFours < 8 ? kFours : 8;
 #pragma unroll
-  for (int first = 0; first < kFours; first += kAtATime) {
-    float4 sum[kAtATime] = {};
+  for (int four = 0; four < kFours; ++four) {
+    float4 sum = {};
     for (int split = 0; split < plan.splits; ++split) {
-      float4 part[kAtATime];
-#pragma unroll
-      for (int i = 0; i < kAtATime; ++i) part[i] = __ldcg(&place(split, first + i));
-#pragma unroll
-      for (int i = 0; i < kAtATime; ++i) {
-        sum[i].x += part[i].x;
-        sum[i].y += part[i].y;
-        sum[i].z += part[i].z;
-        sum[i].w += part[i].w;
-      }
+      const float4 part = __ldcg(&place(split, four));
+      sum.x += part.x;
+      sum.y += part.y;
+      sum.z += part.z;
+      sum.w += part.w;
     }
-#pragma unroll
-    for (int i = 0; i < kAtATime; ++i) {
-      const int four = first + i;
-      float* to = &sums[four / (kRowsOfInput / 8)][four % (kRowsOfInput / 8) * 4];
-      to[0] = sum[i].x;
-      to[1] = sum[i].y;
-      to[2] = sum[i].z;
-      to[3] = sum[i].w;
-    }
+    float* to = &sums[four / (kRowsOfInput / 8)][four % (kRowsOfInput / 8) * 4];
+    to[0] = sum.x;
+    to[1] = sum.y;
+    to[2] = sum.z;
+    to[3] = sum.w;
   }
   return true;
 }

@@ -133,8 +133,10 @@ void UnpackW4Cuda(const UnpackW4& args) {
 const char* GemmW4A16Cuda(const GemmW4A16& args) {
   if (args.m == 0 || args.shape.rows == 0) return nullptr;
   if (args.shape.columns % 8 != 0) return "gemm_w4a16: the columns are not a multiple of 8";
-  const bool hopper = CurrentGpu().capability == 90;
-  return args.m <= kW4WgmmaRows || !hopper ? GemmInPieces(args) : GemmW4Wgmma(args);
+  const Gpu& gpu = CurrentGpu();
+  // Between the two ways' best, wgmma wins once its blocks of 256 outputs fill half the GPU.
+  const bool many = args.m > kW4SmallRows || (args.m > 8 && args.shape.rows >= 128 * gpu.processors);
+  return many && gpu.capability == 90 ? GemmW4Wgmma(args) : GemmInPieces(args);
 }
 
 }  // namespace quantd::kernels

@@ -113,13 +113,9 @@ struct TableValues {
 
 template <typename Type>
 __device__ void FillTable(uint32_t* table, const TableValues& values) {
-  // A thread fills half of a pair's banks.
-  for (int i = threadIdx.x; i < 256 * 2; i += blockDim.x) {
-    const int byte = i / 2;
-    const uint32_t pair =
-        Type::Bits(Type::Make(values.value[byte & 15], values.value[byte >> 4]));
-    auto* to = reinterpret_cast<uint4*>(table + i * 16);
-    for (int four = 0; four < 4; ++four) to[four] = make_uint4(pair, pair, pair, pair);
+  for (int i = threadIdx.x; i < 256 * 32; i += blockDim.x) {
+    const int byte = i / 32;
+    table[i] = Type::Bits(Type::Make(values.value[byte & 15], values.value[byte >> 4]));
   }
 }
 
@@ -128,7 +124,5 @@ __device__ void FillTable(uint32_t* table, const TableValues& values) {
 const char* GemmW4Small(const GemmW4A16& args);  // m <= kW4SmallRows
 const char* GemmW4Wgmma(const GemmW4A16& args);  // Hopper, any m
 constexpr int64_t kW4SmallRows = 16;
-// From more rows than these on wgmma is faster, where there is one.
-constexpr int64_t kW4WgmmaRows = 8;
 
 }  // namespace quantd::kernels

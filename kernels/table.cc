@@ -62,8 +62,7 @@ const ActiveBackend& Active() {
 }
 
 const Backend* ActiveOnDevice() {
-  const std::string& forced = Active().forced;
-  return forced.empty() || forced == "cuda" ? FindBackend("cuda") : nullptr;
+  return Active().forced == "cuda" ? FindBackend("cuda") : nullptr;
 }
 
 }  // namespace quantd::kernels

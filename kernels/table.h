@@ -51,8 +51,8 @@ struct ActiveBackend {
 };
 const ActiveBackend& Active();
 
-// The cuda column for data in a GPU's memory. Null where the module is missing or QUANTD_BACKEND
-// asks for another: work is then done on the host.
+// The cuda column, for quantizers whose data is in a GPU's memory. Null unless QUANTD_BACKEND=cuda
+// asks for it: the kernels are tested one by one on a GPU, a whole job with them is not yet.
 const Backend* ActiveOnDevice();
 
 }  // namespace quantd::kernels
