@@ -102,8 +102,13 @@ unsigned BlocksOf(int64_t tiles) {
 
 // Where there is no faster way: the inputs a few rows at a time.
 const char* GemmInPieces(GemmW4A16 args) {
-  for (int64_t left = args.m; left > 0; left -= kW4SmallRows) {
-    args.m = left < kW4SmallRows ? left : kW4SmallRows;
+  // A table and the rings of many rows do not both fit where a block gets less than 128 KiB.
+  constexpr int kSharedBytesForTables = 128 << 10;
+  const bool crowded =
+      IsTable(args.shape.kind) && CurrentGpu().shared_bytes_max < kSharedBytesForTables;
+  const int64_t piece = crowded ? 1 : kW4SmallRows;
+  for (int64_t left = args.m; left > 0; left -= piece) {
+    args.m = left < piece ? left : piece;
     if (const char* error = GemmW4Small(args)) return error;
     args.input += args.m * args.shape.columns;
     args.output += args.m * args.shape.rows;
