@@ -54,22 +54,27 @@ std::vector<uint8_t> RandomCodes() {
   return block;
 }
 
-// What one timed launch gets: the index of the copy of the weights it uses.
-using Launch = std::function<void(int copy, void* stream)>;
+// One timed launch, with the copy of the weights of that index; an error's text, or null.
+using Launch = std::function<const char*(int copy, void* stream)>;
 
 struct Runner {
   const DeviceOps& ops;
+  const char*& error;  // The first that a launch had.
   // Seconds of one launch.
   double Time(int64_t weight_bytes, const Launch& launch) const {
     struct Context {
       const Launch& launch;
+      const char*& error;
       int launches, copies;
-    } context = {launch, 0, Copies(weight_bytes)};
+    } context = {launch, error, 0, Copies(weight_bytes)};
     context.launches = (kLaunchesMin + context.copies - 1) / context.copies * context.copies;
     const double seconds = ops.time_graph(
         [](void* raw, void* stream) {
           const auto& context = *static_cast<Context*>(raw);
-          for (int i = 0; i < context.launches; ++i) context.launch(i % context.copies, stream);
+          for (int i = 0; i < context.launches; ++i) {
+            const char* failed = context.launch(i % context.copies, stream);
+            if (context.error == nullptr) context.error = failed;
+          }
         },
         &context, kReplays);
     return seconds / context.launches;
@@ -123,14 +128,14 @@ void Bench::W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
   }
   for (size_t i = 0; i < batches.size(); ++i) {
     const double seconds = runner.Time(bytes, [&](int copy, void* stream) {
-      cuda.gemm_w4a16({.shape = shape,
-                       .m = batches[i],
-                       .input = reinterpret_cast<uint16_t*>(input.data()),
-                       .packed = packed.data() + copy * bytes,
-                       .output = reinterpret_cast<uint16_t*>(output.data()),
-                       .workspace = workspace.data(),
-                       .weight_is_settled = true,
-                       .stream = stream});
+      return cuda.gemm_w4a16({.shape = shape,
+                              .m = batches[i],
+                              .input = reinterpret_cast<uint16_t*>(input.data()),
+                              .packed = packed.data() + copy * bytes,
+                              .output = reinterpret_cast<uint16_t*>(output.data()),
+                              .workspace = workspace.data(),
+                              .weight_is_settled = true,
+                              .stream = stream});
     });
     const int64_t moved = bytes + batches[i] * (rows + columns) * 2;
     report({name, rows, columns, batches[i], seconds, baselines[i],
@@ -148,13 +153,13 @@ void Bench::Shape(int64_t rows, int64_t columns, const std::vector<int64_t>& bat
     const Buffer weight(ops, bytes * runner.Copies(bytes), halves);
     for (const int64_t m : batches) {
       baselines.push_back(runner.Time(bytes, [&](int copy, void* stream) {
-        ops.gemm_16({.m = m,
-                     .rows = rows,
-                     .columns = columns,
-                     .input = reinterpret_cast<uint16_t*>(input.data()),
-                     .weight = reinterpret_cast<uint16_t*>(weight.data() + copy * bytes),
-                     .output = reinterpret_cast<uint16_t*>(output.data()),
-                     .stream = stream});
+        return ops.gemm_16({.m = m,
+                            .rows = rows,
+                            .columns = columns,
+                            .input = reinterpret_cast<uint16_t*>(input.data()),
+                            .weight = reinterpret_cast<uint16_t*>(weight.data() + copy * bytes),
+                            .output = reinterpret_cast<uint16_t*>(output.data()),
+                            .stream = stream});
       }));
       const int64_t moved = bytes + m * (rows + columns) * 2;
       report({"fp16 cuBLAS", rows, columns, m, baselines.back(), baselines.back(),
@@ -178,9 +183,15 @@ const char* BenchDevice(const DeviceBenchOptions& options,
   }
   std::vector<int64_t> batches = options.batches;
   if (batches.empty()) batches = {1, 4, 16, 64, 256, 1024, 4096};
-  const Bench bench = {*module->backend, module->device,   options,
-                       report,           {module->device}, module->device.read_bandwidth()};
+  const char* launch_error = nullptr;
+  const Bench bench = {*module->backend,
+                       module->device,
+                       options,
+                       report,
+                       {module->device, launch_error},
+                       module->device.read_bandwidth()};
   for (const auto& [rows, columns] : shapes) bench.Shape(rows, columns, batches);
+  if (launch_error != nullptr) return launch_error;
   static std::string error;
   error = module->device.take_error(nullptr);
   return error.empty() ? nullptr : error.c_str();
