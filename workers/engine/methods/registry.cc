@@ -2,6 +2,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "workers/engine/methods/adaround.h"
 #include "workers/engine/methods/gptq.h"
 #include "workers/engine/methods/method.h"
 #include "workers/engine/methods/rtn.h"
@@ -9,7 +10,7 @@
 namespace quantd::engine {
 
 absl::Span<const Method* const> Methods() {
-  static const Method* const methods[] = {Gptq(), Rtn()};
+  static const Method* const methods[] = {AdaRoundMethod(), Gptq(), Rtn()};
   return methods;
 }
 
