@@ -33,7 +33,8 @@ class WeightSource {
   virtual std::string Where(absl::string_view name) const = 0;
 };
 
-// A plain checkpoint: tensors as they lie in the file, without a copy.
+// A plain checkpoint: tensors as they lie in the file, without a copy, but linears that are stored
+// [in, out] (GPT-2) turned into [out, in] like all others.
 class CheckpointWeights : public WeightSource {
  public:
   explicit CheckpointWeights(std::shared_ptr<const Checkpoint> checkpoint);
@@ -44,7 +45,10 @@ class CheckpointWeights : public WeightSource {
   std::string Where(absl::string_view name) const override;
 
  private:
+  bool IsTransposed(absl::string_view name, size_t dimensions) const;
+
   std::shared_ptr<const Checkpoint> checkpoint_;
+  std::string transposed_prefix_;  // Of the blocks whose linears lie the other way; empty: none.
 };
 
 // Whether `source` holds every tensor of the model in the shape that the config demands. Reads no

@@ -89,11 +89,10 @@ absl::Status PlanHead(QuantizePlan& plan) {
 absl::Status PlanLinears(const QuantizeSpec& spec, QuantizePlan& plan) {
   QD_ASSIGN_OR_RETURN(std::vector<CompiledOverride> overrides, CompileOverrides(spec));
   QD_RETURN_IF_ERROR(PlanHead(plan));
-  const std::vector<LinearShape> shapes = Linears(plan.config(), *plan.row);
   int64_t quantized = 0;
   for (int64_t layer = 0; layer < plan.config().layers; ++layer) {
     std::vector<PlannedLinear>& block = plan.blocks.emplace_back();
-    for (const LinearShape& shape : shapes) {
+    for (const LinearShape& shape : Linears(plan.config(), *plan.row, layer)) {
       PlannedLinear& linear = block.emplace_back();
       linear.shape = shape;
       linear.name = absl::StrCat(BlockPrefix(*plan.row, layer), shape.module);

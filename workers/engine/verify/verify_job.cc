@@ -96,7 +96,7 @@ absl::StatusOr<std::map<std::string, TensorInfo>> Expected(const Checkpoint& che
   for (const ExpectedTensor& tensor : ExpectedTensors(checkpoint.config(), *row)) {
     if (quantized.contains(tensor.name)) continue;
     QD_ASSIGN_OR_RETURN(const TensorView view, checkpoint.Find(tensor.name));
-    expected[tensor.name] = {tensor.name, view.dtype, tensor.shape};
+    expected[tensor.name] = {tensor.name, view.dtype, tensor.StoredShape()};
   }
   return expected;
 }
