@@ -111,7 +111,7 @@ TEST(Config, SlidingWindowByFamily) {
 }
 
 json Gpt2Config() {
-  return {{"model_type", "gpt2"}, {"vocab_size", 100}, {"n_embd", 60},        {"n_layer", 2},
+  return {{"model_type", "gpt2"}, {"vocab_size", 100},  {"n_embd", 60},      {"n_layer", 2},
           {"n_head", 4},          {"n_inner", nullptr}, {"n_positions", 128}};
 }
 

@@ -106,7 +106,8 @@ std::vector<LinearShape> Linears(const ModelConfig& config, const Architecture& 
   if (!config.HasExperts(layer)) {
     AddMlp({std::string(row.gate), std::string(row.up), std::string(row.gate_up),
             std::string(row.down)},
-           config, config.intermediate_size, {.has_bias = mlp_bias, .group = 2}, linears);
+           config, config.intermediate_size, {.module = "", .has_bias = mlp_bias, .group = 2},
+           linears);
     return linears;
   }
   for (int64_t expert = 0; expert < config.experts; ++expert) {
@@ -114,7 +115,10 @@ std::vector<LinearShape> Linears(const ModelConfig& config, const Architecture& 
     AddMlp({absl::StrCat(prefix, row.expert_gate), absl::StrCat(prefix, row.expert_up), "",
             absl::StrCat(prefix, row.expert_down)},
            config, config.expert_intermediate_size,
-           {.has_bias = mlp_bias, .group = static_cast<int>(2 + 2 * expert), .expert = expert},
+           {.module = "",
+            .has_bias = mlp_bias,
+            .group = static_cast<int>(2 + 2 * expert),
+            .expert = expert},
            linears);
   }
   return linears;

@@ -31,6 +31,8 @@ std::vector<int64_t> ValueRows(const ModelConfig& config, int64_t first) {
 Fold NormFold(absl::string_view norm, absl::string_view inspected, const ModelConfig& config) {
   return {.previous = std::string(ModuleOf(norm)),
           .previous_is_norm = true,
+          .linears = {},
+          .others = {},
           .inspected = std::string(inspected),
           .row_of_column = Straight(0, config.hidden_size)};
 }
@@ -48,6 +50,7 @@ Fold ValueFold(const ModelConfig& config, const Architecture& row) {
   const int64_t first = fused ? (config.heads + config.kv_heads) * config.head_dim : 0;
   return {.previous = std::string(fused ? row.qkv : row.v),
           .linears = {std::string(row.output)},
+          .others = {},
           .inspected = std::string(row.output),
           .row_of_column = ValueRows(config, first)};
 }
@@ -57,6 +60,7 @@ void AddUpFolds(const ModelConfig& config, const Architecture& row, int64_t laye
   const auto add = [&](std::string previous, int64_t first, int64_t inner, std::string down) {
     folds.push_back({.previous = std::move(previous),
                      .linears = {down},
+                     .others = {},
                      .inspected = down,
                      .row_of_column = Straight(first, inner)});
   };
