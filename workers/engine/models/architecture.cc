@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
@@ -144,14 +145,25 @@ std::vector<ExpectedTensor> BlockTensors(const ModelConfig& config, const Archit
     tensors.push_back({absl::StrCat(prefix, row.router), {config.experts, config.hidden_size}});
   }
   for (const LinearShape& linear : Linears(config, row, layer)) {
-    tensors.push_back({.name = absl::StrCat(prefix, linear.module, ".weight"),
-                       .shape = {linear.out, linear.in},
-                       .transposed = row.transposed});
+    tensors.push_back({absl::StrCat(prefix, linear.module, ".weight"), {linear.out, linear.in}});
     if (linear.has_bias) {
       tensors.push_back({absl::StrCat(prefix, linear.module, ".bias"), {linear.out}});
     }
   }
   return tensors;
+}
+
+bool IsStoredTransposed(const Architecture& row, const TensorInfo& tensor) {
+  const bool floating =
+      tensor.dtype == DType::kF32 || tensor.dtype == DType::kF16 || tensor.dtype == DType::kBF16;
+  // Norms have one dimension; nothing but linears has two.
+  return row.transposed && floating && tensor.shape.size() == 2 &&
+         absl::StartsWith(tensor.name, row.block_prefix) && absl::EndsWith(tensor.name, ".weight");
+}
+
+std::vector<int64_t> StoredShape(const Architecture& row, const TensorInfo& tensor) {
+  if (!IsStoredTransposed(row, tensor)) return tensor.shape;
+  return {tensor.shape.rbegin(), tensor.shape.rend()};
 }
 
 std::vector<ExpectedTensor> OuterTensors(const ModelConfig& config, const Architecture& row) {

@@ -106,13 +106,14 @@ std::string BlockPrefix(const Architecture& row, int64_t layer);
 // neither quantized nor tied away.
 struct ExpectedTensor {
   std::string name;
-  std::vector<int64_t> shape;  // Of the tensor as it is computed with, linears [out, in].
-  bool transposed = false;     // A plain file holds it the other way round.
-  std::vector<int64_t> StoredShape() const {
-    return transposed ? std::vector<int64_t>(shape.rbegin(), shape.rend()) : shape;
-  }
+  std::vector<int64_t> shape;  // As it is computed with: linears [out, in].
 };
 std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config, const Architecture& row);
+// The shape in which a file holds a tensor of that shape: the same, but the other way round for
+// floating weights of linears where the row says `transposed`. Is its own inverse.
+std::vector<int64_t> StoredShape(const Architecture& row, const TensorInfo& tensor);
+// Whether that shape is another.
+bool IsStoredTransposed(const Architecture& row, const TensorInfo& tensor);
 // Those outside the blocks.
 std::vector<ExpectedTensor> OuterTensors(const ModelConfig& config, const Architecture& row);
 // Of one block only.

@@ -10,6 +10,7 @@
 #include "absl/container/node_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "workers/engine/models/input_quantization.h"
 
 namespace quantd::engine {
 
@@ -17,6 +18,7 @@ namespace quantd::engine {
 struct Linear {
   at::Tensor weight;  // The decoder's device and dtype.
   at::Tensor bias;    // [out], or undefined.
+  InputQuantization input;
 };
 
 class Block {

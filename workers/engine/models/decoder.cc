@@ -51,7 +51,7 @@ int64_t Bytes(const Linear& layer) {
 }
 
 at::Tensor ApplyLinear(const Linear& linear, const at::Tensor& input) {
-  return at::linear(input, linear.weight,
+  return at::linear(RoundInput(input, linear.input), linear.weight,
                     linear.bias.defined() ? std::optional(linear.bias) : std::nullopt);
 }
 
@@ -135,6 +135,7 @@ absl::StatusOr<Block> Decoder::LoadBlock(int64_t layer, const WeightSource& sour
     Linear& held = block.modules_[ModuleOf(module)];
     at::Tensor& target = is_bias ? held.bias : held.weight;
     QD_ASSIGN_OR_RETURN(target, Fetch(source, tensor.name, options_.device, options_.dtype));
+    if (!is_bias) held.input = source.InputRounding(tensor.name);
   }
   return block;
 }

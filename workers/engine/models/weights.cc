@@ -3,7 +3,6 @@
 
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "workers/engine/tensor/dtype.h"
@@ -15,20 +14,15 @@ namespace quantd::engine {
 CheckpointWeights::CheckpointWeights(std::shared_ptr<const Checkpoint> checkpoint)
     : checkpoint_(std::move(checkpoint)) {
   const absl::StatusOr<const Architecture*> row = FindArchitecture(checkpoint_->config());
-  if (row.ok() && (*row)->transposed) transposed_prefix_ = std::string((*row)->block_prefix);
-}
-
-bool CheckpointWeights::IsTransposed(absl::string_view name, size_t dimensions) const {
-  return !transposed_prefix_.empty() && dimensions == 2 &&
-         absl::StartsWith(name, transposed_prefix_) && absl::EndsWith(name, ".weight");
+  if (row.ok()) row_ = *row;
 }
 
 bool CheckpointWeights::Has(absl::string_view name) const { return checkpoint_->Has(name); }
 
 absl::StatusOr<std::vector<int64_t>> CheckpointWeights::Shape(absl::string_view name) const {
   QD_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->Find(name));
-  if (!IsTransposed(name, view.shape.size())) return view.shape;
-  return std::vector<int64_t>(view.shape.rbegin(), view.shape.rend());
+  if (row_ == nullptr) return view.shape;
+  return StoredShape(*row_, {std::string(name), view.dtype, view.shape});
 }
 
 absl::StatusOr<at::Tensor> CheckpointWeights::Read(absl::string_view name) const {
@@ -39,7 +33,8 @@ absl::StatusOr<at::Tensor> CheckpointWeights::Read(absl::string_view name) const
                                             "; a weight must be F32, BF16 or F16"));
   }
   QD_ASSIGN_OR_RETURN(const at::Tensor stored, ViewTensor(view));
-  if (!IsTransposed(name, view.shape.size())) return stored;
+  const TensorInfo info = {std::string(name), view.dtype, view.shape};
+  if (row_ == nullptr || !IsStoredTransposed(*row_, info)) return stored;
   return TorchCall(absl::StrCat("transposing ", name), [&] { return stored.t().contiguous(); });
 }
 
@@ -47,6 +42,18 @@ void CheckpointWeights::Release(absl::string_view name) const { checkpoint_->Rel
 
 std::string CheckpointWeights::Where(absl::string_view name) const {
   return absl::StrCat(checkpoint_->folder(), "/", checkpoint_->FileOf(name));
+}
+
+absl::StatusOr<DType> CheckpointWeights::StoredType(absl::string_view name) const {
+  QD_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->Find(name));
+  return view.dtype;
+}
+
+absl::StatusOr<DType> WeightSource::StoredType(absl::string_view name) const {
+  QD_ASSIGN_OR_RETURN(const at::Tensor tensor, Read(name));
+  const absl::StatusOr<DType> type = ToDType(tensor.scalar_type());
+  Release(name);
+  return type;
 }
 
 absl::Status ValidateWeights(const ModelConfig& config, const Architecture& row,
