@@ -125,11 +125,10 @@ absl::Status PlanLinears(const QuantizeSpec& spec, QuantizePlan& plan) {
   QD_ASSIGN_OR_RETURN(std::vector<CompiledOverride> overrides,
                       CompileOverrides(spec, *plan.method));
   QD_RETURN_IF_ERROR(PlanHead(plan));
-  const std::vector<LinearShape> shapes = Linears(plan.config, *plan.row);
   int64_t quantized = 0;
   for (int64_t layer = 0; layer < plan.config.layers; ++layer) {
     std::vector<PlannedLinear>& block = plan.blocks.emplace_back();
-    for (const LinearShape& shape : shapes) {
+    for (const LinearShape& shape : Linears(plan.config, *plan.row, layer)) {
       PlannedLinear& linear = block.emplace_back();
       linear.shape = shape;
       linear.name = absl::StrCat(BlockPrefix(*plan.row, layer), shape.module);
@@ -205,7 +204,8 @@ absl::Status PlanOutput(QuantizePlan& plan) {
     QD_ASSIGN_OR_RETURN(const DType type, plan.source->StoredType(tensor.name));
     plan.output.push_back({tensor.name, type, tensor.shape});
   }
-  for (const TensorInfo& info : plan.output) {
+  for (TensorInfo& info : plan.output) {
+    info.shape = StoredShape(*plan.row, info);
     QD_ASSIGN_OR_RETURN(const int64_t elements, ElementCount(info.shape));
     plan.output_bytes += elements * DTypeBytes(info.dtype);
   }
