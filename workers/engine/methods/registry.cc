@@ -3,14 +3,16 @@
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "workers/engine/methods/adaround.h"
+#include "workers/engine/methods/awq.h"
 #include "workers/engine/methods/gptq.h"
 #include "workers/engine/methods/method.h"
+#include "workers/engine/methods/quarot.h"
 #include "workers/engine/methods/rtn.h"
 
 namespace quantd::engine {
 
 absl::Span<const Method* const> Methods() {
-  static const Method* const methods[] = {AdaRoundMethod(), Gptq(), Rtn()};
+  static const Method* const methods[] = {AdaRoundMethod(), Awq(), Gptq(), QuaRot(), Rtn()};
   return methods;
 }
 
