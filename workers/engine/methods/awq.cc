@@ -222,7 +222,7 @@ class AwqMethod : public Method {
         .summary = "Activation-aware scaling and clipping, then rounding; minutes, robust at 4 "
                    "bits.",
         .options = Options(),
-        .formats = {"gptq"},
+        .formats = {"awq", "gptq", "gptq_v2", "compressed-tensors", "hf", "pytorch"},
         .needs_calibration = true,
         .reference = "https://arxiv.org/abs/2306.00978"};
     return info;
@@ -249,11 +249,7 @@ class AwqMethod : public Method {
       const IntegerScheme scheme = IntegerSchemeOf(*job.options, weight.size(1));
       QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
       RoundToNearest(weight, scheme, {}, linear);
-      QD_ASSIGN_OR_RETURN(const at::Tensor decoded, linear.Dequantize(at::kFloat));
-      LinearResult result;
-      result.loss = (decoded - weight).square().sum(at::kDouble).item<double>() / 2;
-      result.linear = std::move(linear);
-      return result;
+      return WithRoundingLoss(std::move(linear), weight);
     });
   }
 };

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "workers/engine/methods/common.h"
 #include "workers/engine/methods/gptq.h"
 #include "workers/engine/methods/hadamard.h"
 #include "workers/engine/methods/rotated_weights.h"
@@ -51,7 +52,7 @@ class QuaRotMethod : public Method {
         .name = "quarot",
         .summary = "Rotates outliers away (Hadamard), then gptq or rtn; for low bits and few groups.",
         .options = Options(),
-        .formats = {"gptq"},
+        .formats = IntegerFormats(),
         .needs_calibration = true,
         .reference = "https://arxiv.org/abs/2404.00456"};
     return info;
@@ -59,6 +60,11 @@ class QuaRotMethod : public Method {
 
   absl::Status CheckOptions(const nlohmann::json& options) const override {
     return Rounding(options)->CheckOptions(options);
+  }
+
+  LinearScheme Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
+                      const nlohmann::json& options) const override {
+    return Rounding(options)->Scheme(name, outputs, inputs, options);
   }
 
   CalibrationNeeds Needs(const nlohmann::json& options) const override {

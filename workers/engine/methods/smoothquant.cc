@@ -188,14 +188,13 @@ class SmoothQuantMethod : public Method {
       const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
       QuantizedLinear linear = RoundRows(weight, *job.options);
-      LinearResult result;
+      std::vector<FallbackRecord> fallbacks;
       if (IsStatic(*job.options)) {
-        QD_ASSIGN_OR_RETURN(const double largest, LargestInput(job, result.fallbacks));
+        QD_ASSIGN_OR_RETURN(const double largest, LargestInput(job, fallbacks));
         linear.input.scale = static_cast<float>(std::max(largest / kLevels, kSmallestScale));
       }
-      QD_ASSIGN_OR_RETURN(const at::Tensor decoded, linear.Dequantize(at::kFloat));
-      result.loss = (decoded - weight).square().sum(at::kDouble).item<double>() / 2;
-      result.linear = std::move(linear);
+      QD_ASSIGN_OR_RETURN(LinearResult result, WithRoundingLoss(std::move(linear), weight));
+      result.fallbacks = std::move(fallbacks);
       return result;
     });
   }
