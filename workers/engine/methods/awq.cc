@@ -1,9 +1,9 @@
 // AWQ (Lin, Tang, Tang, Yang, Chen, Wang, Xiao, Dang, Gan, Han, 2023): input columns that carry
 // large activations are scaled up in the weight, and down in what makes them, before rounding. The
 // scales x^r / w^(1-r) are searched over r by the error of the block's output; then groups are
-// clipped where that lowers the error of the layer's own output. Under grouped-query attention query
-// heads that share a value head share their scale. Where nothing can take a scale, the result says
-// so and only clipping is left.
+// clipped where that lowers the error of the layer's own output. Under grouped-query attention
+// query heads that share a value head share their scale. Where nothing can take a scale, the result
+// says so and only clipping is left.
 #include "workers/engine/methods/awq.h"
 
 #include <ATen/ops/ones_like.h>
@@ -43,7 +43,7 @@ std::vector<OptionInfo> Options() {
   flag("clip_search", "Clip groups where that lowers the error of the layer's output.");
   options.push_back({"search_sequences",
                      OptionType::kInt,
-                     32,
+                     16,
                      {},
                      1,
                      1024,
@@ -163,7 +163,8 @@ class ScaleFolding {
     std::vector<Reader> readers;
     for (const BlockJob::LinearInfo& linear : job_.linears()) {
       const std::string& module = linear.shape.module;
-      if (std::find(fold.linears.begin(), fold.linears.end(), module) == fold.linears.end()) continue;
+      if (std::find(fold.linears.begin(), fold.linears.end(), module) == fold.linears.end())
+        continue;
       QD_ASSIGN_OR_RETURN(at::Tensor weight, job_.Read(linear.name + ".weight"));
       readers.push_back({module, linear.options, std::move(weight)});
     }
@@ -219,8 +220,9 @@ class AwqMethod : public Method {
   const MethodInfo& Info() const override {
     static const auto& info = *new MethodInfo{
         .name = "awq",
-        .summary = "Activation-aware scaling and clipping, then rounding; minutes, robust at 4 "
-                   "bits.",
+        .summary =
+            "Activation-aware scaling and clipping, then rounding; minutes, robust at 4 "
+            "bits.",
         .options = Options(),
         .formats = {"awq", "gptq", "gptq_v2", "compressed-tensors", "hf", "pytorch"},
         .needs_calibration = true,

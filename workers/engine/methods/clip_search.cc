@@ -1,12 +1,12 @@
 // A group's part of the output changes by x d for its weights' change d, so that squares over all
-// tokens are d (sum of x x^T) d^T: the second moments of each group's columns [G, g, g] are all that
-// is needed of the tokens.
+// tokens are d (sum of x x^T) d^T: the second moments of each group's columns [G, g, g] are all
+// that is needed of the tokens.
 #include "workers/engine/methods/clip_search.h"
 
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/minimum.h>
 #include <ATen/ops/ones_like.h>
-#include <ATen/ops/bmm.h>
 
 #include <map>
 #include <set>
@@ -112,8 +112,9 @@ absl::Status ClipBlock(BlockJob& job) {
     const std::string name = linear.name + ".weight";
     QD_ASSIGN_OR_RETURN(const at::Tensor weight, job.Read(name));
     QD_ASSIGN_OR_RETURN(const at::Tensor clipped,
-                        TorchCall(absl::StrCat("clipping ", linear.name),
-                                  [&] { return Clipped(weight, *linear.options, seen.to(at::kCPU)); }));
+                        TorchCall(absl::StrCat("clipping ", linear.name), [&] {
+                          return Clipped(weight, *linear.options, seen.to(at::kCPU));
+                        }));
     QD_RETURN_IF_ERROR(job.Edit(name, clipped));
   }
   return absl::OkStatus();

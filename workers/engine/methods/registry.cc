@@ -15,8 +15,8 @@
 namespace quantd::engine {
 
 absl::Span<const Method* const> Methods() {
-  static const Method* const methods[] = {AdaRoundMethod(), Awq(),  Bnb4Bit(), Bnb8Bit(), Gptq(),
-                                          Hqq(),            QuaRot(), Rtn(),   SmoothQuant()};
+  static const Method* const methods[] = {
+      AdaRoundMethod(), Awq(), Bnb4Bit(), Bnb8Bit(), Gptq(), Hqq(), QuaRot(), Rtn(), SmoothQuant()};
   return methods;
 }
 
