@@ -43,14 +43,19 @@ TEST(StatisticsBatches, HoldWhatFitsInTheOrderOfComputation) {
   EXPECT_THAT(StatisticsBatches(Pointers(small), false),
               ElementsAre(std::set<int>{0, 1, 2, 3, 4, 5}));
   EXPECT_EQ(HeldHessianBytes(Pointers(small), false), 4 * (4 * 64 * 64 + 2 * 128 * 128));
-  EXPECT_EQ(StatisticsBatches(Pointers(small), true).size(), 6u);
+  EXPECT_THAT(
+      StatisticsBatches(Pointers(small), true),
+      ElementsAre(std::set<int>{0}, std::set<int>{1}, std::set<int>{2, 4}, std::set<int>{3, 5}));
+  EXPECT_EQ(HeldHessianBytes(Pointers(small), true), 4 * 2 * 128 * 128);
   // A Hessian of 16384 columns is the limit by itself; one that is larger still gets its turn.
   const std::vector<PlannedLinear> large = Linears(16384);
   EXPECT_THAT(
       StatisticsBatches(Pointers(large), false),
       ElementsAre(std::set<int>{0, 1, 2}, std::set<int>{3}, std::set<int>{4}, std::set<int>{5}));
   EXPECT_EQ(HeldHessianBytes(Pointers(large), false), kHessianBytesMax);
-  EXPECT_EQ(StatisticsBatches(Pointers(Linears(20000)), false).size(), 4u);
+  const std::vector<PlannedLinear> larger = Linears(20000);
+  EXPECT_EQ(StatisticsBatches(Pointers(larger), false).size(), 4u);
+  EXPECT_EQ(StatisticsBatches(Pointers(larger), true).size(), 5u);
   EXPECT_TRUE(StatisticsBatches({}, false).empty());
 }
 
