@@ -11,32 +11,25 @@ constexpr Backend kBackends[] = {
     {"reference", FindParamsReference, RtnRowsReference, PackBitsReference, UnpackBitsReference,
                   GptqBlockReference, DequantizeRowsReference,
                   GgufQuantizeReference, GgufDequantizeReference,
+                  QuantizeCodebookReference, DequantizeCodebookReference, HqqGroupsReference,
+                  Int8RowsReference,
                   PackW4Reference, UnpackW4Reference, GemmW4A16Reference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
                   GptqBlockCpu,       DequantizeRowsCpu,
-                  GgufQuantizeCpu,    GgufDequantizeCpu},
+                  GgufQuantizeCpu,    GgufDequantizeCpu,
+                  QuantizeCodebookCpu, DequantizeCodebookCpu, HqqGroupsCpu, Int8RowsCpu},
 };
 // clang-format on
 
 ActiveBackend ReadEnvironment() {
   const Backend* cpu = FindBackend("cpu");
-  const char* value = std::getenv("QUANTD_BACKEND");
-  const std::string forced = value == nullptr ? "" : value;
-  if (forced.empty()) return {.backend = cpu, .error = {}, .forced = {}};
-  if (forced == "cuda") {
-    std::string why;
-    const bool there = LoadCudaModule(&why) != nullptr;
-    return {.backend = cpu,
-            .error = there ? "" : "QUANTD_BACKEND=cuda is impossible here: " + why,
-            .forced = forced};
-  }
-  if (const Backend* backend = FindBackend(forced)) {
-    return {.backend = backend, .error = {}, .forced = forced};
-  }
+  const char* forced = std::getenv("QUANTD_BACKEND");
+  if (forced == nullptr || *forced == '\0') return {.backend = cpu, .error = {}};
+  const Backend* backend = FindBackend(forced);
+  if (backend != nullptr && Complete(*backend)) return {.backend = backend, .error = {}};
   return {.backend = cpu,
-          .error = "QUANTD_BACKEND=" + forced + " names no set of kernels; there are reference, " +
-                   "cpu and cuda",
-          .forced = forced};
+          .error = "QUANTD_BACKEND=" + std::string(forced) +
+                   " names no complete set of the quantizers' kernels; reference and cpu are"};
 }
 
 }  // namespace
@@ -53,16 +46,13 @@ const Backend* FindBackend(std::string_view name) {
 bool Complete(const Backend& backend) {
   return backend.find_params && backend.rtn_rows && backend.pack_bits && backend.unpack_bits &&
          backend.gptq_block && backend.dequantize_rows && backend.gguf_quantize &&
-         backend.gguf_dequantize;
+         backend.gguf_dequantize && backend.quantize_codebook && backend.dequantize_codebook &&
+         backend.hqq_groups && backend.int8_rows;
 }
 
 const ActiveBackend& Active() {
   static const ActiveBackend active = ReadEnvironment();
   return active;
-}
-
-const Backend* ActiveOnDevice() {
-  return Active().forced == "cuda" ? FindBackend("cuda") : nullptr;
 }
 
 }  // namespace quantd::kernels

@@ -5,12 +5,15 @@
 #include <string>
 #include <string_view>
 
+#include "kernels/codebook_blocks.h"
 #include "kernels/dequantize_rows.h"
 #include "kernels/device.h"
 #include "kernels/find_params.h"
 #include "kernels/gemm_w4a16.h"
 #include "kernels/gguf_quantize.h"
 #include "kernels/gptq_block.h"
+#include "kernels/hqq_groups.h"
+#include "kernels/int8_rows.h"
 #include "kernels/pack_bits.h"
 #include "kernels/rtn_rows.h"
 
@@ -30,6 +33,10 @@ struct Backend {
   void (*dequantize_rows)(const DequantizeRows&) = nullptr;
   void (*gguf_quantize)(const GgufQuantize&) = nullptr;
   void (*gguf_dequantize)(const GgufDequantize&) = nullptr;
+  void (*quantize_codebook)(const QuantizeCodebook&) = nullptr;
+  void (*dequantize_codebook)(const DequantizeCodebook&) = nullptr;
+  int (*hqq_groups)(const HqqGroups&) = nullptr;
+  void (*int8_rows)(const Int8Rows&) = nullptr;
   // What running quantized models needs.
   void (*pack_w4)(const PackW4&) = nullptr;
   void (*unpack_w4)(const UnpackW4&) = nullptr;
@@ -41,18 +48,13 @@ const Backend* FindBackend(std::string_view name);
 // Whether every operation of the quantizers is there.
 bool Complete(const Backend& backend);
 
-// What QUANTD_BACKEND names for data in the host's memory, "cpu" without it; read once. When it
-// names something that is not there, `error` says so and callers that can report errors should
-// refuse to go on. `forced` is its value.
+// What QUANTD_BACKEND names, "cpu" without it; read once. Quantizers work in the host's memory, for
+// which the cuda column is no choice. When it names something that is not there, `error` says so
+// and `backend` is the cpu column, which callers that can report errors should then refuse to use.
 struct ActiveBackend {
   const Backend* backend = nullptr;
   std::string error;
-  std::string forced;
 };
 const ActiveBackend& Active();
-
-// The cuda column, for quantizers whose data is in a GPU's memory. Null unless QUANTD_BACKEND=cuda
-// asks for it: the kernels are tested one by one on a GPU, a whole job with them is not yet.
-const Backend* ActiveOnDevice();
 
 }  // namespace quantd::kernels

@@ -1,13 +1,13 @@
 // See common.h.
 #include "workers/engine/methods/common.h"
 
-#include <ATen/ops/floor_divide.h>
 #include <ATen/ops/isfinite.h>
 
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
-#include "workers/engine/job/failure.h"
+#include "base/status_macros.h"
+#include "kernels/table.h"
 #include "workers/engine/methods/tensor_spans.h"
 #include "workers/engine/tensor/aten.h"
 
@@ -43,11 +43,16 @@ std::vector<OptionInfo> IntegerOptions() {
        .allowed = {},
        .minimum = {},
        .maximum = {},
-       .help = "Quantize lm_head too. Refused for models whose head is tied to the embedding."},
+       .help = "Quantize lm_head too. Refused for models whose head is tied to the embedding.",
+       .whole_job = true},
   };
 }
 
-IntegerScheme SchemeOf(const nlohmann::json& options, int64_t inputs) {
+std::vector<std::string> IntegerFormats() {
+  return {"gptq", "gptq_v2", "awq", "compressed-tensors", "hf", "pytorch"};
+}
+
+IntegerScheme IntegerSchemeOf(const nlohmann::json& options, int64_t inputs) {
   const int64_t group_size = options.at("group_size").get<int64_t>();
   return {.bits = options.at("bits").get<int>(),
           .group_size = group_size,
@@ -69,42 +74,23 @@ absl::Status CheckFinite(absl::string_view what, const at::Tensor& tensor) {
                    "; the checkpoint (or the precision it is run in) is damaged there"));
 }
 
-WorkPlace PlaceFor(const at::Tensor& weight) {
-  const kernels::Backend* on_device = weight.is_cuda() ? kernels::ActiveOnDevice() : nullptr;
-  if (on_device != nullptr) return {weight.device(), on_device};
-  return HostPlace();
-}
-
-WorkPlace HostPlace() { return {at::kCPU, kernels::Active().backend}; }
-
-absl::Status WorkPlace::Finish() const {
-  if (device.is_cpu()) return absl::OkStatus();
-  const std::string error = kernels::LoadCudaModule(nullptr)->device.take_error(nullptr);
-  if (error.empty()) return absl::OkStatus();
-  return WithErrorClass(absl::InternalError(absl::StrCat("a quantizer's kernel failed on ",
-                                                         device.str(), ": ", error)),
-                        ErrorClass::kDeviceFault);
-}
-
-QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs,
-                            const WorkPlace& place) {
+QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs) {
   const int64_t groups = inputs / scheme.group_columns;
-  const auto options = at::TensorOptions(place.device);
   return {.bits = scheme.bits,
           .group_size = scheme.group_size,
           .symmetric = scheme.symmetric,
-          .codes = at::empty({outputs, inputs}, options.dtype(at::kByte)),
-          .scales = at::empty({outputs, groups}, options.dtype(at::kHalf)),
-          .zeros = at::empty({outputs, groups}, options.dtype(at::kByte)),
-          .group_index =
-              at::floor_divide(at::arange(inputs, options.dtype(at::kInt)), scheme.group_columns)
-                  .to(at::kInt)};
+          .codes = at::empty({outputs, inputs}, at::kByte),
+          .scales = at::empty({outputs, groups}, at::kHalf),
+          .zeros = at::empty({outputs, groups}, at::kByte),
+          .group_index = OrderedGroups(inputs, scheme.group_columns)};
 }
 
-void MoveToHost(QuantizedLinear& linear) {
-  for (at::Tensor* tensor : {&linear.codes, &linear.scales, &linear.zeros, &linear.group_index}) {
-    *tensor = tensor->to(at::kCPU).contiguous();
-  }
+absl::StatusOr<LinearResult> WithRoundingLoss(QuantizedWeight linear, const at::Tensor& weight) {
+  QD_ASSIGN_OR_RETURN(const at::Tensor decoded, Dequantize(linear, at::kFloat));
+  LinearResult result;
+  result.loss = (decoded - weight).square().sum(at::kDouble).item<double>() / 2;
+  result.linear = std::move(linear);
+  return result;
 }
 
 const float* ScaleSearch::Weights(int64_t begin) const {
@@ -112,35 +98,35 @@ const float* ScaleSearch::Weights(int64_t begin) const {
 }
 
 void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, const ScaleSearch& search,
-                QuantizedLinear& linear, const WorkPlace& place) {
-  place.kernels->find_params({.weight = weight.const_data_ptr<float>(),
-                              .weight_stride = weight.size(1),
-                              .rows = weight.size(0),
-                              .columns = weight.size(1),
-                              .group_columns = scheme.group_columns,
-                              .bits = scheme.bits,
-                              .symmetric = scheme.symmetric,
-                              .search_steps = search.steps,
-                              .column_weights = search.Weights(0),
-                              .scales = MutableHalfBits(linear.scales),
-                              .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
-                              .params_stride = linear.groups()});
+                QuantizedLinear& linear) {
+  kernels::Active().backend->find_params({.weight = weight.const_data_ptr<float>(),
+                                          .weight_stride = weight.size(1),
+                                          .rows = weight.size(0),
+                                          .columns = weight.size(1),
+                                          .group_columns = scheme.group_columns,
+                                          .bits = scheme.bits,
+                                          .symmetric = scheme.symmetric,
+                                          .search_steps = search.steps,
+                                          .column_weights = search.Weights(0),
+                                          .scales = MutableHalfBits(linear.scales),
+                                          .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
+                                          .params_stride = linear.groups()});
 }
 
-void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme, QuantizedLinear& linear,
-                    const WorkPlace& place) {
-  FindScales(weight, scheme, {}, linear, place);
-  place.kernels->rtn_rows({.weight = weight.const_data_ptr<float>(),
-                           .weight_stride = weight.size(1),
-                           .rows = weight.size(0),
-                           .columns = weight.size(1),
-                           .group_columns = scheme.group_columns,
-                           .bits = scheme.bits,
-                           .scales = HalfBits(linear.scales),
-                           .zeros = linear.zeros.const_data_ptr<uint8_t>(),
-                           .params_stride = linear.groups(),
-                           .codes = linear.codes.mutable_data_ptr<uint8_t>(),
-                           .codes_stride = weight.size(1)});
+void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme,
+                    const ScaleSearch& search, QuantizedLinear& linear) {
+  FindScales(weight, scheme, search, linear);
+  kernels::Active().backend->rtn_rows({.weight = weight.const_data_ptr<float>(),
+                                       .weight_stride = weight.size(1),
+                                       .rows = weight.size(0),
+                                       .columns = weight.size(1),
+                                       .group_columns = scheme.group_columns,
+                                       .bits = scheme.bits,
+                                       .scales = HalfBits(linear.scales),
+                                       .zeros = linear.zeros.const_data_ptr<uint8_t>(),
+                                       .params_stride = linear.groups(),
+                                       .codes = linear.codes.mutable_data_ptr<uint8_t>(),
+                                       .codes_stride = weight.size(1)});
 }
 
 }  // namespace quantd::engine

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "kernels/table.h"
 #include "workers/engine/methods/column_order.h"
 #include "workers/engine/methods/common.h"
 #include "workers/engine/methods/tensor_spans.h"
@@ -30,9 +31,6 @@ constexpr double kDampingLimit = 1.0;
 // Then this share of the largest diagonal element is added, ten times more each time, this often.
 constexpr double kDiagonalFloor = 1e-6;
 constexpr int kDiagonalFloorSteps = 6;
-// The range of a group is shrunk to a fifth at most, in steps of a hundredth, where its scale is
-// searched.
-constexpr int kSearchSteps = 80;
 
 // The defaults, by KL divergence from bf16 on ref-17m (128 x 512 tokens of calibration, first 100
 // windows of WikiText-2; symmetric, group 128; rtn 0.0412 / 0.1979 / 1.4109 at 4 / 3 / 2 bits):
@@ -45,8 +43,8 @@ constexpr int kSearchSteps = 80;
 // So the order that costs nothing at run time is as good as desc_act once scales are searched.
 std::vector<OptionInfo> GptqOptions() {
   std::vector<OptionInfo> options = IntegerOptions();
-  const auto flag = [&](const char* name, bool value, const char* help) {
-    options.push_back({name, OptionType::kBool, value, {}, {}, {}, help});
+  const auto flag = [&](const char* name, bool value, const char* help, bool whole_job = false) {
+    options.push_back({name, OptionType::kBool, value, {}, {}, {}, help, whole_job});
   };
   flag("desc_act", false,
        "Quantize columns in the order of falling activation. Without static_groups groups are made "
@@ -78,7 +76,8 @@ std::vector<OptionInfo> GptqOptions() {
   flag("scale_search", true,
        "Choose each group's scale by the error it leaves instead of its largest weight.");
   flag("true_sequential", true,
-       "Within a block, later layers see the outputs of the already quantized earlier ones.");
+       "Within a block, later layers see the outputs of the already quantized earlier ones.",
+       /*whole_job=*/true);
   options.push_back(
       {"block_size",
        OptionType::kInt,
@@ -90,7 +89,7 @@ std::vector<OptionInfo> GptqOptions() {
   return options;
 }
 
-// U upper triangular with U^T U = (H + added * I)^-1 for H in the order given, float32 where H is.
+// U upper triangular with U^T U = (H + added * I)^-1 for H in the order given, float32 on the CPU.
 // H reversed in both directions factors as L L^T; turning L^-1 around again gives U: one
 // factorization and one triangular solve instead of three factorizations. Beside H two matrices of
 // its size exist at a time.
@@ -114,7 +113,7 @@ absl::StatusOr<at::Tensor> InverseFactor(const at::Tensor& hessian, const Column
   const bool sound =
       std::isfinite(inverse.sum().item<double>()) && inverse.diagonal().min().item<double>() > 0;
   if (!sound) return absl::FailedPreconditionError("its inverse is not finite");
-  return inverse.flip({0, 1}).contiguous();
+  return inverse.flip({0, 1}).to(at::kCPU).contiguous();
 }
 
 // What was needed to factor H. `inverse` undefined: nothing helped.
@@ -163,7 +162,7 @@ absl::StatusOr<Factored> FactorWithLadder(const LinearJob& job, const at::Tensor
 // Scales by the error as the algorithm counts it, in which a column's square weighs 1 / U_ii^2.
 ScaleSearch SearchFor(const at::Tensor& inverse, const nlohmann::json& options) {
   if (!options.at("scale_search").get<bool>()) return {};
-  return {.steps = kSearchSteps,
+  return {.steps = kScaleSearchSteps,
           .column_weights = inverse.diagonal().square().reciprocal().contiguous()};
 }
 
@@ -171,56 +170,56 @@ ScaleSearch SearchFor(const at::Tensor& inverse, const nlohmann::json& options) 
 // that order) codes.
 double QuantizeColumns(const at::Tensor& weight, const at::Tensor& inverse,
                        const ColumnOrder& order, const IntegerScheme& scheme,
-                       const ScaleSearch& search, int64_t block_size, const WorkPlace& place,
-                       QuantizedLinear& linear, const at::Tensor& codes) {
+                       const ScaleSearch& search, int64_t block_size, QuantizedLinear& linear,
+                       const at::Tensor& codes) {
   const int64_t rows = weight.size(0);
   const int64_t columns = weight.size(1);
   const int64_t group = scheme.group_columns;
-  const at::Tensor errors = at::empty({rows, block_size}, weight.options());
-  const at::Tensor losses = at::zeros({rows}, weight.options().dtype(at::kDouble));
-  const at::Tensor groups = order.group_of_column.to(place.device);
-  const int32_t* group_of_column = groups.const_data_ptr<int32_t>();
-  const int32_t* group_on_host = order.group_of_column.const_data_ptr<int32_t>();
+  const at::Tensor errors = at::empty({rows, block_size}, at::kFloat);
+  const at::Tensor losses = at::zeros({rows}, at::kDouble);
+  const int32_t* group_of_column = order.group_of_column.const_data_ptr<int32_t>();
   for (int64_t begin = 0; begin < columns; begin += block_size) {
     const int64_t end = std::min(begin + block_size, columns);
     // A group wider than the block gets its scale where it begins, from all of its columns as they
     // are now.
     const bool wide = group > block_size;
     if (!order.static_groups && wide && begin % group == 0) {
-      const int32_t index = group_on_host[begin];
-      place.kernels->find_params({.weight = weight.const_data_ptr<float>() + begin,
-                                  .weight_stride = columns,
-                                  .rows = rows,
-                                  .columns = group,
-                                  .group_columns = group,
-                                  .bits = scheme.bits,
-                                  .symmetric = scheme.symmetric,
-                                  .search_steps = search.steps,
-                                  .column_weights = search.Weights(begin),
-                                  .scales = MutableHalfBits(linear.scales) + index,
-                                  .zeros = linear.zeros.mutable_data_ptr<uint8_t>() + index,
-                                  .params_stride = linear.groups()});
+      const int32_t index = group_of_column[begin];
+      kernels::Active().backend->find_params(
+          {.weight = weight.const_data_ptr<float>() + begin,
+           .weight_stride = columns,
+           .rows = rows,
+           .columns = group,
+           .group_columns = group,
+           .bits = scheme.bits,
+           .symmetric = scheme.symmetric,
+           .search_steps = search.steps,
+           .column_weights = search.Weights(begin),
+           .scales = MutableHalfBits(linear.scales) + index,
+           .zeros = linear.zeros.mutable_data_ptr<uint8_t>() + index,
+           .params_stride = linear.groups()});
     }
-    place.kernels->gptq_block({.rows = rows,
-                               .columns = end - begin,
-                               .bits = scheme.bits,
-                               .symmetric = scheme.symmetric,
-                               .find_columns = order.static_groups || wide ? 0 : group,
-                               .search_steps = search.steps,
-                               .column_weights = search.Weights(begin),
-                               .weight = weight.mutable_data_ptr<float>() + begin,
-                               .weight_stride = columns,
-                               .inverse = inverse.const_data_ptr<float>() + begin * columns + begin,
-                               .inverse_stride = columns,
-                               .group_of_column = group_of_column + begin,
-                               .scales = MutableHalfBits(linear.scales),
-                               .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
-                               .params_stride = linear.groups(),
-                               .codes = codes.mutable_data_ptr<uint8_t>() + begin,
-                               .codes_stride = columns,
-                               .errors = errors.mutable_data_ptr<float>(),
-                               .errors_stride = block_size,
-                               .losses = losses.mutable_data_ptr<double>()});
+    kernels::Active().backend->gptq_block(
+        {.rows = rows,
+         .columns = end - begin,
+         .bits = scheme.bits,
+         .symmetric = scheme.symmetric,
+         .find_columns = order.static_groups || wide ? 0 : group,
+         .search_steps = search.steps,
+         .column_weights = search.Weights(begin),
+         .weight = weight.mutable_data_ptr<float>() + begin,
+         .weight_stride = columns,
+         .inverse = inverse.const_data_ptr<float>() + begin * columns + begin,
+         .inverse_stride = columns,
+         .group_of_column = group_of_column + begin,
+         .scales = MutableHalfBits(linear.scales),
+         .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
+         .params_stride = linear.groups(),
+         .codes = codes.mutable_data_ptr<uint8_t>() + begin,
+         .codes_stride = columns,
+         .errors = errors.mutable_data_ptr<float>(),
+         .errors_stride = block_size,
+         .losses = losses.mutable_data_ptr<double>()});
     if (end < columns) {
       at::Tensor rest = weight.narrow(1, end, columns - end);
       rest.addmm_(errors.narrow(1, 0, end - begin),
@@ -239,10 +238,18 @@ class GptqMethod : public Method {
             "Error-compensated rounding from calibration data; minutes, better than rtn at "
             "4 bits and below.",
         .options = GptqOptions(),
-        .formats = {"gptq"},
+        .formats = IntegerFormats(),
         .needs_calibration = true,
         .reference = "https://arxiv.org/abs/2210.17323"};
     return info;
+  }
+
+  LinearScheme Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
+                      const nlohmann::json& options) const override {
+    LinearScheme scheme = Method::Scheme(name, outputs, inputs, options);
+    scheme.ordered_groups = !options.at("desc_act").get<bool>() ||
+                            options.at("static_groups").get<bool>() || scheme.group_size == -1;
+    return scheme;
   }
 
   absl::Status CheckOptions(const nlohmann::json& options) const override {
@@ -263,26 +270,26 @@ class GptqMethod : public Method {
     if (job.statistics == nullptr) {
       return absl::InternalError(absl::StrCat(job.name, ": gptq was given no statistics"));
     }
-    const WorkPlace place = PlaceFor(job.weight);
-    at::Tensor weight = job.weight.to(place.device).contiguous();
+    at::Tensor weight = job.weight.to(at::kCPU).contiguous();
     QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
     const int64_t columns = weight.size(1);
-    const IntegerScheme scheme = SchemeOf(*job.options, columns);
+    const IntegerScheme scheme = IntegerSchemeOf(*job.options, columns);
     LinearResult result;
-    result.linear = EmptyLinear(scheme, weight.size(0), columns, place);
+    QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), columns);
 
     at::Tensor hessian = job.statistics->hessian;
     // Columns that calibration never reached carry no error whatever their weight; zero costs
     // nothing.
     const at::Tensor dead = hessian.diagonal() == 0;
+    const at::Tensor dead_on_cpu = dead.to(at::kCPU);
     if (dead.any().item<bool>()) {
       hessian = hessian + dead.to(at::kFloat).diag();
-      weight = weight.masked_fill(dead.to(place.device), 0);
+      weight = weight.masked_fill(dead_on_cpu, 0);
     }
     QD_RETURN_IF_ERROR(
         CheckFinite(absl::StrCat("the inputs of ", job.name, " during calibration"), hessian));
 
-    ColumnOrder order = OrderColumns(hessian.diagonal().to(at::kCPU), scheme, *job.options);
+    const ColumnOrder order = OrderColumns(hessian.diagonal().to(at::kCPU), scheme, *job.options);
     QD_ASSIGN_OR_RETURN(Factored factored, FactorWithLadder(job, hessian, order, result.fallbacks),
                         job.name);
     hessian = at::Tensor();
@@ -291,14 +298,11 @@ class GptqMethod : public Method {
           {"rtn", job.name,
            "the Hessian could not be factored at all; the module was rounded "
            "to nearest"});
-      RoundToNearest(weight, scheme, result.linear, place);
-      QD_RETURN_IF_ERROR(place.Finish());
-      MoveToHost(result.linear);
+      RoundToNearest(weight, scheme, {}, linear);
+      result.linear = std::move(linear);
       return result;
     }
     result.damping = factored.damping;
-    factored.inverse = factored.inverse.to(place.device);
-    if (order.permutation.defined()) order.permutation = order.permutation.to(place.device);
     ScaleSearch search = SearchFor(factored.inverse, *job.options);
     if (order.static_groups) {
       ScaleSearch unordered = search;
@@ -306,22 +310,19 @@ class GptqMethod : public Method {
         unordered.column_weights =
             search.column_weights.index_select(0, at::argsort(order.permutation));
       }
-      FindScales(weight, scheme, unordered, result.linear, place);
+      FindScales(weight, scheme, unordered, linear);
     }
     if (order.permutation.defined()) weight = weight.index_select(1, order.permutation);
     const at::Tensor codes =
-        order.permutation.defined() ? at::empty_like(result.linear.codes) : result.linear.codes;
-    result.loss =
-        QuantizeColumns(weight, factored.inverse, order, scheme, search,
-                        job.options->at("block_size").get<int64_t>(), place, result.linear, codes);
-    QD_RETURN_IF_ERROR(place.Finish());
+        order.permutation.defined() ? at::empty_like(linear.codes) : linear.codes;
+    result.loss = QuantizeColumns(weight, factored.inverse, order, scheme, search,
+                                  job.options->at("block_size").get<int64_t>(), linear, codes);
     if (order.permutation.defined()) {
       const at::Tensor back = at::argsort(order.permutation);
-      result.linear.codes = codes.index_select(1, back).contiguous();
-      result.linear.group_index =
-          order.group_of_column.to(place.device).index_select(0, back).contiguous();
+      linear.codes = codes.index_select(1, back).contiguous();
+      linear.group_index = order.group_of_column.index_select(0, back).contiguous();
     }
-    MoveToHost(result.linear);
+    result.linear = std::move(linear);
     return result;
   }
 };
