@@ -51,7 +51,11 @@ def live_names():
             if not found:
                 raise SystemExit("the worker's log does not say where its metrics are:\n" +
                                  (folder / "worker.log").read_text())
-            text = scrape(ready["metrics"]) + scrape(found.group(1))
+            for _ in range(300):  # The client hears of the end before the worker has counted it.
+                text = scrape(ready["metrics"]) + scrape(found.group(1))
+                if "quantd_worker_attempts_total" in text:
+                    break
+                time.sleep(0.1)
         finally:
             for program in reversed(programs):
                 program.terminate()
