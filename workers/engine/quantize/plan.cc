@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -14,6 +15,7 @@
 #include "workers/engine/formats/pattern.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
 namespace {
@@ -88,6 +90,37 @@ absl::Status PlanHead(QuantizePlan& plan) {
   return absl::OkStatus();
 }
 
+// Full precision for the weights that will be quantized; everything else as the output will hold
+// it, so that what is computed is what is written.
+class StoredWeights : public WrappedWeights {
+ public:
+  StoredWeights(std::shared_ptr<const WeightSource> base, std::set<std::string> quantized)
+      : WrappedWeights(*base), owner_(std::move(base)), quantized_(std::move(quantized)) {}
+
+  absl::StatusOr<at::Tensor> Read(absl::string_view name) const override {
+    QD_ASSIGN_OR_RETURN(const at::Tensor tensor, base_.Read(name));
+    if (quantized_.contains(std::string(name))) return tensor;
+    QD_ASSIGN_OR_RETURN(const DType type, base_.StoredType(name));
+    return TorchCall(absl::StrCat("rounding ", name),
+                     [&] { return tensor.to(ToScalarType(type)); });
+  }
+
+ private:
+  std::shared_ptr<const WeightSource> owner_;
+  std::set<std::string> quantized_;
+};
+
+// Once it is known what is quantized.
+void RoundTheRest(QuantizePlan& plan) {
+  std::set<std::string> quantized;
+  for (int64_t unit = 0; unit < plan.units(); ++unit) {
+    for (const PlannedLinear* linear : plan.UnitLinears(unit)) {
+      quantized.insert(linear->WeightName());
+    }
+  }
+  plan.source = std::make_shared<StoredWeights>(plan.source, std::move(quantized));
+}
+
 absl::Status PlanLinears(const QuantizeSpec& spec, QuantizePlan& plan) {
   QD_ASSIGN_OR_RETURN(std::vector<CompiledOverride> overrides,
                       CompileOverrides(spec, *plan.method));
@@ -155,11 +188,13 @@ absl::Status PlanOutput(QuantizePlan& plan) {
   }
   // An unquantized head is said by "lm_head": false alone.
   if (plan.head.quantized) visit(plan.head);
-  plan.configuration = plan.format->Configuration({.method = plan.method->Info().name,
-                                                   .options = plan.options,
-                                                   .head_quantized = plan.head.quantized,
-                                                   .exceptions = exceptions,
-                                                   .scheme = plan.scheme});
+  const ConfigRequest request = {.method = plan.method->Info().name,
+                                 .options = plan.options,
+                                 .head_quantized = plan.head.quantized,
+                                 .exceptions = exceptions,
+                                 .scheme = plan.scheme};
+  QD_RETURN_IF_ERROR(plan.format->CheckRequest(request));
+  plan.configuration = plan.format->Configuration(request);
   for (const ExpectedTensor& tensor : ExpectedTensors(plan.config, *plan.row)) {
     const auto found = quantized.find(tensor.name);
     if (found != quantized.end()) {
@@ -251,6 +286,7 @@ absl::StatusOr<QuantizePlan> PlanQuantize(JobContext& context, const QuantizeSpe
   }
   QD_RETURN_IF_ERROR(PlanSource(plan), "model ", spec.model);
   QD_RETURN_IF_ERROR(PlanLinears(spec, plan));
+  RoundTheRest(plan);
   QD_RETURN_IF_ERROR(PlanOutput(plan));
   QD_RETURN_IF_ERROR(PlanCalibration(spec, plan));
   QD_RETURN_IF_ERROR(PlanDevice(context.spec.runtime, plan));
