@@ -66,6 +66,8 @@ class Checkpoint {
   absl::Status AddSingle(const std::string& path);
   absl::Status AddIndexed(const std::string& index_path, absl::string_view suffix);
   void AddTensor(const std::string& name, const TensorFile& file);
+  // Files saved from the bare decoder (GPT-2's first ones) lack the prefix of the whole model.
+  void AddPrefix(const std::string& prefix);
 
   std::string folder_;
   ModelConfig config_;

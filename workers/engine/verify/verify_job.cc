@@ -85,6 +85,7 @@ absl::StatusOr<std::map<std::string, TensorInfo>> Expected(const Checkpoint& che
     QD_ASSIGN_OR_RETURN(const TensorView view, checkpoint.Find(tensor.name));
     expected[tensor.name] = {tensor.name, view.dtype, tensor.shape};
   }
+  for (auto& [name, info] : expected) info.shape = StoredShape(*row, info);
   return expected;
 }
 
