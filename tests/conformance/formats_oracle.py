@@ -18,6 +18,7 @@ import tempfile
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # A busy machine starves several.
 import torch
 from engine_jobs import read_tensors, run_job
 
