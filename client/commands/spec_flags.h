@@ -29,13 +29,15 @@ void ApplyCalibration(const CalibrationFlags& flags, Spec* spec) {
   }
 }
 
-// --task NAME[=DATA], --limit N.
+// --task NAME[=DATA], --limit N, --tasks-path PATH.
 struct TaskFlags {
   std::vector<std::string> tasks;
   int limit = 0;
+  std::string tasks_path;
 };
 void AddTaskFlags(CLI::App* app, TaskFlags* flags);
-// Tasks given replace those of `tasks`; the limit applies to all.
+// Tasks given replace those of `tasks`; the limit applies to all. A task that a YAML file of
+// --tasks-path defines gets its definition, and the file's data where none is named.
 absl::Status ApplyTasks(const TaskFlags& flags,
                         google::protobuf::RepeatedPtrField<v1::TaskSpec>* tasks);
 

@@ -34,6 +34,7 @@ int Main(int argc, char** argv) {
   AddBenchmark(app, &exit_code);
   AddVerify(app, &exit_code);
   AddCompare(app, &exit_code);
+  AddScore(app, &exit_code);
   AddInspect(app, &exit_code);
   AddEstimate(app, &exit_code);
   AddCapabilities(app, &exit_code);

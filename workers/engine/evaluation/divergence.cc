@@ -3,6 +3,7 @@
 // probable. More sensitive than perplexity: errors cannot cancel. Loads both models at once.
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/gather.h>
 #include <ATen/ops/log_softmax.h>
 
 #include <algorithm>
@@ -36,7 +37,8 @@ absl::StatusOr<at::Tensor> ScoredHidden(const LoadedModel& model, const Sequence
   });
 }
 
-// {"kl": [per token], "same": tokens with the same argmax}.
+// {"kl": [per token], "same": tokens with the same argmax, "squares": sum over tokens of the
+// squared change in the probability of the token that the text has}.
 absl::StatusOr<nlohmann::json> CompareWindow(const LoadedModel& model, const LoadedModel& reference,
                                              const Sequence& window) {
   QD_ASSIGN_OR_RETURN(const at::Tensor hidden, ScoredHidden(model, window));
@@ -45,6 +47,8 @@ absl::StatusOr<nlohmann::json> CompareWindow(const LoadedModel& model, const Loa
   const int64_t rows = std::max<int64_t>(1, LogitRowsMax(model) / 4);
   nlohmann::json divergences = nlohmann::json::array();
   int64_t same = 0;
+  double squares = 0;
+  const auto inputs = static_cast<int64_t>(window.ids.size());
   for (int64_t first = 0; first < window.scored; first += rows) {
     const int64_t last = std::min(first + rows, window.scored);
     QD_RETURN_IF_ERROR(TorchCall("comparing logits", [&]() -> absl::Status {
@@ -63,10 +67,17 @@ absl::StatusOr<nlohmann::json> CompareWindow(const LoadedModel& model, const Loa
         divergences.push_back(FiniteOrNull(kl.data_ptr<double>()[i]));
       }
       same += (p.argmax(-1) == q.argmax(-1)).sum().item<int64_t>();
+      const at::Tensor next =
+          at::from_blob(const_cast<int64_t*>(window.ids.data()) + inputs - window.scored + first,
+                        {last - first, 1}, at::kLong)
+              .to(p.device());
+      const at::Tensor change = at::gather(q, 1, next).exp() - at::gather(p, 1, next).exp();
+      squares += change.to(at::kDouble).square().sum().item<double>();
       return absl::OkStatus();
     }));
   }
-  return nlohmann::json{{"kl", std::move(divergences)}, {"same", same}};
+  return nlohmann::json{
+      {"kl", std::move(divergences)}, {"same", same}, {"squares", FiniteOrNull(squares)}};
 }
 
 TaskResult Summarize(const std::string& key, const TextWindows& text, const std::string& protocol,
@@ -74,10 +85,12 @@ TaskResult Summarize(const std::string& key, const TextWindows& text, const std:
   TaskResult result;
   std::vector<double> all, window_means;
   int64_t same = 0;
+  double squares = 0;
   for (size_t i = 0; i < windows.size(); ++i) {
     std::vector<double> divergences;
     for (const nlohmann::json& value : windows[i]["kl"]) divergences.push_back(NumberOrNan(value));
     same += windows[i]["same"].get<int64_t>();
+    squares += NumberOrNan(windows[i]["squares"]);
     const double mean = MeanAndError(divergences).mean;
     window_means.push_back(mean);
     all.insert(all.end(), divergences.begin(), divergences.end());
@@ -102,6 +115,8 @@ TaskResult Summarize(const std::string& key, const TextWindows& text, const std:
   const double nan = std::nan("");
   add(key + "/median", finite ? Quantile(all, 0.5) : nan, true);
   add(key + "/p99.9", finite ? Quantile(all, kTailFraction) : nan, true);
+  // As llama.cpp's tool states it: root mean square of the change in the right token's probability.
+  add(key + "/delta_p_rms", std::sqrt(squares / count), true);
   const double share = static_cast<double>(same) / count;
   add(key + "/top1", share, false)["stderr"] = std::sqrt(share * (1 - share) / count);
   return result;
@@ -170,10 +185,10 @@ std::vector<OptionInfo> Options() {
 const Task& DivergenceTask() {
   static const Task& task =
       *new Task{.name = "kld",
-                .alias = "",
+                .aliases = {},
                 .summary = "Divergence of the predictions from a reference model's over a text.",
                 .options = Options(),
-                .metrics = {"kld", "median", "p99.9", "top1"},
+                .metrics = {"kld", "median", "p99.9", "delta_p_rms", "top1"},
                 .needs_data = true,
                 .run = Run};
   return task;

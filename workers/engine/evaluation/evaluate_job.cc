@@ -1,6 +1,7 @@
 // Checks everything first, then runs the tasks in order; a task's result is announced when it ends.
 #include "workers/engine/evaluation/evaluate_job.h"
 
+#include <memory>
 #include <set>
 
 #include "absl/strings/ascii.h"
@@ -9,16 +10,18 @@
 #include "base/file.h"
 #include "base/status_macros.h"
 #include "workers/engine/evaluation/loaded_model.h"
+#include "workers/engine/evaluation/row_task.h"
 #include "workers/engine/evaluation/task.h"
 
 namespace quantd::engine {
 namespace {
 
 struct PlannedTask {
+  std::shared_ptr<const Task> own;  // Of a task that the spec defines; else null.
   const Task* task = nullptr;
   const TaskSpec* spec = nullptr;
   std::string key;
-  std::string data_path;
+  std::string data_path, few_shot_path;
   nlohmann::json options;
 };
 
@@ -37,6 +40,48 @@ std::string UniqueKey(const TaskSpec& spec, std::set<std::string>* used) {
   return key;
 }
 
+// A task by its name, or the one that the spec defines.
+absl::Status ChooseTask(const TaskSpec& spec, PlannedTask* planned) {
+  if (spec.definition.empty()) {
+    QD_ASSIGN_OR_RETURN(planned->task, FindTask(spec.name));
+    return absl::OkStatus();
+  }
+  QD_ASSIGN_OR_RETURN(TaskRow row, ParseTaskRow(spec.definition, "definition"));
+  if (row.name != spec.name) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "name is \"", spec.name, "\", but the definition is of task \"", row.name, "\""));
+  }
+  planned->own = std::make_shared<Task>(MakeRowTask(std::make_shared<TaskRow>(std::move(row))));
+  planned->task = planned->own.get();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PlannedTask> PlanTask(const JobContext& context, const TaskSpec& spec) {
+  PlannedTask planned;
+  planned.spec = &spec;
+  QD_RETURN_IF_ERROR(ChooseTask(spec, &planned));
+  QD_ASSIGN_OR_RETURN(planned.options, ResolveOptionValues(absl::StrCat("task ", spec.name),
+                                                           planned.task->options, spec.options));
+  if (spec.limit < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("limit is ", spec.limit, "; 0 or more is possible"));
+  }
+  const bool has_row_data = planned.task->row != nullptr && !planned.task->row->data.empty();
+  const std::string data =
+      !spec.data.empty() || !has_row_data ? spec.data : planned.task->row->data;
+  if (planned.task->needs_data && data.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("data is empty: task ", spec.name, " needs a data file"));
+  }
+  if (!data.empty()) {
+    QD_ASSIGN_OR_RETURN(planned.data_path, context.ResolveData(data));
+  }
+  if (!spec.few_shot_data.empty()) {
+    QD_ASSIGN_OR_RETURN(planned.few_shot_path, context.ResolveData(spec.few_shot_data));
+  }
+  return planned;
+}
+
 absl::StatusOr<std::vector<PlannedTask>> PlanTasks(const JobContext& context,
                                                    const EvaluateSpec& spec) {
   if (spec.tasks.empty()) {
@@ -50,25 +95,8 @@ absl::StatusOr<std::vector<PlannedTask>> PlanTasks(const JobContext& context,
   std::set<std::string> used;
   for (size_t i = 0; i < spec.tasks.size(); ++i) {
     const TaskSpec& task_spec = spec.tasks[i];
-    const std::string where = absl::StrCat("evaluate.tasks[", i, "]");
-    PlannedTask planned;
-    planned.spec = &task_spec;
-    QD_ASSIGN_OR_RETURN(planned.task, FindTask(task_spec.name), where);
-    QD_ASSIGN_OR_RETURN(planned.options,
-                        ResolveOptionValues(absl::StrCat("task ", task_spec.name),
-                                            planned.task->options, task_spec.options),
-                        where);
-    if (task_spec.limit < 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(where, ".limit is ", task_spec.limit, "; 0 or more is possible"));
-    }
-    if (planned.task->needs_data && task_spec.data.empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(where, ".data is empty: task ", task_spec.name, " needs a data file"));
-    }
-    if (!task_spec.data.empty()) {
-      QD_ASSIGN_OR_RETURN(planned.data_path, context.ResolveData(task_spec.data), where);
-    }
+    QD_ASSIGN_OR_RETURN(PlannedTask planned, PlanTask(context, task_spec), "evaluate.tasks[", i,
+                        "]");
     planned.key = UniqueKey(task_spec, &used);
     plan.push_back(std::move(planned));
   }
@@ -100,9 +128,11 @@ absl::StatusOr<nlohmann::json> RunEvaluate(JobContext& context, const EvaluateSp
                      .model = model,
                      .key = planned.key,
                      .data_path = planned.data_path,
+                     .few_shot_path = planned.few_shot_path,
                      .limit = planned.spec->limit,
                      .options = planned.options,
-                     .batch_size = spec.batch_size};
+                     .batch_size = spec.batch_size,
+                     .row = planned.task->row.get()};
     QD_ASSIGN_OR_RETURN(TaskResult result, planned.task->run(task), "task ", planned.key);
     const double seconds = absl::ToDoubleSeconds(Clock::Real().Monotonic() - start);
     for (auto& [name, metric] : result.metrics.items()) {

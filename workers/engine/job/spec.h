@@ -53,6 +53,8 @@ struct TaskSpec {
   std::string data;
   int limit = 0;
   nlohmann::json options = nlohmann::json::object();
+  std::string definition;
+  std::string few_shot_data;
 };
 
 struct EvaluateSpec {
