@@ -3,6 +3,7 @@
 #include <benchmark/benchmark.h>
 
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kernels/table.h"
@@ -31,8 +32,8 @@ struct Layer {
     RtnRowsCpu(Rtn());
   }
   FindParams Params() {
-    return {weight.data(), kColumns,      kRows,        kColumns, kGroup, 4,
-            true,          scales.data(), zeros.data(), kGroups};
+    return {weight.data(), kColumns, kRows,   kColumns,      kGroup,       4,
+            true,          0,        nullptr, scales.data(), zeros.data(), kGroups};
   }
   RtnRows Rtn() {
     return {weight.data(), kColumns,     kRows,   kColumns,     kGroup,  4,
@@ -111,6 +112,48 @@ void BM_GptqBlock(benchmark::State& state, const Backend* backend) {
   }
   Count(state, kRows * kBlock);
 }
+
+void BM_GgufQuantize(benchmark::State& state, const Backend* backend) {
+  const GgufType type = static_cast<GgufType>(state.range(0));
+  const GgufBlock& block = *FindGgufBlock(type);
+  state.SetLabel(std::string(block.name));
+  const Layer& layer = TheLayer();
+  const int64_t row_bytes = kColumns / block.weights * block.bytes;
+  std::vector<uint8_t> blocks(kRows * row_bytes);
+  for (auto _ : state) {
+    backend->gguf_quantize(
+        {type, layer.weight.data(), kColumns, kRows, kColumns, nullptr, blocks.data(), row_bytes});
+  }
+  Count(state, kRows * kColumns);
+}
+
+void BM_GgufDequantize(benchmark::State& state, const Backend* backend) {
+  const GgufType type = static_cast<GgufType>(state.range(0));
+  const GgufBlock& block = *FindGgufBlock(type);
+  state.SetLabel(std::string(block.name));
+  const int64_t row_bytes = kColumns / block.weights * block.bytes;
+  std::vector<uint8_t> blocks(kRows * row_bytes);
+  backend->gguf_quantize({type, TheLayer().weight.data(), kColumns, kRows, kColumns, nullptr,
+                          blocks.data(), row_bytes});
+  std::vector<float> weight(kRows * kColumns);
+  for (auto _ : state) {
+    backend->gguf_dequantize(
+        {type, blocks.data(), row_bytes, kRows, kColumns, weight.data(), kColumns});
+  }
+  Count(state, kRows * kColumns);
+}
+
+void EveryGgufType(benchmark::internal::Benchmark* benchmark) {
+  for (const GgufBlock& block : kGgufBlocks) benchmark->Arg(static_cast<int64_t>(block.type));
+}
+BENCHMARK_CAPTURE(BM_GgufQuantize, cpu, FindBackend("cpu"))
+    ->Apply(EveryGgufType)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(BM_GgufDequantize, cpu, FindBackend("cpu"))
+    ->Apply(EveryGgufType)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 
 #define QD_BENCH(function)                                         \
   BENCHMARK_CAPTURE(function, reference, FindBackend("reference")) \

@@ -9,10 +9,13 @@ namespace {
 // clang-format off
 constexpr Backend kBackends[] = {
     {"reference", FindParamsReference, RtnRowsReference, PackBitsReference, UnpackBitsReference,
-                  GptqBlockReference, DequantizeRowsReference},
+                  GptqBlockReference, DequantizeRowsReference,
+                  GgufQuantizeReference, GgufDequantizeReference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
-                  GptqBlockCpu,       DequantizeRowsCpu},
+                  GptqBlockCpu,       DequantizeRowsCpu,
+                  GgufQuantizeCpu,    GgufDequantizeCpu},
     {"cuda",      nullptr,             nullptr,          nullptr,           nullptr,
+                  nullptr,            nullptr,
                   nullptr,            nullptr},
 };
 // clang-format on
@@ -39,7 +42,8 @@ const Backend* FindBackend(std::string_view name) {
 
 bool Complete(const Backend& backend) {
   return backend.find_params && backend.rtn_rows && backend.pack_bits && backend.unpack_bits &&
-         backend.gptq_block && backend.dequantize_rows;
+         backend.gptq_block && backend.dequantize_rows && backend.gguf_quantize &&
+         backend.gguf_dequantize;
 }
 
 const ActiveBackend& Active() {

@@ -7,6 +7,7 @@
 
 #include "kernels/dequantize_rows.h"
 #include "kernels/find_params.h"
+#include "kernels/gguf_quantize.h"
 #include "kernels/gptq_block.h"
 #include "kernels/pack_bits.h"
 #include "kernels/rtn_rows.h"
@@ -22,6 +23,8 @@ struct Backend {
   void (*unpack_bits)(const UnpackBits&);
   void (*gptq_block)(const GptqBlock&);
   void (*dequantize_rows)(const DequantizeRows&);
+  void (*gguf_quantize)(const GgufQuantize&);
+  void (*gguf_dequantize)(const GgufDequantize&);
 };
 
 // Null for an unknown name. A backend may have null operations: see Complete.
