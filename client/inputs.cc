@@ -91,7 +91,6 @@ absl::Status Inputs::Data(std::string* data) {
 absl::Status Inputs::Tasks(google::protobuf::RepeatedPtrField<v1::TaskSpec>* tasks) {
   for (v1::TaskSpec& task : *tasks) {
     QD_RETURN_IF_ERROR(Data(task.mutable_data()), "task ", task.name());
-    QD_RETURN_IF_ERROR(Data(task.mutable_few_shot_data()), "task ", task.name());
   }
   return absl::OkStatus();
 }

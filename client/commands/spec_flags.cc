@@ -15,6 +15,8 @@ namespace quantd {
 namespace {
 
 constexpr int64_t kYamlBytesMax = 64 << 10;
+// The engine's task that reads a definition.
+constexpr char kOwnTask[] = "own";
 
 absl::StatusOr<std::vector<std::string>> YamlFiles(const std::string& path) {
   std::error_code error;
@@ -41,7 +43,8 @@ absl::Status TakeDefinitions(const std::string& path,
     }
     for (v1::TaskSpec& task : *tasks) {
       if (task.name() != fields.at("task").string_value()) continue;
-      task.set_definition(text);
+      task.set_name(kOwnTask);
+      (*task.mutable_options()->mutable_fields())["definition"].set_string_value(text);
       if (task.data().empty() && fields.contains("data")) {
         task.set_data(
             (std::filesystem::absolute(file).parent_path() / fields.at("data").string_value())

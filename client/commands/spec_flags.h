@@ -37,7 +37,8 @@ struct TaskFlags {
 };
 void AddTaskFlags(CLI::App* app, TaskFlags* flags);
 // Tasks given replace those of `tasks`; the limit applies to all. A task that a YAML file of
-// --tasks-path defines gets its definition, and the file's data where none is named.
+// --tasks-path defines becomes the engine's task "own" with that definition, and gets the file's
+// data where none is named.
 absl::Status ApplyTasks(const TaskFlags& flags,
                         google::protobuf::RepeatedPtrField<v1::TaskSpec>* tasks);
 

@@ -35,7 +35,7 @@ std::string UnmetKind(const v1::JobSpec& needs, const v1::Catalog& catalog) {
     }
   }
   for (const v1::TaskSpec& task : needs.evaluate().tasks()) {
-    if (task.definition().empty() && FindByName(catalog.tasks(), task.name()) == nullptr) {
+    if (FindByName(catalog.tasks(), task.name()) == nullptr) {
       return absl::StrCat("offers task \"", task.name(), "\"");
     }
   }
@@ -70,10 +70,7 @@ std::string NeedsKey(const v1::JobSpec& spec) {
       break;
     case v1::JobSpec::kEvaluate: {
       std::set<std::string> names;
-      for (const v1::TaskSpec& task : spec.evaluate().tasks()) {
-        // A task that the spec defines is every worker's.
-        if (task.definition().empty()) names.insert(task.name());
-      }
+      for (const v1::TaskSpec& task : spec.evaluate().tasks()) names.insert(task.name());
       needs.mutable_evaluate();
       for (const std::string& name : names) needs.mutable_evaluate()->add_tasks()->set_name(name);
       break;

@@ -145,8 +145,6 @@ std::vector<SpecReference> ReferencesOf(const v1::JobSpec& spec) {
       for (int i = 0; i < spec.evaluate().tasks_size(); ++i) {
         references.Add(absl::StrCat("evaluate.tasks[", i, "].data"),
                        spec.evaluate().tasks(i).data());
-        references.Add(absl::StrCat("evaluate.tasks[", i, "].few_shot_data"),
-                       spec.evaluate().tasks(i).few_shot_data());
       }
       break;
     case v1::JobSpec::kBenchmark:

@@ -22,7 +22,6 @@ constexpr size_t kDisplayNameBytesMax = 200;
 constexpr int kPriorityMax = 1000;
 constexpr int64_t kDurationSecondsMax = 366 * 86400;  // A larger one is a mistake of unit.
 constexpr size_t kModelBytesMax = 1024;
-constexpr size_t kDefinitionBytesMax = 64 << 10;  // A task is some lines of YAML.
 constexpr int kSequencesMax = 1'000'000;
 constexpr int kTokensMax = 1 << 20;
 constexpr int kBatchMax = 65'536;
@@ -317,12 +316,7 @@ class Resolver {
         (here / "name").Refuse("is empty", known_ ? Suggestion("", NamesOf(catalog_.tasks())) : "");
         continue;
       }
-      Reference(here / "few_shot_data", task.few_shot_data());
-      if (task.definition().size() > kDefinitionBytesMax) {
-        (here / "definition").Refuse("is longer than ", kDefinitionBytesMax, " bytes");
-      }
-      // The engine reads a definition; nothing is known of it here.
-      if (!known_ || !task.definition().empty()) continue;
+      if (!known_) continue;
       const v1::TaskInfo* info = Find(catalog_.tasks(), task.name());
       if (info == nullptr) {
         (here / "name")

@@ -47,17 +47,18 @@ int Evaluate(EvaluateFlags& flags) {
     const size_t equals = task.find('=');
     flags.spec.tasks.push_back({.name = task.substr(0, equals),
                                 .data = equals == std::string::npos ? "" : task.substr(equals + 1),
-                                .limit = flags.limit,
-                                .definition = "",
-                                .few_shot_data = flags.few_shot_data});
-  }
-  if (!flags.tasks_path.empty()) {
-    if (absl::Status status = TakeDefinitions(flags.tasks_path, &flags.spec.tasks); !status.ok()) {
-      return PrintUsageError(status);
+                                .limit = flags.limit});
+    if (!flags.few_shot_data.empty()) {
+      flags.spec.tasks.back().options["few_shot_data"] = flags.few_shot_data;
     }
   }
   for (const std::string& option : flags.options) {
     if (absl::Status status = AddOption(option, &flags.spec.tasks); !status.ok()) {
+      return PrintUsageError(status);
+    }
+  }
+  if (!flags.tasks_path.empty()) {
+    if (absl::Status status = TakeDefinitions(flags.tasks_path, &flags.spec.tasks); !status.ok()) {
       return PrintUsageError(status);
     }
   }

@@ -29,17 +29,20 @@ absl::StatusOr<TaskResult> ScoreFile(const ScoreFlags& flags) {
   if (equals != std::string::npos) specs[0].data = flags.task.substr(equals + 1);
   if (!flags.tasks_path.empty()) {
     QD_RETURN_IF_ERROR(TakeDefinitions(flags.tasks_path, &specs));
+  } else if (specs[0].name == kOwnTask) {
+    return absl::InvalidArgumentError("a task of your own is named with --tasks-path");
   }
   if (specs[0].data.empty()) {
     return absl::InvalidArgumentError("--task needs its data: NAME=DATA");
   }
   std::shared_ptr<const TaskRow> row;
-  if (specs[0].definition.empty()) {
+  if (specs[0].options.contains("definition")) {
+    QD_ASSIGN_OR_RETURN(
+        TaskRow own, ParseTaskRow(specs[0].options["definition"].get<std::string>(), "definition"));
+    row = std::make_shared<TaskRow>(std::move(own));
+  } else {
     QD_ASSIGN_OR_RETURN(const Task* task, FindTask(specs[0].name));
     row = task->row;
-  } else {
-    QD_ASSIGN_OR_RETURN(TaskRow own, ParseTaskRow(specs[0].definition, "definition"));
-    row = std::make_shared<TaskRow>(std::move(own));
   }
   if (row == nullptr) {
     return absl::InvalidArgumentError(
@@ -50,7 +53,7 @@ absl::StatusOr<TaskResult> ScoreFile(const ScoreFlags& flags) {
                       ParseTaskDocuments(row->documents, text, specs[0].data));
   QD_ASSIGN_OR_RETURN(const std::string predictions, ReadFile(flags.predictions, kFileBytesMax));
   QD_ASSIGN_OR_RETURN(TaskResult result,
-                      ScorePredictions(*row, specs[0].name, documents, predictions),
+                      ScorePredictions(*row, flags.task.substr(0, equals), documents, predictions),
                       flags.predictions);
   return result;
 }

@@ -8,8 +8,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "base/file.h"
 #include "base/status_macros.h"
 #include "workers/engine/evaluation/parts.h"
 #include "workers/engine/evaluation/task.h"
@@ -22,6 +24,8 @@ namespace quantd::engine {
 namespace {
 
 constexpr int64_t kWindowsPerPart = 16;
+// A record of every module of a large model has some MB.
+constexpr int64_t kMetadataBytesMax = int64_t{64} << 20;
 // The tail that llama.cpp's tool reports too.
 constexpr double kTailFraction = 0.999;
 
@@ -122,14 +126,32 @@ TaskResult Summarize(const std::string& key, const TextWindows& text, const std:
   return result;
 }
 
-absl::StatusOr<TaskResult> Run(TaskContext& context) {
-  const std::string reference_name = context.options["reference"];
-  if (reference_name.empty()) {
-    return absl::InvalidArgumentError(
-        "task kld needs the option \"reference\": the model to compare with");
+// The model that a quantized one was made from, by its own record; "" for one that has none.
+absl::StatusOr<std::string> OriginalOf(const LoadedModel& model) {
+  const std::string path = model.folder + "/quantization_metadata.json";
+  if (!FileExists(path)) return std::string();
+  QD_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMetadataBytesMax));
+  const nlohmann::json metadata = nlohmann::json::parse(text, nullptr, false);
+  const nlohmann::json name =
+      metadata.is_object() ? metadata.value("model", nlohmann::json()) : nlohmann::json();
+  if (!name.is_string()) {
+    return absl::InvalidArgumentError(absl::StrCat("option \"reference\" is empty, and ", path,
+                                                   " does not name the original model"));
   }
-  QD_ASSIGN_OR_RETURN(const LoadedModel reference, LoadModel(context.job, reference_name),
-                      "loading the reference");
+  return name.get<std::string>();
+}
+
+absl::StatusOr<TaskResult> Run(TaskContext& context) {
+  std::string reference_name = context.options["reference"];
+  if (reference_name.empty()) {
+    QD_ASSIGN_OR_RETURN(reference_name, OriginalOf(context.model));
+  }
+  std::optional<LoadedModel> loaded;
+  if (!reference_name.empty()) {
+    QD_ASSIGN_OR_RETURN(loaded, LoadModel(context.job, reference_name), "loading the reference");
+  }
+  // An original is compared with itself: the zero that the others are held against.
+  const LoadedModel& reference = loaded ? *loaded : context.model;
   if (reference.tokenizer->digest() != context.model.tokenizer->digest() ||
       reference.model->config().vocab_size != context.model.model->config().vocab_size) {
     return absl::InvalidArgumentError(
@@ -170,13 +192,15 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
 
 std::vector<OptionInfo> Options() {
   std::vector<OptionInfo> options = WindowOptions();
-  options.push_back({"reference",
-                     OptionType::kString,
-                     "",
-                     {},
-                     {},
-                     {},
-                     "The model to compare with, named as the spec's model is."});
+  options.push_back(
+      {"reference",
+       OptionType::kString,
+       "",
+       {},
+       {},
+       {},
+       "The model to compare with, named as the spec's model is; empty: the one that this one "
+       "was quantized from."});
   return options;
 }
 

@@ -26,31 +26,33 @@ struct PlannedTask {
 };
 
 // The name as the spec has it; a second task of the same name gets its data's name behind it.
-std::string UniqueKey(const TaskSpec& spec, std::set<std::string>* used) {
-  std::string key = spec.name;
+std::string UniqueKey(const PlannedTask& planned, std::set<std::string>* used) {
+  const TaskSpec& spec = *planned.spec;
+  const std::string& name = planned.own != nullptr ? planned.own->name : spec.name;
+  std::string key = name;
   if (!used->insert(key).second) {
     std::string data = spec.data.substr(spec.data.rfind('/') + 1);
     for (char& c : data) {
       if (!absl::ascii_isalnum(static_cast<unsigned char>(c))) c = '_';
     }
-    key = absl::StrCat(spec.name, "_", data);
-    for (int i = 2; !used->insert(key).second; ++i)
-      key = absl::StrCat(spec.name, "_", data, "_", i);
+    key = absl::StrCat(name, "_", data);
+    for (int i = 2; !used->insert(key).second; ++i) key = absl::StrCat(name, "_", data, "_", i);
   }
   return key;
 }
 
-// A task by its name, or the one that the spec defines.
-absl::Status ChooseTask(const TaskSpec& spec, PlannedTask* planned) {
-  if (spec.definition.empty()) {
-    QD_ASSIGN_OR_RETURN(planned->task, FindTask(spec.name));
-    return absl::OkStatus();
+// A task by its name; of a user's own the one that its definition describes, and `options` without
+// the definition.
+absl::Status ChooseTask(const TaskSpec& spec, nlohmann::json* options, PlannedTask* planned) {
+  QD_ASSIGN_OR_RETURN(planned->task, FindTask(spec.name));
+  if (spec.name != kOwnTask) return absl::OkStatus();
+  const nlohmann::json text =
+      options->is_object() ? options->value("definition", nlohmann::json()) : nlohmann::json();
+  if (!text.is_string()) {
+    return absl::InvalidArgumentError("option \"definition\" must be the task's YAML text");
   }
-  QD_ASSIGN_OR_RETURN(TaskRow row, ParseTaskRow(spec.definition, "definition"));
-  if (row.name != spec.name) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "name is \"", spec.name, "\", but the definition is of task \"", row.name, "\""));
-  }
+  options->erase("definition");
+  QD_ASSIGN_OR_RETURN(TaskRow row, ParseTaskRow(text.get<std::string>(), "definition"));
   planned->own = std::make_shared<Task>(MakeRowTask(std::make_shared<TaskRow>(std::move(row))));
   planned->task = planned->own.get();
   return absl::OkStatus();
@@ -59,16 +61,16 @@ absl::Status ChooseTask(const TaskSpec& spec, PlannedTask* planned) {
 absl::StatusOr<PlannedTask> PlanTask(const JobContext& context, const TaskSpec& spec) {
   PlannedTask planned;
   planned.spec = &spec;
-  QD_RETURN_IF_ERROR(ChooseTask(spec, &planned));
+  nlohmann::json options = spec.options;
+  QD_RETURN_IF_ERROR(ChooseTask(spec, &options, &planned));
   QD_ASSIGN_OR_RETURN(planned.options, ResolveOptionValues(absl::StrCat("task ", spec.name),
-                                                           planned.task->options, spec.options));
+                                                           planned.task->options, options));
   if (spec.limit < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("limit is ", spec.limit, "; 0 or more is possible"));
   }
-  const bool has_row_data = planned.task->row != nullptr && !planned.task->row->data.empty();
-  const std::string data =
-      !spec.data.empty() || !has_row_data ? spec.data : planned.task->row->data;
+  const TaskRow* row = planned.task->row.get();
+  const std::string data = spec.data.empty() && row != nullptr ? row->data : spec.data;
   if (planned.task->needs_data && data.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("data is empty: task ", spec.name, " needs a data file"));
@@ -76,8 +78,9 @@ absl::StatusOr<PlannedTask> PlanTask(const JobContext& context, const TaskSpec& 
   if (!data.empty()) {
     QD_ASSIGN_OR_RETURN(planned.data_path, context.ResolveData(data));
   }
-  if (!spec.few_shot_data.empty()) {
-    QD_ASSIGN_OR_RETURN(planned.few_shot_path, context.ResolveData(spec.few_shot_data));
+  if (const std::string examples = planned.options.value("few_shot_data", ""); !examples.empty()) {
+    QD_ASSIGN_OR_RETURN(planned.few_shot_path, context.ResolveData(examples),
+                        "option few_shot_data");
   }
   return planned;
 }
@@ -94,10 +97,9 @@ absl::StatusOr<std::vector<PlannedTask>> PlanTasks(const JobContext& context,
   std::vector<PlannedTask> plan;
   std::set<std::string> used;
   for (size_t i = 0; i < spec.tasks.size(); ++i) {
-    const TaskSpec& task_spec = spec.tasks[i];
-    QD_ASSIGN_OR_RETURN(PlannedTask planned, PlanTask(context, task_spec), "evaluate.tasks[", i,
+    QD_ASSIGN_OR_RETURN(PlannedTask planned, PlanTask(context, spec.tasks[i]), "evaluate.tasks[", i,
                         "]");
-    planned.key = UniqueKey(task_spec, &used);
+    planned.key = UniqueKey(planned, &used);
     plan.push_back(std::move(planned));
   }
   return plan;

@@ -8,14 +8,14 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status_macros.h"
-#include "workers/engine/evaluation/task_row.h"
+#include "workers/engine/evaluation/row_task.h"
 
 namespace quantd::engine {
 namespace {
 
 constexpr int64_t kYamlBytesMax = 64 << 10;
 
-struct OwnTask {
+struct Definition {
   std::string path, text, data;
 };
 
@@ -37,9 +37,9 @@ absl::StatusOr<std::vector<std::string>> YamlFiles(const std::string& path) {
 
 absl::Status TakeDefinitions(const std::string& path, std::vector<TaskSpec>* tasks) {
   QD_ASSIGN_OR_RETURN(const std::vector<std::string> files, YamlFiles(path), "--tasks-path");
-  std::map<std::string, OwnTask> own;
+  std::map<std::string, Definition> own;
   for (const std::string& file : files) {
-    OwnTask task{.path = file, .text = "", .data = ""};
+    Definition task{.path = file, .text = "", .data = ""};
     QD_ASSIGN_OR_RETURN(task.text, ReadFile(file, kYamlBytesMax), "--tasks-path");
     QD_ASSIGN_OR_RETURN(const TaskRow row, ParseTaskRow(task.text, file));
     if (!row.data.empty()) {
@@ -56,7 +56,8 @@ absl::Status TakeDefinitions(const std::string& path, std::vector<TaskSpec>* tas
   for (TaskSpec& task : *tasks) {
     const auto found = own.find(task.name);
     if (found == own.end()) continue;
-    task.definition = found->second.text;
+    task.name = kOwnTask;
+    task.options["definition"] = found->second.text;
     if (task.data.empty()) task.data = found->second.data;
   }
   return absl::OkStatus();

@@ -9,9 +9,10 @@
 
 namespace quantd::engine {
 
-// Gives every task of `tasks` whose name a file of `path` (a YAML file, or a folder of *.yaml)
-// defines its definition, and its data where the spec names none: the file's `data` starts at the
-// file's folder. InvalidArgument for a file that does not parse and for two files with one name.
+// Makes every task of `tasks` whose name a file of `path` (a YAML file, or a folder of *.yaml)
+// defines an own task with that definition, and gives it the file's `data`, which starts at the
+// file's folder, where the spec names none. InvalidArgument for a file that does not parse and for
+// two files with one name.
 absl::Status TakeDefinitions(const std::string& path, std::vector<TaskSpec>* tasks);
 
 }  // namespace quantd::engine

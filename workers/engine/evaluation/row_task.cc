@@ -237,7 +237,7 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
     context.job.events.Progress({phase, done, total, "sample"});
     if (done == total) return;
     MetricTable running = json::object();
-    AddMean(samples, main, &running);
+    row.scoring->aggregate(row, samples, &running);
     if (!running.contains(main)) return;
     context.job.events.Metric(absl::StrCat(context.key, "/", main),
                               NumberOrNan(running[main]["value"]), "", {{"partial", "true"}});
@@ -266,6 +266,13 @@ const std::vector<OptionInfo>& RowOptions() {
        "Begin-of-text token before the prompt: as the tokenizer does by itself (harness >= "
        "0.4.9.2), "
        "never (before that), or always."},
+      {"few_shot_data",
+       OptionType::kString,
+       "",
+       {},
+       {},
+       {},
+       "File that the worker can read, from which few-shot examples are drawn; empty: the data."},
       {"chat_template",
        OptionType::kBool,
        false,
@@ -344,6 +351,25 @@ Task MakeRowTask(std::shared_ptr<const TaskRow> row) {
   task.needs_data = row->data.empty();
   task.run = Run;
   task.row = std::move(row);
+  return task;
+}
+
+const Task& OwnTask() {
+  static const Task& task = *[] {
+    auto* own = new Task{.name = kOwnTask,
+                         .aliases = {},
+                         .summary = "A task of the user's own, in YAML (docs/evaluation.md).",
+                         .options = RowOptions(),
+                         .metrics = {"acc", "exact_match", "f1"},
+                         .needs_data = false,
+                         .run = [](TaskContext&) -> absl::StatusOr<TaskResult> {
+                           return absl::InternalError("task own runs by its definition");
+                         },
+                         .row = nullptr};
+    own->options.push_back(
+        {"definition", OptionType::kString, "", {}, {}, {}, "The task's YAML text."});
+    return own;
+  }();
   return task;
 }
 

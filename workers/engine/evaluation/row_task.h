@@ -14,6 +14,11 @@ namespace quantd::engine {
 // The tasks of the built-in rows, sorted by name.
 const std::vector<const Task*>& BuiltinRowTasks();
 
+// The name under which a spec holds a task of the user's own: its YAML text is the option
+// "definition".
+constexpr char kOwnTask[] = "own";
+const Task& OwnTask();
+
 // A task for `row`, with its options and metrics.
 Task MakeRowTask(std::shared_ptr<const TaskRow> row);
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <random>
 #include <set>
 
 #include "absl/strings/numbers.h"
@@ -21,6 +22,13 @@ namespace quantd::engine {
 namespace {
 
 using nlohmann::json;
+
+// Gold and predicted label.
+using Labelled = std::pair<int64_t, int64_t>;
+constexpr int64_t kNoLabel = -1;
+// Of the bootstrap that gives macro F1 its standard error.
+constexpr int kErrorDraws = 200;
+constexpr uint64_t kErrorSeed = 1;
 
 // First index of the largest value; NaN never wins.
 size_t ArgMax(const std::vector<double>& values) {
@@ -234,14 +242,13 @@ void AddMean(const std::vector<json>& samples, const std::string& metric, Metric
   if (scale != 1) entry["scale"] = scale;
 }
 
-void AddMacroF1(const std::vector<json>& samples, const char* predicted, MetricTable* metrics) {
+namespace {
+double MacroF1(absl::Span<const Labelled> labels) {
   std::map<int64_t, std::array<double, 3>> counts;  // Label -> right, predicted, gold.
-  for (const json& sample : samples) {
-    const json& given = sample[predicted];
-    const auto gold = sample["gold"].get<int64_t>();
+  for (const auto& [gold, given] : labels) {
     counts[gold][2] += 1;
-    if (!given.is_number()) continue;
-    counts[given.get<int64_t>()][1] += 1;
+    if (given == kNoLabel) continue;
+    counts[given][1] += 1;
     if (given == gold) counts[gold][0] += 1;
   }
   double sum = 0;
@@ -249,10 +256,32 @@ void AddMacroF1(const std::vector<json>& samples, const char* predicted, MetricT
     const double both = count[1] + count[2];
     sum += both > 0 ? 2 * count[0] / both : 0;
   }
-  (*metrics)["f1"] = {{"value", counts.empty() ? 0 : sum / static_cast<double>(counts.size())},
+  return counts.empty() ? 0 : sum / static_cast<double>(counts.size());
+}
+
+}  // namespace
+
+void AddMacroF1(const std::vector<json>& samples, const char* predicted, MetricTable* metrics) {
+  std::vector<Labelled> labels;
+  for (const json& sample : samples) {
+    const json& given = sample[predicted];
+    labels.emplace_back(sample["gold"].get<int64_t>(),
+                        given.is_number() ? given.get<int64_t>() : kNoLabel);
+  }
+  std::mt19937_64 random(kErrorSeed);
+  std::vector<double> drawn_scores;
+  std::vector<Labelled> drawn(labels.size());
+  for (int draw = 0; draw < kErrorDraws; ++draw) {
+    for (Labelled& label : drawn) label = labels[random() % labels.size()];
+    drawn_scores.push_back(MacroF1(drawn));
+  }
+  // The bootstrap's standard error is the draws' spread, not that of their mean.
+  const double error =
+      MeanAndError(drawn_scores).standard_error * std::sqrt(static_cast<double>(kErrorDraws));
+  (*metrics)["f1"] = {{"value", MacroF1(labels)},
+                      {"stderr", error},
                       {"samples", samples.size()},
-                      {"lowerIsBetter", false},
-                      {"macro", predicted}};
+                      {"lowerIsBetter", false}};
 }
 
 }  // namespace quantd::engine

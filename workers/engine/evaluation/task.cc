@@ -14,7 +14,8 @@ namespace quantd::engine {
 absl::Span<const Task* const> Tasks() {
   static const std::vector<const Task*>& tasks = *[] {
     auto* all = new std::vector<const Task*>(BuiltinRowTasks());
-    all->insert(all->end(), {&DivergenceTask(), &PerplexityTask(), &SanityTask(), &WikitextTask()});
+    all->insert(all->end(),
+                {&DivergenceTask(), &OwnTask(), &PerplexityTask(), &SanityTask(), &WikitextTask()});
     std::sort(all->begin(), all->end(),
               [](const Task* a, const Task* b) { return a->name < b->name; });
     return all;

@@ -21,6 +21,13 @@ inline bool IsUndefined(const TemplateValue& value) { return value.is_discarded(
 bool Truth(const TemplateValue& value);
 // str(value); "" for Undefined.
 std::string ToText(const TemplateValue& value);
+// repr(value).
+std::string ToRepr(const TemplateValue& value);
+// list(value): a string's characters, a mapping's keys; an empty list for Undefined.
+absl::StatusOr<TemplateValue> TemplateList(const TemplateValue& value);
+std::vector<std::string> TemplateCharacters(const std::string& text);
+// "NAME cannot be applied to a TYPE".
+absl::Status CannotApply(absl::string_view name, const TemplateValue& value);
 
 struct TemplateArguments {
   std::vector<TemplateValue> values;  // values[0] is what the filter or the method is applied to.

@@ -99,6 +99,32 @@ void AddMetric(const TaskContext& context, const std::vector<json>& pages, const
   }
 }
 
+// {"logProb", "tokens", "words", "bytes"} of each page.
+absl::StatusOr<std::vector<json>> ScorePages(const LoadedModel& model, const Rules& rules,
+                                             absl::Span<const std::string> pages, Scorer& scorer) {
+  std::vector<Sequence> sequences;
+  std::vector<json> values;
+  std::vector<size_t> owners;
+  for (const std::string& page : pages) {
+    QD_ASSIGN_OR_RETURN(std::vector<Sequence> windows, PageSequences(model, rules, page));
+    int64_t tokens = 0;
+    for (Sequence& window : windows) {
+      tokens += window.scored;
+      owners.push_back(values.size());
+      sequences.push_back(std::move(window));
+    }
+    values.push_back({{"logProb", 0.0},
+                      {"tokens", tokens},
+                      {"words", PythonWordCount(page)},
+                      {"bytes", page.size()}});
+  }
+  QD_ASSIGN_OR_RETURN(const std::vector<Score> scores, scorer.Run(sequences));
+  std::vector<double> sums(values.size(), 0);
+  for (size_t i = 0; i < scores.size(); ++i) sums[owners[i]] += scores[i].log_prob;
+  for (size_t i = 0; i < sums.size(); ++i) values[i]["logProb"] = FiniteOrNull(sums[i]);
+  return values;
+}
+
 absl::StatusOr<TaskResult> Run(TaskContext& context) {
   const std::string phase = absl::StrCat("evaluate ", context.key);
   QD_ASSIGN_OR_RETURN(const std::string text, ReadFile(context.data_path, kTextBytesMax));
@@ -121,28 +147,10 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
   Scorer scorer(context.job, context.model, context.batch_size);
   const auto total = static_cast<int64_t>(pages.size());
   const auto compute = [&](int64_t first, int64_t last) -> absl::StatusOr<std::vector<json>> {
-    std::vector<Sequence> sequences;
-    std::vector<json> values;
-    std::vector<size_t> owners;
-    for (int64_t i = first; i < last; ++i) {
-      const std::string& page = pages[static_cast<size_t>(i)];
-      QD_ASSIGN_OR_RETURN(std::vector<Sequence> windows, PageSequences(context.model, rules, page),
-                          "page ", i);
-      int64_t tokens = 0;
-      for (Sequence& window : windows) {
-        tokens += window.scored;
-        owners.push_back(values.size());
-        sequences.push_back(std::move(window));
-      }
-      values.push_back({{"logProb", 0.0},
-                        {"tokens", tokens},
-                        {"words", PythonWordCount(page)},
-                        {"bytes", page.size()}});
-    }
-    QD_ASSIGN_OR_RETURN(const std::vector<Score> scores, scorer.Run(sequences));
-    std::vector<double> sums(values.size(), 0);
-    for (size_t i = 0; i < scores.size(); ++i) sums[owners[i]] += scores[i].log_prob;
-    for (size_t i = 0; i < sums.size(); ++i) values[i]["logProb"] = FiniteOrNull(sums[i]);
+    const auto some = absl::MakeConstSpan(pages).subspan(static_cast<size_t>(first),
+                                                         static_cast<size_t>(last - first));
+    QD_ASSIGN_OR_RETURN(std::vector<json> values, ScorePages(context.model, rules, some, scorer),
+                        "pages from ", first);
     context.job.events.Progress({phase, last, total, "page"});
     return values;
   };

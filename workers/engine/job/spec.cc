@@ -55,8 +55,6 @@ static void Fields(V& v, TaskSpec& s) {
   v.Field("data", s.data);
   v.Field("limit", s.limit);
   v.Field("options", s.options);
-  v.Field("definition", s.definition);
-  v.Field("few_shot_data", s.few_shot_data);
 }
 
 template <typename V>

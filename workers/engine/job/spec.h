@@ -53,8 +53,6 @@ struct TaskSpec {
   std::string data;
   int limit = 0;
   nlohmann::json options = nlohmann::json::object();
-  std::string definition;
-  std::string few_shot_data;
 };
 
 struct EvaluateSpec {

@@ -68,6 +68,7 @@ nlohmann::json Row(const VariantFacts& facts, const VariantFacts* baseline) {
   row["degradationError"] = nlohmann::json::object();
   for (const auto& [name, change] : facts.changes) {
     row["metrics"][name] = NumberOrNull(change.value);
+    Copy(facts.metrics[name], {"stderr"}, &row["metricErrors"][name]);
     if (!change.has_baseline) continue;
     row["degradation"][name] = NumberOrNull(change.degradation);
     if (change.standard_error > 0) {
@@ -102,6 +103,16 @@ std::vector<std::string> MetricColumns(const std::vector<VariantFacts>& facts) {
   });
   judged.insert(judged.end(), others.begin(), others.end());
   return judged;
+}
+
+nlohmann::json Directions(const std::vector<VariantFacts>& facts) {
+  nlohmann::json directions = nlohmann::json::object();
+  for (const VariantFacts& variant : facts) {
+    for (const auto& [name, metric] : variant.metrics.items()) {
+      if (metric.is_object()) directions[name] = metric.value("lowerIsBetter", false);
+    }
+  }
+  return directions;
 }
 
 nlohmann::json Protocols(const std::vector<VariantFacts>& facts) {
@@ -175,6 +186,7 @@ nlohmann::json CompareFacts(std::vector<VariantFacts> facts) {
           {"reason", absl::StrJoin(reasons, " / ")},
           {"recommendations", std::move(recommendations)},
           {"protocols", Protocols(facts)},
+          {"lowerIsBetter", Directions(facts)},
           {"measuredOn", first_baseline->measured_on}};
 }
 

@@ -57,7 +57,8 @@ absl::StatusOr<std::vector<VariantFacts>> GatherFacts(
 
 // The whole comparison: {"rows", "metricColumns", "recommendation", "reason",
 // "recommendations": [{"model", "variant", "reason", "uses": [{"use", "variant", "reason"}]}],
-// "protocols": {metric: text}, "measuredOn"}. docs/results.md describes a row.
+// "protocols": {metric: text}, "lowerIsBetter": {metric: bool}, "measuredOn"}. docs/results.md
+// describes a row.
 nlohmann::json CompareFacts(std::vector<VariantFacts> facts);
 
 }  // namespace quantd::engine
