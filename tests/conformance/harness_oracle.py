@@ -86,7 +86,7 @@ def install_metrics():
 
 
 def json_lines(path):
-    return [json.loads(line) for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in pathlib.Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def arc_rows(path):

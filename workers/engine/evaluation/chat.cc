@@ -49,7 +49,7 @@ absl::StatusOr<ChatTemplate> LoadChatTemplate(const std::string& folder) {
     QD_ASSIGN_OR_RETURN(text, ReadFile(path, kFileBytesMax));
   }
   if (text.empty()) {
-    return absl::FailedPreconditionError(absl::StrCat(
+    return absl::InvalidArgumentError(absl::StrCat(
         "option \"chat_template\" is true, but ", folder,
         " has neither a chat_template.jinja nor a chat_template in tokenizer_config.json"));
   }

@@ -20,7 +20,7 @@ struct ChatTemplate {
   absl::StatusOr<std::string> Render(absl::string_view system, absl::string_view prompt) const;
 };
 
-// FailedPrecondition where the model in `folder` has none.
+// InvalidArgument where the model in `folder` has none.
 absl::StatusOr<ChatTemplate> LoadChatTemplate(const std::string& folder);
 
 }  // namespace quantd::engine

@@ -86,7 +86,7 @@ TEST(AnswerRegexTest, FindsAndRemovesAsPython) {
   EXPECT_THAT(Find("#### (\\-?[0-9\\.\\,]+)", "#### 5\n#### -1,018."), ElementsAre("5", "-1,018."));
   EXPECT_THAT(Find("(-?[$0-9.,]{2,})|(-?[0-9]+)", "1018 apples ... 7"),
               ElementsAre("1018", "...", "7"));
-  EXPECT_THAT(Find("a*", "baa"), ElementsAre("", "aa"));
+  EXPECT_THAT(Find("a*", "baa"), ElementsAre("", "aa", ""));
   EXPECT_EQ(Remove("(?s).*#### ", "a\n#### b\nc #### 18"), "18");
   EXPECT_EQ(Remove("\\.$", "18.\n"), "18\n");
   EXPECT_EQ(Remove("\\.$", "1.\n8."), "1.\n8");

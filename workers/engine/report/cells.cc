@@ -144,7 +144,7 @@ ReportTable LayerTable(const json& comparison) {
     errors.resize(std::min(errors.size(), kWorstModules));
     for (const json& error : errors) {
       table.rows.push_back({TextField(row, "name"), TextField(error, "name"),
-                            NumberField(error, "loss", "%.4g"),
+                            absl::StrFormat("%.4g", error["loss"].get<double>()),
                             sum > 0 ? Percent(error["loss"].get<double>() / sum) : kNotMeasured});
     }
   }

@@ -14,7 +14,7 @@ constexpr char kNotMeasured[] = "-";
 
 // A field's text, or "".
 std::string TextField(const nlohmann::json& row, const char* field);
-// A field's number in `format`, or a dash.
+// A field's number in `format` ("%.2f"), or a dash.
 std::string NumberField(const nlohmann::json& row, const std::string& field, const char* format);
 std::string BytesField(const nlohmann::json& row, const char* field);
 

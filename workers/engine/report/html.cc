@@ -1,7 +1,6 @@
 // The page: words, tables that scroll on a phone, and plots as inline SVG. No script, no font, no
 // picture from elsewhere.
 #include <cmath>
-#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -95,15 +94,22 @@ double Megabytes(const json& row) { return Number(row, "sizeBytes") / 1e6; }
 double Latency(const json& row) { return Number(row.value("latencyMs", json::object()), "p50"); }
 double Seconds(const json& row) { return Number(row, "quantizationSeconds"); }
 
+struct Against {
+  const char* words;
+  const char* label;
+  double (*of)(const json& row);
+};
+constexpr Against kAgainst[] = {{"size", "size in MB", Megabytes},
+                                {"latency", "ms a token", Latency}};
+
 std::string QualityPlots(const json& comparison) {
   std::string out;
   for (const json& column : comparison["metricColumns"]) {
     const std::string metric = column;
     if (metric.substr(metric.rfind('/') + 1) == "pass") continue;
-    for (const auto& [words, label, x_of] : {std::tuple{"size", "size in MB", Megabytes},
-                                             std::tuple{"latency", "ms a token", Latency}}) {
+    for (const Against& x : kAgainst) {
       ScatterPlot plot =
-          MetricPlot(comparison, metric, absl::StrCat(metric, " against ", words), label, x_of);
+          MetricPlot(comparison, metric, absl::StrCat(metric, " against ", x.words), x.label, x.of);
       if (plot.points.size() < 2) continue;
       absl::StrAppend(&out, RenderScatter(plot));
     }
