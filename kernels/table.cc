@@ -1,4 +1,4 @@
-// A new variant is a cell here.
+// A new variant is a cell here, or in the CUDA module's column (module_cuda.cu).
 #include "kernels/table.h"
 
 #include <cstdlib>
@@ -10,13 +10,14 @@ namespace {
 constexpr Backend kBackends[] = {
     {"reference", FindParamsReference, RtnRowsReference, PackBitsReference, UnpackBitsReference,
                   GptqBlockReference, DequantizeRowsReference,
-                  GgufQuantizeReference, GgufDequantizeReference},
+                  GgufQuantizeReference, GgufDequantizeReference,
+                  QuantizeCodebookReference, DequantizeCodebookReference, HqqGroupsReference,
+                  Int8RowsReference,
+                  PackW4Reference, UnpackW4Reference, GemmW4A16Reference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
                   GptqBlockCpu,       DequantizeRowsCpu,
-                  GgufQuantizeCpu,    GgufDequantizeCpu},
-    {"cuda",      nullptr,             nullptr,          nullptr,           nullptr,
-                  nullptr,            nullptr,
-                  nullptr,            nullptr},
+                  GgufQuantizeCpu,    GgufDequantizeCpu,
+                  QuantizeCodebookCpu, DequantizeCodebookCpu, HqqGroupsCpu, Int8RowsCpu},
 };
 // clang-format on
 
@@ -28,7 +29,7 @@ ActiveBackend ReadEnvironment() {
   if (backend != nullptr && Complete(*backend)) return {.backend = backend, .error = {}};
   return {.backend = cpu,
           .error = "QUANTD_BACKEND=" + std::string(forced) +
-                   " names no complete set of kernels; reference and cpu are"};
+                   " names no complete set of the quantizers' kernels; reference and cpu are"};
 }
 
 }  // namespace
@@ -37,13 +38,16 @@ const Backend* FindBackend(std::string_view name) {
   for (const Backend& backend : kBackends) {
     if (backend.name == name) return &backend;
   }
-  return nullptr;
+  if (name != "cuda") return nullptr;
+  const CudaModule* module = LoadCudaModule(nullptr);
+  return module == nullptr ? nullptr : module->backend;
 }
 
 bool Complete(const Backend& backend) {
   return backend.find_params && backend.rtn_rows && backend.pack_bits && backend.unpack_bits &&
          backend.gptq_block && backend.dequantize_rows && backend.gguf_quantize &&
-         backend.gguf_dequantize;
+         backend.gguf_dequantize && backend.quantize_codebook && backend.dequantize_codebook &&
+         backend.hqq_groups && backend.int8_rows;
 }
 
 const ActiveBackend& Active() {

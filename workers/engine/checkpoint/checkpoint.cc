@@ -19,6 +19,7 @@
 #include "base/status_macros.h"
 #include "workers/engine/checkpoint/json.h"
 #include "workers/engine/checkpoint/shards.h"
+#include "workers/engine/checkpoint/torch_file.h"
 
 namespace quantd::engine {
 namespace {
@@ -29,7 +30,9 @@ constexpr int64_t kConfigBytesMax = 16 << 20;   // Real ones have a few KiB.
 constexpr int64_t kIndexBytesMax = 256 << 20;   // 100 bytes a tensor, 500,000 tensors, and room.
 constexpr size_t kShardsMax = 10'000;           // Each is a mapping; the system allows 65,530.
 constexpr size_t kDigestSliceBytes = 16 << 20;  // What hashing keeps resident.
-constexpr char kSuffix[] = ".safetensors";
+
+// The ways in which a folder may hold its weights, in the order in which they are looked for.
+constexpr ShardNames kLayouts[] = {kSafetensorsNames, kTorchNames};
 
 // Weights in forms that can run code when read, or that are another tool's.
 constexpr absl::string_view kForeignWeights[] = {".bin",    ".pt", ".pth",     ".ckpt", ".pkl",
@@ -58,17 +61,17 @@ absl::Status NoWeights(const std::string& folder) {
         absl::StrCat(folder, " holds neither ", kSingleFileName, " nor ", kIndexFileName));
   }
   if (foreign.size() > 5) foreign.resize(5);
-  return absl::FailedPreconditionError(
-      absl::StrCat(folder, " holds its weights only as ", absl::StrJoin(foreign, ", "),
-                   "; pickles can run code when they are read and therefore never are, and only "
-                   "safetensors are supported. "
-                   "Convert a model that you trust with transformers: "
-                   "AutoModelForCausalLM.from_pretrained(folder)"
-                   ".save_pretrained(new_folder), or use the Hub's safetensors conversion"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      folder, " holds its weights only as ", absl::StrJoin(foreign, ", "),
+      "; pickles can run code when they are read and therefore never are; safetensors and "
+      "the state dictionary pytorch_model.bin are read as data. "
+      "Convert a model that you trust with transformers: "
+      "AutoModelForCausalLM.from_pretrained(folder)"
+      ".save_pretrained(new_folder), or use the Hub's safetensors conversion"));
 }
 
 absl::Status CheckShardName(const std::string& index_path, const std::string& tensor,
-                            const json& value) {
+                            const json& value, absl::string_view suffix) {
   const auto refuse = [&](absl::string_view why) {
     return absl::DataLossError(absl::StrCat(index_path, ": tensor ", Quoted(tensor),
                                             " is said to be in ", JsonText(value), ", ", why));
@@ -79,12 +82,13 @@ absl::Status CheckShardName(const std::string& index_path, const std::string& te
     return refuse("which is a path; an index may only name files of its own folder");
   }
   if (absl::Status status = CheckRelativePath(name); !status.ok()) return refuse(status.message());
-  if (!absl::EndsWith(name, kSuffix)) return refuse("which is no .safetensors file");
+  if (!absl::EndsWith(name, suffix)) return refuse(absl::StrCat("which is no ", suffix, " file"));
   return absl::OkStatus();
 }
 
 // Tensor name to file name.
-absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
+absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path,
+                                                             absl::string_view suffix) {
   QD_ASSIGN_OR_RETURN(const json index, ReadJsonObject(path, kIndexBytesMax));
   const auto map = index.find("weight_map");
   if (map == index.end() || !map->is_object()) {
@@ -94,7 +98,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
   }
   std::map<std::string, std::string> files;
   for (const auto& [tensor, file] : map->items()) {
-    QD_RETURN_IF_ERROR(CheckShardName(path, tensor, file));
+    QD_RETURN_IF_ERROR(CheckShardName(path, tensor, file, suffix));
     files.emplace(tensor, file.get<std::string>());
   }
   return files;
@@ -134,50 +138,66 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
   QD_ASSIGN_OR_RETURN(checkpoint->raw_config_, ReadModelConfigJson(folder));
   QD_ASSIGN_OR_RETURN(checkpoint->config_, ParseModelConfig(checkpoint->raw_config_,
                                                             absl::StrCat(folder, "/config.json")));
+  // It names code that is neither run nor taken over into copies.
+  checkpoint->raw_config_.erase("auto_map");
   QD_RETURN_IF_ERROR(AddGenerationConfig(folder, &checkpoint->config_));
-  const std::string single = absl::StrCat(folder, "/", kSingleFileName);
-  const std::string index = absl::StrCat(folder, "/", kIndexFileName);
-  if (FileExists(single)) {  // Before an index, as transformers does.
-    QD_RETURN_IF_ERROR(checkpoint->AddFile(single));
-    const SafetensorsFile& file = *checkpoint->files_.back();
-    for (const std::string& name : file.names()) checkpoint->AddTensor(name, file);
-  } else if (FileExists(index)) {
-    QD_RETURN_IF_ERROR(checkpoint->AddIndexed(index));
-  } else {
-    return NoWeights(folder);
+  for (const ShardNames& names : kLayouts) {
+    const std::string single = absl::StrCat(folder, "/", names.stem, names.suffix);
+    const std::string index = single + ".index.json";
+    if (FileExists(single)) {  // Before an index, as transformers does.
+      QD_RETURN_IF_ERROR(checkpoint->AddSingle(single));
+    } else if (FileExists(index)) {
+      QD_RETURN_IF_ERROR(checkpoint->AddIndexed(index, names.suffix));
+    } else {
+      continue;
+    }
+    checkpoint->AddPrefix(checkpoint->config_.base_prefix);
+    return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
   }
-  return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
+  return NoWeights(folder);
 }
 
-absl::Status Checkpoint::AddFile(const std::string& path) {
-  QD_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, SafetensorsFile::Open(path));
-  files_.push_back(std::move(file));
+absl::Status Checkpoint::AddSingle(const std::string& path) {
+  QD_RETURN_IF_ERROR(AddFile(path));
+  const TensorFile& file = *files_.back();
+  for (const std::string& name : file.names()) AddTensor(name, file);
   return absl::OkStatus();
 }
 
-void Checkpoint::AddTensor(const std::string& name, const SafetensorsFile& file) {
+absl::Status Checkpoint::AddFile(const std::string& path) {
+  if (absl::EndsWith(path, kTorchNames.suffix)) {
+    QD_ASSIGN_OR_RETURN(auto file, TorchFile::Open(path));
+    files_.push_back(std::move(file));
+  } else {
+    QD_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(path));
+    files_.push_back(std::move(file));
+  }
+  return absl::OkStatus();
+}
+
+void Checkpoint::AddTensor(const std::string& name, const TensorFile& file) {
   const TensorView* view = file.Find(name);
   total_bytes_ += static_cast<int64_t>(view->bytes.size());
   tensors_.emplace(name, Place{.file = &file, .view = view});
 }
 
-absl::Status Checkpoint::AddIndexed(const std::string& index_path) {
+absl::Status Checkpoint::AddIndexed(const std::string& index_path, absl::string_view suffix) {
   using FileOfTensor = std::map<std::string, std::string>;
-  QD_ASSIGN_OR_RETURN(const FileOfTensor file_of, ReadIndex(index_path));
+  QD_ASSIGN_OR_RETURN(const FileOfTensor file_of, ReadIndex(index_path, suffix));
   std::set<std::string> names;
   for (const auto& [tensor, file] : file_of) names.insert(file);
   if (names.size() > kShardsMax) {
     return absl::DataLossError(absl::StrCat(index_path, ": names ", names.size(),
                                             " files; at most ", kShardsMax, " are allowed"));
   }
-  std::map<std::string, const SafetensorsFile*> opened;
+  std::map<std::string, const TensorFile*> opened;
   for (const std::string& name : names) {
-    QD_RETURN_IF_ERROR(AddFile(absl::StrCat(folder_, "/", name)), "opening what ", kIndexFileName,
+    QD_RETURN_IF_ERROR(AddFile(absl::StrCat(folder_, "/", name)), "opening what ", index_path,
                        " names");
     opened[name] = files_.back().get();
   }
   for (const auto& [tensor, name] : file_of) {
-    const SafetensorsFile& file = *opened[name];
+    const TensorFile& file = *opened[name];
     if (file.Find(tensor) == nullptr) {
       return absl::DataLossError(absl::StrCat(index_path, ": tensor ", Quoted(tensor),
                                               " is said to be in ", name, ", which lacks it"));
@@ -185,6 +205,16 @@ absl::Status Checkpoint::AddIndexed(const std::string& index_path) {
     AddTensor(tensor, file);
   }
   return absl::OkStatus();
+}
+
+void Checkpoint::AddPrefix(const std::string& prefix) {
+  const auto first = tensors_.lower_bound(prefix);
+  if (prefix.empty() || (first != tensors_.end() && absl::StartsWith(first->first, prefix))) return;
+  absl::btree_map<std::string, Place> renamed;
+  for (const auto& [name, place] : tensors_) {
+    renamed.emplace(name == "lm_head.weight" ? name : absl::StrCat(prefix, name), place);
+  }
+  tensors_ = std::move(renamed);
 }
 
 std::vector<std::string> Checkpoint::names() const {
@@ -197,11 +227,10 @@ std::vector<std::string> Checkpoint::names() const {
 absl::StatusOr<TensorView> Checkpoint::Find(absl::string_view name) const {
   const auto found = tensors_.find(name);
   if (found != tensors_.end()) return *found->second.view;
-  return absl::NotFoundError(
-      absl::StrCat("tensor ", Quoted(name), " is not in ", folder_, " (",
-                   files_.size() == 1 ? std::string(kSingleFileName)
-                                      : absl::StrCat(files_.size(), " files by ", kIndexFileName),
-                   ", ", tensors_.size(), " tensors)"));
+  return absl::NotFoundError(absl::StrCat(
+      "tensor ", Quoted(name), " is not in ", folder_, " (",
+      files_.size() == 1 ? file_names().front() : absl::StrCat(files_.size(), " files by an index"),
+      ", ", tensors_.size(), " tensors)"));
 }
 
 std::string Checkpoint::FileOf(absl::string_view name) const {

@@ -1,7 +1,8 @@
-// A folder in the Hugging Face layout: config.json and one safetensors file, or several with an
-// index. Opening it maps all files and checks all headers, so that a damaged checkpoint fails
-// before any work. Refuses folders that hold only pickles (.bin, .pt, .pth, .ckpt, .pkl): they are
-// never read.
+// A folder in the Hugging Face layout: config.json and one file of tensors, or several with an
+// index; safetensors, or state dictionaries of torch.save (pytorch_model.bin), which are read as
+// data and never run. Opening it maps all files and checks all headers, so that a damaged
+// checkpoint fails before any work. Refuses folders that hold only other pickles (.pt, .pth, .ckpt,
+// .pkl).
 #pragma once
 
 #include <cstdint>
@@ -44,7 +45,7 @@ class Checkpoint {
 
   // Of all tensors; the files are a little larger.
   int64_t total_bytes() const { return total_bytes_; }
-  // Names of the safetensors files, sorted.
+  // Names of the files of tensors, sorted.
   std::vector<std::string> file_names() const;
   // Small files that belong to the model and that a quantized copy takes over unchanged (tokenizer,
   // generation config, chat template, licence, ...): names in the folder, sorted. Never code,
@@ -57,18 +58,21 @@ class Checkpoint {
 
  private:
   struct Place {
-    const SafetensorsFile* file;
+    const TensorFile* file;
     const TensorView* view;
   };
   Checkpoint() = default;
   absl::Status AddFile(const std::string& path);
-  absl::Status AddIndexed(const std::string& index_path);
-  void AddTensor(const std::string& name, const SafetensorsFile& file);
+  absl::Status AddSingle(const std::string& path);
+  absl::Status AddIndexed(const std::string& index_path, absl::string_view suffix);
+  void AddTensor(const std::string& name, const TensorFile& file);
+  // Files saved from the bare decoder (GPT-2's first ones) lack the prefix of the whole model.
+  void AddPrefix(const std::string& prefix);
 
   std::string folder_;
   ModelConfig config_;
   nlohmann::json raw_config_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<std::unique_ptr<TensorFile>> files_;
   absl::btree_map<std::string, Place> tensors_;
   int64_t total_bytes_ = 0;
 };

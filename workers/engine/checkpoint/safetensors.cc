@@ -233,7 +233,7 @@ const TensorView* SafetensorsFile::Find(absl::string_view name) const {
   return found == tensors_.end() ? nullptr : &found->second;
 }
 
-void SafetensorsFile::ReleasePages(absl::Span<const uint8_t> bytes) const {
+void TensorFile::ReleasePages(absl::Span<const uint8_t> bytes) const {
   if (bytes.empty()) return;
   static const uintptr_t page_bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   // Outwards to whole pages: a neighbour that shares one reads it again from the page cache.

@@ -43,30 +43,39 @@ absl::StatusOr<int64_t> DataBytes(DType dtype, absl::Span<const int64_t> shape);
 // "[4096, 256]".
 std::string ShapeText(absl::Span<const int64_t> shape);
 
+// A mapped file of tensors. Thread-safe.
+class TensorFile {
+ public:
+  virtual ~TensorFile() = default;
+  virtual const std::string& path() const = 0;
+  // Tensors in the file's order.
+  virtual const std::vector<std::string>& names() const = 0;
+  // nullptr when there is none of that name.
+  virtual const TensorView* Find(absl::string_view name) const = 0;
+  // Drops the file's pages under `bytes` (part of a tensor of this file) from this process (they
+  // stay in the page cache as long as the system likes): keeps resident memory bounded while a
+  // large model streams through. Reading them again is correct.
+  virtual void ReleasePages(absl::Span<const uint8_t> bytes) const;
+};
+
 // Thread-safe after Open.
-class SafetensorsFile {
+class SafetensorsFile : public TensorFile {
  public:
   // Maps `path` and checks its header. DataLoss: the file is damaged or hostile; NotFound,
   // PermissionDenied and so on as the system says. A file that another process shortens after Open
   // faults (SIGBUS) when read: the engine runs as a child process, so that this ends one job.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
-  ~SafetensorsFile();
+  ~SafetensorsFile() override;
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  const std::string& path() const { return path_; }
+  const std::string& path() const override { return path_; }
   int64_t size_bytes() const { return size_bytes_; }
   // Tensors in the order of their bytes.
-  const std::vector<std::string>& names() const { return names_; }
+  const std::vector<std::string>& names() const override { return names_; }
   // The header's "__metadata__".
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  // nullptr when there is none of that name.
-  const TensorView* Find(absl::string_view name) const;
-
-  // Drops the file's pages under `bytes` (part of a tensor of this file) from this process (they
-  // stay in the page cache as long as the system likes): keeps resident memory bounded while a
-  // large model streams through. Reading them again is correct.
-  void ReleasePages(absl::Span<const uint8_t> bytes) const;
+  const TensorView* Find(absl::string_view name) const override;
 
  private:
   SafetensorsFile() = default;

@@ -1,12 +1,12 @@
 // See common.h.
 #include "workers/engine/methods/common.h"
 
-#include <ATen/ops/floor_divide.h>
 #include <ATen/ops/isfinite.h>
 
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "kernels/table.h"
 #include "workers/engine/methods/tensor_spans.h"
 #include "workers/engine/tensor/aten.h"
@@ -43,11 +43,16 @@ std::vector<OptionInfo> IntegerOptions() {
        .allowed = {},
        .minimum = {},
        .maximum = {},
-       .help = "Quantize lm_head too. Refused for models whose head is tied to the embedding."},
+       .help = "Quantize lm_head too. Refused for models whose head is tied to the embedding.",
+       .whole_job = true},
   };
 }
 
-IntegerScheme SchemeOf(const nlohmann::json& options, int64_t inputs) {
+std::vector<std::string> IntegerFormats() {
+  return {"gptq", "gptq_v2", "awq", "compressed-tensors", "hf", "pytorch"};
+}
+
+IntegerScheme IntegerSchemeOf(const nlohmann::json& options, int64_t inputs) {
   const int64_t group_size = options.at("group_size").get<int64_t>();
   return {.bits = options.at("bits").get<int>(),
           .group_size = group_size,
@@ -77,8 +82,15 @@ QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_
           .codes = at::empty({outputs, inputs}, at::kByte),
           .scales = at::empty({outputs, groups}, at::kHalf),
           .zeros = at::empty({outputs, groups}, at::kByte),
-          .group_index =
-              at::floor_divide(at::arange(inputs, at::kInt), scheme.group_columns).to(at::kInt)};
+          .group_index = OrderedGroups(inputs, scheme.group_columns)};
+}
+
+absl::StatusOr<LinearResult> WithRoundingLoss(QuantizedWeight linear, const at::Tensor& weight) {
+  QD_ASSIGN_OR_RETURN(const at::Tensor decoded, Dequantize(linear, at::kFloat));
+  LinearResult result;
+  result.loss = (decoded - weight).square().sum(at::kDouble).item<double>() / 2;
+  result.linear = std::move(linear);
+  return result;
 }
 
 const float* ScaleSearch::Weights(int64_t begin) const {
@@ -102,8 +114,8 @@ void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, const Sca
 }
 
 void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme,
-                    QuantizedLinear& linear) {
-  FindScales(weight, scheme, {}, linear);
+                    const ScaleSearch& search, QuantizedLinear& linear) {
+  FindScales(weight, scheme, search, linear);
   kernels::Active().backend->rtn_rows({.weight = weight.const_data_ptr<float>(),
                                        .weight_stride = weight.size(1),
                                        .rows = weight.size(0),

@@ -2,14 +2,21 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "workers/engine/methods/adaround.h"
+#include "workers/engine/methods/awq.h"
+#include "workers/engine/methods/bnb.h"
 #include "workers/engine/methods/gptq.h"
+#include "workers/engine/methods/hqq.h"
 #include "workers/engine/methods/method.h"
+#include "workers/engine/methods/quarot.h"
 #include "workers/engine/methods/rtn.h"
+#include "workers/engine/methods/smoothquant.h"
 
 namespace quantd::engine {
 
 absl::Span<const Method* const> Methods() {
-  static const Method* const methods[] = {Gptq(), Rtn()};
+  static const Method* const methods[] = {
+      AdaRoundMethod(), Awq(), Bnb4Bit(), Bnb8Bit(), Gptq(), Hqq(), QuaRot(), Rtn(), SmoothQuant()};
   return methods;
 }
 
@@ -29,6 +36,32 @@ absl::StatusOr<nlohmann::json> ResolveOptions(const Method& method, const nlohma
                       ResolveOptionValues(owner, method.Info().options, given));
   QD_RETURN_IF_ERROR(method.CheckOptions(options), owner);
   return options;
+}
+
+LinearScheme Method::Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
+                            const nlohmann::json& options) const {
+  return {.module = std::string(name),
+          .outputs = outputs,
+          .inputs = inputs,
+          .bits = options.at("bits").get<int>(),
+          .group_size = options.at("group_size").get<int64_t>(),
+          .symmetric = options.at("sym").get<bool>()};
+}
+
+CalibrationNeeds Method::Needs(const nlohmann::json& options) const {
+  const bool calibrated = Info().needs_calibration;
+  return {.inputs = calibrated, .hessian = calibrated};
+}
+
+absl::StatusOr<std::optional<TransformedModel>> Method::TransformModel(
+    const TransformRequest& request) const {
+  return std::nullopt;
+}
+
+absl::Status Method::PrepareBlock(BlockJob& job) const { return absl::OkStatus(); }
+
+absl::StatusOr<std::vector<LinearResult>> Method::QuantizeBlock(BlockJob& job) const {
+  return std::vector<LinearResult>();
 }
 
 absl::Status Method::CheckOptions(const nlohmann::json& options) const { return absl::OkStatus(); }
