@@ -17,6 +17,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "workers/engine/checkpoint/dtype.h"
+#include "workers/engine/checkpoint/mapped_file.h"
+#include "workers/engine/checkpoint/partial_file.h"
 
 namespace quantd::engine {
 
@@ -46,16 +48,14 @@ std::string ShapeText(absl::Span<const int64_t> shape);
 // Thread-safe after Open.
 class SafetensorsFile {
  public:
-  // Maps `path` and checks its header. DataLoss: the file is damaged or hostile; NotFound,
-  // PermissionDenied and so on as the system says. A file that another process shortens after Open
-  // faults (SIGBUS) when read: the engine runs as a child process, so that this ends one job.
+  // Maps `path` and checks its header. DataLoss: the file is damaged or hostile; others as
+  // MappedFile's.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
-  ~SafetensorsFile();
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  const std::string& path() const { return path_; }
-  int64_t size_bytes() const { return size_bytes_; }
+  const std::string& path() const { return file_.path(); }
+  int64_t size_bytes() const { return static_cast<int64_t>(file_.bytes().size()); }
   // Tensors in the order of their bytes.
   const std::vector<std::string>& names() const { return names_; }
   // The header's "__metadata__".
@@ -63,16 +63,12 @@ class SafetensorsFile {
   // nullptr when there is none of that name.
   const TensorView* Find(absl::string_view name) const;
 
-  // Drops the file's pages under `bytes` (part of a tensor of this file) from this process (they
-  // stay in the page cache as long as the system likes): keeps resident memory bounded while a
-  // large model streams through. Reading them again is correct.
-  void ReleasePages(absl::Span<const uint8_t> bytes) const;
+  // `bytes` is part of a tensor of this file.
+  void ReleasePages(absl::Span<const uint8_t> bytes) const { file_.ReleasePages(bytes); }
 
  private:
   SafetensorsFile() = default;
-  std::string path_;
-  uint8_t* data_ = nullptr;
-  int64_t size_bytes_ = 0;
+  MappedFile file_;
   std::vector<std::string> names_;
   std::map<std::string, std::string> metadata_;
   absl::flat_hash_map<std::string, TensorView> tensors_;
@@ -88,7 +84,6 @@ class SafetensorsWriter {
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
       const std::string& path, std::vector<TensorInfo> tensors,
       std::map<std::string, std::string> metadata = {});
-  ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
@@ -109,8 +104,7 @@ class SafetensorsWriter {
   };
   SafetensorsWriter() = default;
   std::string path_;
-  std::string temporary_path_;
-  int fd_ = -1;
+  PartialFile file_;
   int64_t file_bytes_ = 0;
   absl::flat_hash_map<std::string, Slot> slots_;
 };
