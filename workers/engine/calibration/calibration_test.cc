@@ -104,7 +104,7 @@ TEST_F(CalibrationTest, StatisticsAreThoseOfAPlainProduct) {
   at::Generator generator = at::detail::createCPUGenerator(3);
   const std::vector<LinearShape> linears = {
       {"q", 8, 600, false, 0}, {"k", 8, 600, false, 0}, {"o", 8, 70, false, 1}};
-  StatisticsCollector collector(linears, {0, 1});
+  StatisticsCollector collector(linears, {0, 1}, {.inputs = true, .hessian = true, .absmax = true});
   std::vector<at::Tensor> q, o;
   for (int batch = 0; batch < 3; ++batch) {
     q.push_back(at::randn({2, 5, 600}, generator));
@@ -124,6 +124,7 @@ TEST_F(CalibrationTest, StatisticsAreThoseOfAPlainProduct) {
     // 30 float32 products of size one each: 30 * 2^-24 and some.
     EXPECT_TRUE(at::allclose(statistics->at(group).hessian.to(at::kDouble), expected, 1e-5, 1e-5));
   };
+  EXPECT_TRUE(statistics->at(1).absmax.equal(at::cat(o).reshape({-1, 70}).abs().amax(0)));
   check(q, 0);
   check(o, 1);
 }

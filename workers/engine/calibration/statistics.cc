@@ -2,6 +2,7 @@
 // work at four tiles a side. Sums are float32, one product a batch.
 #include "workers/engine/calibration/statistics.h"
 
+#include <ATen/ops/maximum.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/tril.h>
 
@@ -32,8 +33,9 @@ void AddProduct(const at::Tensor& x, const at::Tensor& hessian) {
 
 }  // namespace
 
-StatisticsCollector::StatisticsCollector(std::vector<LinearShape> linears, std::set<int> wanted)
-    : linears_(std::move(linears)), wanted_(std::move(wanted)) {}
+StatisticsCollector::StatisticsCollector(std::vector<LinearShape> linears, std::set<int> wanted,
+                                         const CalibrationNeeds& needs)
+    : linears_(std::move(linears)), wanted_(std::move(wanted)), needs_(needs) {}
 
 void StatisticsCollector::Reset() { statistics_.clear(); }
 
@@ -51,10 +53,17 @@ absl::Status StatisticsCollector::OnInput(absl::string_view module, const at::Te
   absl::Status status = TorchCall(absl::StrCat("gathering the inputs of ", module), [&] {
     const at::Tensor x = input.reshape({-1, input.size(-1)}).to(at::kFloat);
     InputStatistics& statistics = statistics_[group];
-    if (!statistics.hessian.defined()) {
-      statistics.hessian = at::zeros({x.size(1), x.size(1)}, x.options());
+    if (needs_.hessian) {
+      if (!statistics.hessian.defined()) {
+        statistics.hessian = at::zeros({x.size(1), x.size(1)}, x.options());
+      }
+      AddProduct(x, statistics.hessian);
     }
-    AddProduct(x, statistics.hessian);
+    if (needs_.absmax) {
+      const at::Tensor largest = x.abs().amax(0);
+      statistics.absmax =
+          statistics.absmax.defined() ? at::maximum(statistics.absmax, largest) : largest;
+    }
     statistics.tokens += x.size(0);
   });
   if (!status.ok()) return status;
@@ -69,6 +78,7 @@ absl::StatusOr<std::map<int, InputStatistics>> StatisticsCollector::Finish() {
   absl::Status status = TorchCall("finishing the Hessians", [&] {
     for (auto& [group, statistics] : statistics_) {
       at::Tensor& hessian = statistics.hessian;
+      if (!hessian.defined()) continue;
       hessian.mul_(2.0 / static_cast<double>(statistics.tokens));
       // Tiles on the diagonal are whole; what lies above them mirrors what lies below.
       hessian.tril_();

@@ -1,4 +1,5 @@
-// Second moments of the inputs of a block's linear layers, gathered while the block runs.
+// Second moments and ranges of the inputs of a block's linear layers, gathered while the block
+// runs.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,8 @@ class StatisticsCollector : public LinearHook {
  public:
   // Gathers for the groups in `wanted`; when the last of them has been seen, the forward pass is
   // ended early by an error, which `enough()` tells from a real one.
-  StatisticsCollector(std::vector<LinearShape> linears, std::set<int> wanted);
+  StatisticsCollector(std::vector<LinearShape> linears, std::set<int> wanted,
+                      const CalibrationNeeds& needs);
 
   absl::Status OnInput(absl::string_view module, const at::Tensor& input) override;
   // Whether the last forward pass was ended because nothing further was wanted.
@@ -28,12 +30,13 @@ class StatisticsCollector : public LinearHook {
   // Forgets what was gathered.
   void Reset();
 
-  // (2 / tokens) * sum of x x^T for every wanted group; ends the collecting.
+  // What `needs` says of every wanted group; ends the collecting.
   absl::StatusOr<std::map<int, InputStatistics>> Finish();
 
  private:
   std::vector<LinearShape> linears_;
   std::set<int> wanted_;
+  CalibrationNeeds needs_;
   std::map<int, InputStatistics> statistics_;
   bool enough_ = false;
 };

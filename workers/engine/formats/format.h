@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,27 +16,24 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "workers/engine/checkpoint/safetensors.h"
+#include "workers/engine/methods/linear_scheme.h"
 #include "workers/engine/methods/quantized_linear.h"
 
 namespace quantd::engine {
 
 class Checkpoint;
+struct ModelConfig;
 class WeightSource;
 
 struct FormatInfo {
   std::string name;
   std::string summary;
   std::vector<std::string> loaders;  // Programs that load it as it is.
+  // Where older loaders look for the configuration beside config.json; empty: nowhere.
+  std::string config_file = {};
 };
 
-// A linear as the format sees it before anything is computed.
-struct LinearScheme {
-  std::string module;  // "model.layers.3.mlp.down_proj"
-  int64_t outputs = 0;
-  int64_t inputs = 0;
-  int bits = 4;
-  int64_t group_size = -1;
-};
+constexpr char kMetadataFile[] = "quantization_metadata.json";  // The record beside every model.
 
 struct NamedTensor {
   std::string name;
@@ -47,6 +45,7 @@ struct ModuleException {
   std::string module;
   bool skipped = false;                               // Stays in 16 bits.
   nlohmann::json options = nlohmann::json::object();  // Its resolved options when not skipped.
+  LinearScheme scheme = {};                           // The same as a scheme.
 };
 
 // What the whole checkpoint's configuration is made from.
@@ -54,38 +53,82 @@ struct ConfigRequest {
   std::string method;      // "gptq"
   nlohmann::json options;  // Resolved.
   bool head_quantized = false;
-  std::vector<ModuleException> exceptions;
+  std::vector<ModuleException> exceptions = {};
+  LinearScheme scheme = {};  // What the options mean for a module; its name and shape are empty.
 };
 
 // Finds a tensor of a file by name; NotFound when there is none.
 using TensorLookup = std::function<absl::StatusOr<TensorView>(absl::string_view name)>;
+
+// A file of the output folder and its role in the manifest.
+struct OutputFile {
+  std::string path;  // Relative to the folder.
+  std::string role;  // "model", "metadata"
+};
+
+// A finished model, for formats that write their own kind of file. Nothing is in memory before it
+// is read.
+class ModelReader {
+ public:
+  virtual ~ModelReader() = default;
+  // The model's own configuration with the method's edits, without "quantization_config".
+  virtual const nlohmann::json& config_json() const = 0;
+  virtual const ModelConfig& config() const = 0;
+  // The value that Format::Configuration made.
+  virtual const nlohmann::json& configuration() const = 0;
+  // The original checkpoint: tokenizer and generation files.
+  virtual const Checkpoint& original() const = 0;
+  // Every tensor in the model's order: dense ones by their own name and in the type that the
+  // original has, those of quantized linears as Describe announced them.
+  virtual const std::vector<TensorInfo>& tensors() const = 0;
+  // The dense tensors' and Pack's own bytes. `use` gets them while they are valid.
+  virtual absl::Status Read(
+      const TensorInfo& tensor,
+      const std::function<absl::Status(absl::Span<const uint8_t> bytes)>& use) = 0;
+  virtual int64_t shard_bytes() const = 0;  // What was asked for; 0: the format's choice.
+};
+
+struct WrittenModel {
+  std::vector<OutputFile> files;
+  int64_t tensor_bytes = 0;  // Without headers.
+  std::string digest;        // Of names, types, shapes and bytes: the same model, the same digest.
+};
 
 // Stateless and thread-safe; lives for ever.
 class Format {
  public:
   virtual ~Format() = default;
   virtual const FormatInfo& Info() const = 0;
-  // InvalidArgument names the module, the number that does not fit and what would.
+  // InvalidArgument names the module, the number or encoding that does not fit and what would.
   virtual absl::Status Supports(const LinearScheme& scheme) const = 0;
   // Names, dtypes and shapes of the tensors that replace "<module>.weight", before there are any. A
   // bias stays as it is.
   virtual std::vector<TensorInfo> Describe(const LinearScheme& scheme) const = 0;
-  // The tensors that Describe announces.
+  // The tensors that Describe announces. InvalidArgument for an alternative that it cannot hold.
   virtual absl::StatusOr<std::vector<NamedTensor>> Pack(absl::string_view module,
-                                                        const QuantizedLinear& linear) const = 0;
+                                                        const QuantizedWeight& linear) const = 0;
   // The inverse of Pack. InvalidArgument on any shape, dtype or value that does not fit the
   // configuration (config.json's "quantization_config") or the other tensors.
-  virtual absl::StatusOr<QuantizedLinear> Unpack(const nlohmann::json& configuration,
+  virtual absl::StatusOr<QuantizedWeight> Unpack(const nlohmann::json& configuration,
                                                  absl::string_view module,
                                                  const TensorLookup& lookup) const = 0;
-  // The value of config.json's "quantization_config".
+  // The value of config.json's "quantization_config"; null: the format puts none there.
   virtual nlohmann::json Configuration(const ConfigRequest& request) const = 0;
   // Whether `configuration` is this format's.
   virtual bool Recognizes(const nlohmann::json& configuration) const = 0;
   // Dense float32 weights out of a checkpoint of this format, decoded when they are read.
   virtual absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(
       std::shared_ptr<const Checkpoint> checkpoint) const = 0;
+  // Writes the whole model into `folder`. The default: safetensors shards with an index,
+  // config.json, FormatInfo::config_file and the original's companion files.
+  virtual absl::StatusOr<WrittenModel> WriteModel(ModelReader& model,
+                                                  const std::string& folder) const;
 };
+
+// Tokenizer, generation configuration and the like as they are, without those in `own`; appends
+// to `files`.
+absl::Status CopyCompanionFiles(const Checkpoint& original, const std::set<std::string>& own,
+                                const std::string& folder, std::vector<OutputFile>& files);
 
 // Sorted by name.
 absl::Span<const Format* const> Formats();

@@ -79,10 +79,10 @@ nlohmann::json GptqConfiguration(const ConfigRequest& request) {
   const nlohmann::json damp = Option(options, "damp_percent", 0.05);
   nlohmann::json configuration = {
       {"quant_method", "gptq"},
-      {"bits", options.at("bits")},
-      {"group_size", options.at("group_size")},
+      {"bits", request.scheme.bits},
+      {"group_size", request.scheme.group_size},
       {"desc_act", ScatteredGroups(options)},
-      {"sym", options.at("sym")},
+      {"sym", request.scheme.symmetric},
       {"lm_head", request.head_quantized},
       {"true_sequential", Option(options, "true_sequential", true)},
       {"static_groups", false},
@@ -105,9 +105,10 @@ nlohmann::json GptqConfiguration(const ConfigRequest& request) {
         absl::StrCat("^", absl::StrReplaceAll(exception.module, {{".", "\\."}}), "$");
     nlohmann::json value = nlohmann::json::object();
     if (!exception.skipped) {
-      for (const char* name : {"bits", "group_size", "sym"})
-        value[name] = exception.options.at(name);
-      value["desc_act"] = ScatteredGroups(exception.options);
+      value = {{"bits", exception.scheme.bits},
+               {"group_size", exception.scheme.group_size},
+               {"sym", exception.scheme.symmetric},
+               {"desc_act", ScatteredGroups(exception.options)}};
     }
     configuration["dynamic"][absl::StrCat(exception.skipped ? kExclude : "", pattern)] = value;
   }

@@ -181,12 +181,12 @@ class GptqWeights : public WeightSource {
   absl::StatusOr<at::Tensor> Read(absl::string_view name) const override {
     const std::string module = Module(name);
     if (module.empty()) return plain_.Read(name);
-    QD_ASSIGN_OR_RETURN(const QuantizedLinear linear,
+    QD_ASSIGN_OR_RETURN(const QuantizedWeight linear,
                         GptqFormat()->Unpack(configuration_, module, [&](absl::string_view tensor) {
                           return checkpoint_->Find(tensor);
                         }));
     Release(name);
-    return linear.Dequantize(at::kFloat);
+    return Dequantize(linear, at::kFloat);
   }
 
   std::string Where(absl::string_view name) const override {
@@ -220,11 +220,21 @@ class GptqFormatImpl : public Format {
     static const auto& info = *new FormatInfo{
         .name = "gptq",
         .summary = "GPTQ version 1: 2, 3, 4 or 8 bits in int32 words, float16 scales",
-        .loaders = {"transformers", "vllm", "sglang", "gptqmodel"}};
+        .loaders = {"transformers", "vllm", "sglang", "gptqmodel"},
+        .config_file = "quantize_config.json"};
     return info;
   }
 
   absl::Status Supports(const LinearScheme& scheme) const override {
+    const bool packs = scheme.bits == 2 || scheme.bits == 3 || scheme.bits == 4 || scheme.bits == 8;
+    if (scheme.encoding != Encoding::kAffine || scheme.axis != 1 || !scheme.integer_zeros ||
+        scheme.input != InputKind::kFloat || !packs) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(scheme.module,
+                       ": format gptq holds 2-, 3-, 4- or 8-bit codes with whole zero points in "
+                       "groups along the inputs, and full-precision inputs; not ",
+                       SchemeToJson(scheme).dump()));
+    }
     const auto check = [&](absl::string_view side, int64_t size) -> absl::Status {
       if (size * scheme.bits % kWordBits == 0) return absl::OkStatus();
       const int64_t step = scheme.bits == 3 ? kWordBits : kWordBits / scheme.bits;
@@ -253,12 +263,12 @@ class GptqFormatImpl : public Format {
   }
 
   absl::StatusOr<std::vector<NamedTensor>> Pack(absl::string_view module,
-                                                const QuantizedLinear& linear) const override {
+                                                const QuantizedWeight& weight) const override {
     return TorchCall(
         absl::StrCat("packing ", module), [&]() -> absl::StatusOr<std::vector<NamedTensor>> {
-          QD_RETURN_IF_ERROR(linear.Check(), module);
-          QD_RETURN_IF_ERROR(Supports({std::string(module), linear.outputs(), linear.inputs(),
-                                       linear.bits, linear.group_size}));
+          QD_RETURN_IF_ERROR(Check(weight), module);
+          QD_RETURN_IF_ERROR(Supports(SchemeOf(module, weight)));
+          const auto& linear = std::get<QuantizedLinear>(weight);
           if (linear.zeros.min().item<int64_t>() < 1) {
             return absl::InternalError(
                 absl::StrCat(module, ": a zero point of 0 cannot be written in format gptq"));
@@ -267,17 +277,18 @@ class GptqFormatImpl : public Format {
           return std::vector<NamedTensor>{
               {prefix + "qweight", PackCodes(linear.codes, linear.bits, Along::kInputs)},
               {prefix + "qzeros", PackCodes(linear.zeros - 1, linear.bits, Along::kOutputs)},
-              {prefix + "scales", linear.scales.t().contiguous()},
+              {prefix + "scales", linear.scales.t().to(at::kHalf).contiguous()},
               {prefix + "g_idx", linear.group_index}};
         });
   }
 
-  absl::StatusOr<QuantizedLinear> Unpack(const nlohmann::json& configuration,
+  absl::StatusOr<QuantizedWeight> Unpack(const nlohmann::json& configuration,
                                          absl::string_view module,
                                          const TensorLookup& lookup) const override {
     QD_ASSIGN_OR_RETURN(const GptqModule scheme, ReadGptqConfiguration(configuration, module));
-    return TorchCall(absl::StrCat("unpacking ", module),
-                     [&] { return UnpackModule(scheme, module, lookup); });
+    return TorchCall(absl::StrCat("unpacking ", module), [&]() -> absl::StatusOr<QuantizedWeight> {
+      return UnpackModule(scheme, module, lookup);
+    });
   }
 
   nlohmann::json Configuration(const ConfigRequest& request) const override {

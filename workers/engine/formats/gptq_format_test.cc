@@ -39,7 +39,9 @@ QuantizedLinear RandomLinear(int bits, int64_t group) {
 
 nlohmann::json Configuration(int bits, int64_t group) {
   return GptqFormat()->Configuration(
-      {.method = "rtn", .options = {{"bits", bits}, {"group_size", group}, {"sym", false}}});
+      {.method = "rtn",
+       .options = {{"bits", bits}, {"group_size", group}},
+       .scheme = {.bits = bits, .group_size = group, .symmetric = false}});
 }
 
 // The packed tensors as a file would hold them.
@@ -53,13 +55,15 @@ class Tensors {
   void Erase(const std::string& name) { tensors_.erase(name); }
 
   absl::StatusOr<QuantizedLinear> Unpack(const nlohmann::json& configuration) {
-    return GptqFormat()->Unpack(
+    const auto weight = GptqFormat()->Unpack(
         configuration, "m", [&](absl::string_view name) -> absl::StatusOr<TensorView> {
           const auto found = tensors_.find(std::string(name));
           if (found == tensors_.end()) return absl::NotFoundError(name);
           return TensorView{*ToDType(found->second.scalar_type()), found->second.sizes().vec(),
                             TensorBytes(found->second)};
         });
+    if (!weight.ok()) return weight.status();
+    return std::get<QuantizedLinear>(*weight);
   }
 
  private:
@@ -140,15 +144,17 @@ TEST(GptqFormatTest, RefusesShapesItCannotPack) {
 
 TEST(GptqConfigTest, DynamicSaysWhatDiffers) {
   const nlohmann::json options = {{"bits", 4}, {"group_size", 128}, {"sym", true}};
-  nlohmann::json other = options;
-  other["bits"] = 8;
+  const LinearScheme scheme = {.bits = 4, .group_size = 128};
   const nlohmann::json configuration = GptqFormat()->Configuration(
       {.method = "gptq",
        .options = options,
        .head_quantized = false,
-       .exceptions = {
-           {.module = "model.layers.1.mlp.down_proj", .skipped = false, .options = other},
-           {.module = "model.layers.0.mlp.up_proj", .skipped = true}}});
+       .exceptions = {{.module = "model.layers.1.mlp.down_proj",
+                       .skipped = false,
+                       .options = options,
+                       .scheme = {.bits = 8, .group_size = 128}},
+                      {.module = "model.layers.0.mlp.up_proj", .skipped = true}},
+       .scheme = scheme});
   EXPECT_TRUE(configuration["dynamic"].contains("-:^model\\.layers\\.0\\.mlp\\.up_proj$"));
   EXPECT_EQ(ReadGptqConfiguration(configuration, "model.layers.1.mlp.down_proj")->bits, 8);
   EXPECT_EQ(ReadGptqConfiguration(configuration, "model.layers.11.mlp.down_proj")->bits, 4);

@@ -23,6 +23,7 @@ struct OptionInfo {
   std::optional<double> minimum;        // Inclusive.
   std::optional<double> maximum;
   std::string help;
+  bool whole_job = false;  // An override for single modules would do nothing.
 };
 
 // Every option: the given value or the default. `given` is a JSON object or null; a whole number

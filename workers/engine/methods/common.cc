@@ -43,11 +43,12 @@ std::vector<OptionInfo> IntegerOptions() {
        .allowed = {},
        .minimum = {},
        .maximum = {},
-       .help = "Quantize lm_head too. Refused for models whose head is tied to the embedding."},
+       .help = "Quantize lm_head too. Refused for models whose head is tied to the embedding.",
+       .whole_job = true},
   };
 }
 
-IntegerScheme SchemeOf(const nlohmann::json& options, int64_t inputs) {
+IntegerScheme IntegerSchemeOf(const nlohmann::json& options, int64_t inputs) {
   const int64_t group_size = options.at("group_size").get<int64_t>();
   return {.bits = options.at("bits").get<int>(),
           .group_size = group_size,
@@ -102,8 +103,8 @@ void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, const Sca
 }
 
 void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme,
-                    QuantizedLinear& linear) {
-  FindScales(weight, scheme, {}, linear);
+                    const ScaleSearch& search, QuantizedLinear& linear) {
+  FindScales(weight, scheme, search, linear);
   kernels::Active().backend->rtn_rows({.weight = weight.const_data_ptr<float>(),
                                        .weight_stride = weight.size(1),
                                        .rows = weight.size(0),

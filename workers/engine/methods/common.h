@@ -24,7 +24,7 @@ struct IntegerScheme {
   int64_t group_columns;  // Columns a group, for a layer of this width.
   bool symmetric;
 };
-IntegerScheme SchemeOf(const nlohmann::json& options, int64_t inputs);
+IntegerScheme IntegerSchemeOf(const nlohmann::json& options, int64_t inputs);
 
 // InvalidArgument with the tensor's name and the first place that is NaN or infinite.
 absl::Status CheckFinite(absl::string_view what, const at::Tensor& tensor);
@@ -32,16 +32,21 @@ absl::Status CheckFinite(absl::string_view what, const at::Tensor& tensor);
 // Codes, scales, zeros allocated and group_index = k / group_columns.
 QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs);
 
-// Scales, zeros and codes of `weight` (float32 [N, K], CPU, contiguous) by rounding to nearest.
-void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme, QuantizedLinear& linear);
+// The range of a group is shrunk to a fifth at most, in steps of a hundredth, where its scale is
+// searched.
+constexpr int kScaleSearchSteps = 80;
+
 // How a group's scale is looked for beyond its largest weight (kernels/find_params.h).
 struct ScaleSearch {
-  int steps = 0;              // 0: not at all.
-  at::Tensor column_weights;  // float32 [K] on the CPU; undefined: all columns count the same.
+  int steps = 0;                   // 0: not at all.
+  at::Tensor column_weights = {};  // float32 [K] on the CPU; undefined: all columns count the same.
   // For the columns from `begin` on.
   const float* Weights(int64_t begin) const;
 };
 
+// Scales, zeros and codes of `weight` (float32 [N, K], CPU, contiguous) by rounding to nearest.
+void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme,
+                    const ScaleSearch& search, QuantizedLinear& linear);
 // Scales and zeros only.
 void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, const ScaleSearch& search,
                 QuantizedLinear& linear);

@@ -31,9 +31,6 @@ constexpr double kDampingLimit = 1.0;
 // Then this share of the largest diagonal element is added, ten times more each time, this often.
 constexpr double kDiagonalFloor = 1e-6;
 constexpr int kDiagonalFloorSteps = 6;
-// The range of a group is shrunk to a fifth at most, in steps of a hundredth, where its scale is
-// searched.
-constexpr int kSearchSteps = 80;
 
 // The defaults, by KL divergence from bf16 on ref-17m (128 x 512 tokens of calibration, first 100
 // windows of WikiText-2; symmetric, group 128; rtn 0.0412 / 0.1979 / 1.4109 at 4 / 3 / 2 bits):
@@ -46,8 +43,8 @@ constexpr int kSearchSteps = 80;
 // So the order that costs nothing at run time is as good as desc_act once scales are searched.
 std::vector<OptionInfo> GptqOptions() {
   std::vector<OptionInfo> options = IntegerOptions();
-  const auto flag = [&](const char* name, bool value, const char* help) {
-    options.push_back({name, OptionType::kBool, value, {}, {}, {}, help});
+  const auto flag = [&](const char* name, bool value, const char* help, bool whole_job = false) {
+    options.push_back({name, OptionType::kBool, value, {}, {}, {}, help, whole_job});
   };
   flag("desc_act", false,
        "Quantize columns in the order of falling activation. Without static_groups groups are made "
@@ -79,7 +76,8 @@ std::vector<OptionInfo> GptqOptions() {
   flag("scale_search", true,
        "Choose each group's scale by the error it leaves instead of its largest weight.");
   flag("true_sequential", true,
-       "Within a block, later layers see the outputs of the already quantized earlier ones.");
+       "Within a block, later layers see the outputs of the already quantized earlier ones.",
+       /*whole_job=*/true);
   options.push_back(
       {"block_size",
        OptionType::kInt,
@@ -164,7 +162,7 @@ absl::StatusOr<Factored> FactorWithLadder(const LinearJob& job, const at::Tensor
 // Scales by the error as the algorithm counts it, in which a column's square weighs 1 / U_ii^2.
 ScaleSearch SearchFor(const at::Tensor& inverse, const nlohmann::json& options) {
   if (!options.at("scale_search").get<bool>()) return {};
-  return {.steps = kSearchSteps,
+  return {.steps = kScaleSearchSteps,
           .column_weights = inverse.diagonal().square().reciprocal().contiguous()};
 }
 
@@ -267,9 +265,9 @@ class GptqMethod : public Method {
     at::Tensor weight = job.weight.to(at::kCPU).contiguous();
     QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
     const int64_t columns = weight.size(1);
-    const IntegerScheme scheme = SchemeOf(*job.options, columns);
+    const IntegerScheme scheme = IntegerSchemeOf(*job.options, columns);
     LinearResult result;
-    result.linear = EmptyLinear(scheme, weight.size(0), columns);
+    QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), columns);
 
     at::Tensor hessian = job.statistics->hessian;
     // Columns that calibration never reached carry no error whatever their weight; zero costs
@@ -292,7 +290,8 @@ class GptqMethod : public Method {
           {"rtn", job.name,
            "the Hessian could not be factored at all; the module was rounded "
            "to nearest"});
-      RoundToNearest(weight, scheme, result.linear);
+      RoundToNearest(weight, scheme, {}, linear);
+      result.linear = std::move(linear);
       return result;
     }
     result.damping = factored.damping;
@@ -303,19 +302,19 @@ class GptqMethod : public Method {
         unordered.column_weights =
             search.column_weights.index_select(0, at::argsort(order.permutation));
       }
-      FindScales(weight, scheme, unordered, result.linear);
+      FindScales(weight, scheme, unordered, linear);
     }
     if (order.permutation.defined()) weight = weight.index_select(1, order.permutation);
     const at::Tensor codes =
-        order.permutation.defined() ? at::empty_like(result.linear.codes) : result.linear.codes;
-    result.loss =
-        QuantizeColumns(weight, factored.inverse, order, scheme, search,
-                        job.options->at("block_size").get<int64_t>(), result.linear, codes);
+        order.permutation.defined() ? at::empty_like(linear.codes) : linear.codes;
+    result.loss = QuantizeColumns(weight, factored.inverse, order, scheme, search,
+                                  job.options->at("block_size").get<int64_t>(), linear, codes);
     if (order.permutation.defined()) {
       const at::Tensor back = at::argsort(order.permutation);
-      result.linear.codes = codes.index_select(1, back).contiguous();
-      result.linear.group_index = order.group_of_column.index_select(0, back).contiguous();
+      linear.codes = codes.index_select(1, back).contiguous();
+      linear.group_index = order.group_of_column.index_select(0, back).contiguous();
     }
+    result.linear = std::move(linear);
     return result;
   }
 };

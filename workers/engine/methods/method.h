@@ -1,10 +1,12 @@
 // What a quantization method is: data that describes it (announced by workers, shown by `quantctl
-// methods`) and one function from a linear layer to a QuantizedLinear. A new method is a new file
-// with a Method and one line in registry.cc.
+// methods`), one function from a linear layer to a QuantizedWeight, and hooks for methods that
+// change the model or a block first. A new method is a new file with a Method and one line in
+// registry.cc.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -15,7 +17,10 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "workers/engine/job/options.h"
+#include "workers/engine/methods/block_job.h"
+#include "workers/engine/methods/linear_scheme.h"
 #include "workers/engine/methods/quantized_linear.h"
+#include "workers/engine/models/weights.h"
 
 namespace quantd::engine {
 
@@ -24,19 +29,29 @@ struct MethodInfo {
   std::string summary;
   std::vector<OptionInfo> options;
   std::vector<std::string> formats;  // The first is the default.
-  bool needs_calibration = false;
-  std::string reference;  // Paper or program that defines it.
+  bool needs_calibration = false;    // With its default options.
+  std::string reference;             // Paper or program that defines it.
+};
+
+// What a method wants to know from calibration.
+struct CalibrationNeeds {
+  bool inputs = false;    // Blocks are run on calibration text at all.
+  bool hessian = false;   // InputStatistics::hessian for every linear.
+  bool absmax = false;    // InputStatistics::absmax for every linear.
+  bool original = false;  // BlockJob::Targets: the original model runs beside the quantized one.
+  int block_copies = 0;   // Float32 copies of a block that the hooks hold at a time, for estimates.
 };
 
 // What calibration saw at a linear layer's input; shared by layers that read the same input.
 struct InputStatistics {
-  at::Tensor hessian;  // float32 [K, K], (2 / tokens) * sum of x x^T, on the compute device.
+  at::Tensor hessian = {};  // float32 [K, K], (2 / tokens) * sum of x x^T, on the compute device.
+  at::Tensor absmax = {};   // float32 [K], largest |x| of every column, on the compute device.
   int64_t tokens = 0;
 };
 
 struct LinearJob {
-  std::string name;   // "model.layers.3.mlp.down_proj"
-  at::Tensor weight;  // float32 [N, K] on the compute device; the method may overwrite it.
+  std::string name;                             // "model.layers.3.mlp.down_proj"
+  at::Tensor weight;                            // float32 [N, K]; the method may overwrite it.
   const InputStatistics* statistics = nullptr;  // Null for methods without calibration.
   const nlohmann::json* options = nullptr;      // From ResolveOptions: complete and checked.
 };
@@ -49,10 +64,25 @@ struct FallbackRecord {
 };
 
 struct LinearResult {
-  QuantizedLinear linear;
+  QuantizedWeight linear;
   double loss = 0;  // The method's own measure; GPTQ: half the sum of squared compensated errors.
   double damping = 0;  // The damp_percent that was used in the end; 0 where it means nothing.
   std::vector<FallbackRecord> fallbacks;
+};
+
+// A model whose weights are another way of writing the same function, computed when they are read.
+struct TransformedModel {
+  std::shared_ptr<const WeightSource> source;
+  nlohmann::json config_edits;  // A JSON merge patch for config.json.
+  std::vector<FallbackRecord> fallbacks;
+};
+
+struct TransformRequest {
+  const ModelConfig& config;
+  const Architecture& row;
+  std::shared_ptr<const WeightSource> source;
+  const nlohmann::json& options;
+  uint64_t seed = 0;
 };
 
 // Stateless and thread-safe; lives for ever.
@@ -66,6 +96,23 @@ class Method {
   // and the group sizes that work.
   virtual absl::Status CheckLinear(absl::string_view name, int64_t outputs, int64_t inputs,
                                    const nlohmann::json& options) const;
+  // How a layer of this shape will be stored. The default is affine with the options bits,
+  // group_size and sym.
+  virtual LinearScheme Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
+                              const nlohmann::json& options) const;
+  // The default: nothing, or inputs and Hessians where the method needs calibration.
+  virtual CalibrationNeeds Needs(const nlohmann::json& options) const;
+
+  // Before anything else. Nothing: the model stays as it is. Unimplemented names what the
+  // architecture lacks and a method that works.
+  virtual absl::StatusOr<std::optional<TransformedModel>> TransformModel(
+      const TransformRequest& request) const;
+  // Before a block's linears are quantized: edits its full-precision weights. The default edits
+  // none.
+  virtual absl::Status PrepareBlock(BlockJob& job) const;
+  // All linears of a block at once, in the order of job.linears(); empty (the default): one by one
+  // with Quantize.
+  virtual absl::StatusOr<std::vector<LinearResult>> QuantizeBlock(BlockJob& job) const;
   // InvalidArgument for NaN or infinity in the weight or statistics; ResourceExhausted for memory.
   virtual absl::StatusOr<LinearResult> Quantize(LinearJob job) const = 0;
 };

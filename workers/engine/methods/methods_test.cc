@@ -41,8 +41,13 @@ class MethodsTest : public testing::Test {
                              .options = &options_});
   }
 
-  double OutputError(const QuantizedLinear& linear) {
-    const at::Tensor difference = *linear.Dequantize(at::kFloat) - weight_;
+  static QuantizedLinear Affine(const absl::StatusOr<LinearResult>& result) {
+    EXPECT_TRUE(result.ok()) << result.status();
+    return std::get<QuantizedLinear>(result->linear);
+  }
+
+  double OutputError(const QuantizedWeight& linear) {
+    const at::Tensor difference = *Dequantize(linear, at::kFloat) - weight_;
     return at::matmul(inputs_, difference.t()).square().mean().item<double>();
   }
 
@@ -65,20 +70,31 @@ TEST_F(MethodsTest, GptqBeatsRoundingInEveryOrder) {
       options.update(order);
       const auto gptq = Quantize(Gptq(), options);
       ASSERT_TRUE(gptq.ok()) << gptq.status();
-      EXPECT_TRUE(gptq->linear.Check().ok()) << gptq->linear.Check();
+      EXPECT_TRUE(Check(gptq->linear).ok()) << Check(gptq->linear);
       EXPECT_LT(OutputError(gptq->linear), OutputError(rtn->linear)) << options;
       EXPECT_TRUE(gptq->fallbacks.empty());
     }
   }
 }
 
+TEST_F(MethodsTest, RtnSearchesScales) {
+  for (const int bits : {2, 3, 4, 8}) {
+    const auto error = [&](bool search) {
+      return Quantize(Rtn(), {{"bits", bits}, {"scale_search", search}})->loss;
+    };
+    EXPECT_LE(error(true), error(false)) << bits;
+    if (bits < 8) EXPECT_LT(error(true), error(false)) << bits;
+  }
+}
+
 TEST_F(MethodsTest, GroupsStayContiguousUnlessDescAct) {
   const at::Tensor plain = at::floor_divide(at::arange(kInputs, at::kInt), 64).to(at::kInt);
-  EXPECT_TRUE(Quantize(Gptq(), {{"group_size", 64}})->linear.group_index.equal(plain));
-  EXPECT_TRUE(Quantize(Gptq(), {{"group_size", 64}, {"desc_act", true}, {"static_groups", true}})
-                  ->linear.group_index.equal(plain));
+  EXPECT_TRUE(Affine(Quantize(Gptq(), {{"group_size", 64}})).group_index.equal(plain));
+  EXPECT_TRUE(
+      Affine(Quantize(Gptq(), {{"group_size", 64}, {"desc_act", true}, {"static_groups", true}}))
+          .group_index.equal(plain));
   EXPECT_FALSE(
-      Quantize(Gptq(), {{"group_size", 64}, {"desc_act", true}})->linear.group_index.equal(plain));
+      Affine(Quantize(Gptq(), {{"group_size", 64}, {"desc_act", true}})).group_index.equal(plain));
 }
 
 TEST_F(MethodsTest, DampingGrowsUntilItHelps) {
@@ -101,7 +117,7 @@ TEST_F(MethodsTest, HopelessHessianIsRounded) {
   ASSERT_TRUE(result.ok()) << result.status();
   ASSERT_FALSE(result->fallbacks.empty());
   EXPECT_EQ(result->fallbacks.back().kind, "rtn");
-  EXPECT_TRUE(result->linear.codes.equal(Quantize(Rtn(), {{"bits", 4}})->linear.codes));
+  EXPECT_TRUE(Affine(result).codes.equal(Affine(Quantize(Rtn(), {{"bits", 4}})).codes));
 }
 
 TEST_F(MethodsTest, DeadColumnsBecomeZero) {
@@ -109,7 +125,7 @@ TEST_F(MethodsTest, DeadColumnsBecomeZero) {
   statistics_.hessian.narrow(1, 7, 1).zero_();
   const auto result = Quantize(Gptq(), {{"bits", 4}});
   ASSERT_TRUE(result.ok()) << result.status();
-  const at::Tensor decoded = *result->linear.Dequantize(at::kFloat);
+  const at::Tensor decoded = *Dequantize(result->linear, at::kFloat);
   EXPECT_EQ(decoded.select(1, 7).abs().max().item<float>(), 0);
   EXPECT_GT(decoded.select(1, 8).abs().max().item<float>(), 0);
 }

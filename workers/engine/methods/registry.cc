@@ -31,6 +31,32 @@ absl::StatusOr<nlohmann::json> ResolveOptions(const Method& method, const nlohma
   return options;
 }
 
+LinearScheme Method::Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
+                            const nlohmann::json& options) const {
+  return {.module = std::string(name),
+          .outputs = outputs,
+          .inputs = inputs,
+          .bits = options.at("bits").get<int>(),
+          .group_size = options.at("group_size").get<int64_t>(),
+          .symmetric = options.at("sym").get<bool>()};
+}
+
+CalibrationNeeds Method::Needs(const nlohmann::json& options) const {
+  const bool calibrated = Info().needs_calibration;
+  return {.inputs = calibrated, .hessian = calibrated};
+}
+
+absl::StatusOr<std::optional<TransformedModel>> Method::TransformModel(
+    const TransformRequest& request) const {
+  return std::nullopt;
+}
+
+absl::Status Method::PrepareBlock(BlockJob& job) const { return absl::OkStatus(); }
+
+absl::StatusOr<std::vector<LinearResult>> Method::QuantizeBlock(BlockJob& job) const {
+  return std::vector<LinearResult>();
+}
+
 absl::Status Method::CheckOptions(const nlohmann::json& options) const { return absl::OkStatus(); }
 
 absl::Status Method::CheckLinear(absl::string_view name, int64_t outputs, int64_t inputs,

@@ -11,13 +11,26 @@
 namespace quantd::engine {
 namespace {
 
+std::vector<OptionInfo> RtnOptions() {
+  std::vector<OptionInfo> options = IntegerOptions();
+  options.push_back({.name = "scale_search",
+                     .type = OptionType::kBool,
+                     .default_value = false,
+                     .allowed = {},
+                     .minimum = {},
+                     .maximum = {},
+                     .help = "Choose each group's scale by the squared error it leaves instead of "
+                             "its largest weight."});
+  return options;
+}
+
 class RtnMethod : public Method {
  public:
   const MethodInfo& Info() const override {
     static const auto& info =
         *new MethodInfo{.name = "rtn",
                         .summary = "Round to nearest: seconds, no data, the baseline to beat.",
-                        .options = IntegerOptions(),
+                        .options = RtnOptions(),
                         .formats = {"gptq"},
                         .needs_calibration = false,
                         .reference =
@@ -30,12 +43,14 @@ class RtnMethod : public Method {
     return TorchCall(absl::StrCat("rounding ", job.name), [&]() -> absl::StatusOr<LinearResult> {
       const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
-      const IntegerScheme scheme = SchemeOf(*job.options, weight.size(1));
+      const IntegerScheme scheme = IntegerSchemeOf(*job.options, weight.size(1));
+      QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
+      const bool searches = job.options->at("scale_search").get<bool>();
+      RoundToNearest(weight, scheme, {.steps = searches ? kScaleSearchSteps : 0}, linear);
+      QD_ASSIGN_OR_RETURN(const at::Tensor decoded, linear.Dequantize(at::kFloat));
       LinearResult result;
-      result.linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
-      RoundToNearest(weight, scheme, result.linear);
-      QD_ASSIGN_OR_RETURN(const at::Tensor decoded, result.linear.Dequantize(at::kFloat));
       result.loss = (decoded - weight).square().sum(at::kDouble).item<double>() / 2;
+      result.linear = std::move(linear);
       return result;
     });
   }

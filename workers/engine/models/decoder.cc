@@ -147,6 +147,7 @@ absl::StatusOr<Block> Decoder::LoadBlock(int64_t layer, const WeightSource& sour
     if (shape.has_bias) {
       QD_RETURN_IF_ERROR(fetch(absl::StrCat(shape.module, ".bias"), &linear.bias));
     }
+    linear.input = source.InputRounding(absl::StrCat(prefix, shape.module, ".weight"));
     block.linears_.emplace_back(shape.module, std::move(linear));
   }
   return block;
@@ -173,7 +174,7 @@ absl::StatusOr<at::Tensor> Decoder::Apply(const Block& block, absl::string_view 
                                           const at::Tensor& input, LinearHook* hook) const {
   if (hook != nullptr) QD_RETURN_IF_ERROR(hook->OnInput(module, input));
   const Linear& linear = block.linear(module);
-  return at::linear(input, linear.weight,
+  return at::linear(RoundInput(input, linear.input), linear.weight,
                     linear.bias.defined() ? std::optional(linear.bias) : std::nullopt);
 }
 

@@ -33,6 +33,7 @@ namespace quantd::engine {
 struct Linear {
   at::Tensor weight;  // [out, in], the decoder's device and dtype.
   at::Tensor bias;    // [out], or undefined.
+  InputQuantization input;
 };
 
 // One block's weights, owned (never a view of a file): the caller may replace or change them.

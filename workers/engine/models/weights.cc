@@ -36,6 +36,18 @@ std::string CheckpointWeights::Where(absl::string_view name) const {
   return absl::StrCat(checkpoint_->folder(), "/", checkpoint_->FileOf(name));
 }
 
+absl::StatusOr<DType> CheckpointWeights::StoredType(absl::string_view name) const {
+  QD_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->Find(name));
+  return view.dtype;
+}
+
+absl::StatusOr<DType> WeightSource::StoredType(absl::string_view name) const {
+  QD_ASSIGN_OR_RETURN(const at::Tensor tensor, Read(name));
+  const absl::StatusOr<DType> type = ToDType(tensor.scalar_type());
+  Release(name);
+  return type;
+}
+
 absl::Status ValidateWeights(const ModelConfig& config, const Architecture& row,
                              const WeightSource& source) {
   for (const ExpectedTensor& expected : ExpectedTensors(config, row)) {

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "workers/engine/checkpoint/checkpoint.h"
 #include "workers/engine/models/architecture.h"
+#include "workers/engine/models/input_quantization.h"
 
 namespace quantd::engine {
 
@@ -31,6 +32,35 @@ class WeightSource {
   virtual void Release(absl::string_view name) const {}
   // The file or folder that holds `name`, for messages.
   virtual std::string Where(absl::string_view name) const = 0;
+  // The type in which the dense tensor is (or would be) written to a checkpoint. The default reads
+  // the tensor to see.
+  virtual absl::StatusOr<DType> StoredType(absl::string_view name) const;
+  // What the input of the linear layer with the weight `name` is rounded to at run time.
+  virtual InputQuantization InputRounding(absl::string_view name) const { return {}; }
+};
+
+// A source that changes some of another's tensors; everything else goes through.
+class WrappedWeights : public WeightSource {
+ public:
+  explicit WrappedWeights(const WeightSource& base) : base_(base) {}
+  bool Has(absl::string_view name) const override { return base_.Has(name); }
+  absl::StatusOr<std::vector<int64_t>> Shape(absl::string_view name) const override {
+    return base_.Shape(name);
+  }
+  absl::StatusOr<at::Tensor> Read(absl::string_view name) const override {
+    return base_.Read(name);
+  }
+  void Release(absl::string_view name) const override { base_.Release(name); }
+  std::string Where(absl::string_view name) const override { return base_.Where(name); }
+  absl::StatusOr<DType> StoredType(absl::string_view name) const override {
+    return base_.StoredType(name);
+  }
+  InputQuantization InputRounding(absl::string_view name) const override {
+    return base_.InputRounding(name);
+  }
+
+ protected:
+  const WeightSource& base_;  // Must outlive this.
 };
 
 // A plain checkpoint: tensors as they lie in the file, without a copy.
@@ -42,6 +72,7 @@ class CheckpointWeights : public WeightSource {
   absl::StatusOr<at::Tensor> Read(absl::string_view name) const override;
   void Release(absl::string_view name) const override;
   std::string Where(absl::string_view name) const override;
+  absl::StatusOr<DType> StoredType(absl::string_view name) const override;
 
  private:
   std::shared_ptr<const Checkpoint> checkpoint_;

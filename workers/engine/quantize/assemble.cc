@@ -2,59 +2,100 @@
 #include "workers/engine/quantize/assemble.h"
 
 #include <map>
-#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status_macros.h"
-#include "workers/engine/checkpoint/shards.h"
+#include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/torch_call.h"
+#include "workers/engine/tensor/view.h"
 
 namespace quantd::engine {
 namespace {
 
-constexpr int64_t kCompanionBytesMax = int64_t{256}
-                                       << 20;  // A tokenizer is tens of megabytes at most.
-
-// Finds an output tensor's bytes: in the unit that made it, or in the original model.
-class TensorFinder {
+// Output tensors out of the unit that made them, or out of the plan's source.
+class UnitReader : public ModelReader {
  public:
-  TensorFinder(const QuantizePlan& plan, const WorkFolder& work) : plan_(plan), work_(work) {
+  static absl::StatusOr<std::unique_ptr<UnitReader>> Create(JobContext& context,
+                                                            const QuantizePlan& plan,
+                                                            const WorkFolder& work,
+                                                            int64_t shard_bytes) {
+    std::unique_ptr<UnitReader> reader(new UnitReader(context, plan, work, shard_bytes));
     for (int64_t unit = 0; unit < plan.units(); ++unit) {
+      // What the linears became, and the dense tensors that the method edited.
       for (const PlannedLinear* linear : plan.UnitLinears(unit)) {
-        for (const TensorInfo& info : plan.format->Describe(linear->Scheme()))
-          units_[info.name] = unit;
+        for (const TensorInfo& info : plan.format->Describe(linear->scheme)) {
+          reader->units_[info.name] = unit;
+        }
       }
+      QD_ASSIGN_OR_RETURN(const auto file, work.OpenUnit(unit));
+      for (const std::string& name : file->names()) reader->units_[name] = unit;
     }
+    return reader;
   }
 
-  absl::Status Copy(SafetensorsWriter& writer, const TensorInfo& info) {
-    const auto found = units_.find(info.name);
-    if (found == units_.end()) {
-      QD_ASSIGN_OR_RETURN(const TensorView view, plan_.checkpoint->Find(info.name));
-      QD_RETURN_IF_ERROR(writer.Write(info.name, view.bytes));
-      plan_.checkpoint->ReleasePages(info.name);
-      return absl::OkStatus();
-    }
-    if (file_ == nullptr || open_unit_ != found->second) {
-      QD_ASSIGN_OR_RETURN(file_, work_.OpenUnit(found->second));
-      open_unit_ = found->second;
+  const nlohmann::json& config_json() const override { return plan_.config_json; }
+  const ModelConfig& config() const override { return plan_.config; }
+  const nlohmann::json& configuration() const override { return plan_.configuration; }
+  const Checkpoint& original() const override { return *plan_.checkpoint; }
+  const std::vector<TensorInfo>& tensors() const override { return plan_.output; }
+  int64_t shard_bytes() const override { return shard_bytes_; }
+
+  absl::Status Read(
+      const TensorInfo& tensor,
+      const std::function<absl::Status(absl::Span<const uint8_t> bytes)>& use) override {
+    QD_RETURN_IF_ERROR(context_.cancel.Check());
+    const auto found = units_.find(tensor.name);
+    QD_RETURN_IF_ERROR(found == units_.end() ? FromSource(tensor, use)
+                                             : FromUnit(found->second, tensor, use));
+    context_.events.Progress({.phase = "write",
+                              .done = ++done_,
+                              .total = static_cast<int64_t>(plan_.output.size()),
+                              .unit = "tensor"});
+    return absl::OkStatus();
+  }
+
+ private:
+  using Use = std::function<absl::Status(absl::Span<const uint8_t>)>;
+
+  UnitReader(JobContext& context, const QuantizePlan& plan, const WorkFolder& work,
+             int64_t shard_bytes)
+      : context_(context), plan_(plan), work_(work), shard_bytes_(shard_bytes) {}
+
+  absl::Status FromSource(const TensorInfo& info, const Use& use) {
+    QD_ASSIGN_OR_RETURN(const at::Tensor read, plan_.source->Read(info.name));
+    QD_ASSIGN_OR_RETURN(const at::Tensor stored,
+                        TorchCall(absl::StrCat("rounding ", info.name),
+                                  [&] { return read.to(ToScalarType(info.dtype)).contiguous(); }));
+    QD_RETURN_IF_ERROR(use(TensorBytes(stored)));
+    plan_.source->Release(info.name);
+    return absl::OkStatus();
+  }
+
+  absl::Status FromUnit(int64_t unit, const TensorInfo& info, const Use& use) {
+    if (file_ == nullptr || open_unit_ != unit) {
+      QD_ASSIGN_OR_RETURN(file_, work_.OpenUnit(unit));
+      open_unit_ = unit;
     }
     const TensorView* view = file_->Find(info.name);
     if (view == nullptr || view->dtype != info.dtype || view->shape != info.shape) {
       return absl::DataLossError(absl::StrCat(file_->path(), " holds no ", info.name, " of shape ",
                                               ShapeText(info.shape), "; delete the work folder"));
     }
-    QD_RETURN_IF_ERROR(writer.Write(info.name, view->bytes));
+    QD_RETURN_IF_ERROR(use(view->bytes));
     file_->ReleasePages(view->bytes);
     return absl::OkStatus();
   }
 
- private:
+  JobContext& context_;
   const QuantizePlan& plan_;
   const WorkFolder& work_;
+  const int64_t shard_bytes_;
   std::map<std::string, int64_t> units_;
   std::unique_ptr<SafetensorsFile> file_;
   int64_t open_unit_ = -1;
+  int64_t done_ = 0;
 };
 
 std::string Card(const nlohmann::json& metadata) {
@@ -73,50 +114,10 @@ std::string Card(const nlohmann::json& metadata) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<OutputFile>> WriteModel(JobContext& context, const QuantizePlan& plan,
-                                                   const WorkFolder& work, int64_t shard_bytes) {
-  const std::string& folder = context.output_dir;
-  std::vector<OutputFile> files;
-  const std::vector<Shard> shards = PlanShards(plan.output, shard_bytes);
-  TensorFinder finder(plan, work);
-  int64_t written = 0;
-  for (const Shard& shard : shards) {
-    QD_ASSIGN_OR_RETURN(
-        auto writer,
-        SafetensorsWriter::Create(absl::StrCat(folder, "/", shard.file_name), shard.tensors));
-    for (const TensorInfo& info : shard.tensors) {
-      QD_RETURN_IF_ERROR(context.cancel.Check());
-      QD_RETURN_IF_ERROR(finder.Copy(*writer, info), "writing ", shard.file_name);
-      context.events.Progress({.phase = "write",
-                               .done = ++written,
-                               .total = static_cast<int64_t>(plan.output.size()),
-                               .unit = "tensor"});
-    }
-    QD_RETURN_IF_ERROR(writer->Finish(), "writing ", shard.file_name);
-    files.push_back({shard.file_name, "model"});
-  }
-  if (shards.size() > 1) {
-    QD_RETURN_IF_ERROR(WriteShardIndex(folder, shards));
-    files.push_back({kIndexFileName, "model"});
-  }
-  nlohmann::json config = plan.checkpoint->raw_config();
-  config["quantization_config"] = plan.configuration;
-  QD_RETURN_IF_ERROR(WriteFileAtomic(absl::StrCat(folder, "/config.json"), config.dump(2) + "\n"));
-  QD_RETURN_IF_ERROR(WriteFileAtomic(absl::StrCat(folder, "/quantize_config.json"),
-                                     plan.configuration.dump(2) + "\n"));
-  files.push_back({"config.json", "model"});
-  files.push_back({"quantize_config.json", "model"});
-  // Ours say more than the original's.
-  const std::set<std::string> own = {"README.md", "quantize_config.json", kMetadataFile};
-  for (const std::string& name : plan.checkpoint->CompanionFiles()) {
-    if (own.contains(name)) continue;
-    QD_ASSIGN_OR_RETURN(
-        const std::string bytes,
-        ReadFile(absl::StrCat(plan.checkpoint->folder(), "/", name), kCompanionBytesMax));
-    QD_RETURN_IF_ERROR(WriteFileAtomic(absl::StrCat(folder, "/", name), bytes));
-    files.push_back({name, "model"});
-  }
-  return files;
+absl::StatusOr<WrittenModel> WriteModel(JobContext& context, const QuantizePlan& plan,
+                                        const WorkFolder& work, int64_t shard_bytes) {
+  QD_ASSIGN_OR_RETURN(const auto reader, UnitReader::Create(context, plan, work, shard_bytes));
+  return plan.format->WriteModel(*reader, context.output_dir);
 }
 
 absl::StatusOr<std::vector<OutputFile>> WriteRecords(const std::string& folder,

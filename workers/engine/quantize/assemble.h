@@ -1,5 +1,5 @@
-// The output folder: standard shards with an index, configuration, tokenizer files and records, out
-// of the per-block checkpoint and the original model.
+// The output folder: the model's files and its records, out of the per-block checkpoint and the
+// source of the original weights.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -14,17 +14,9 @@
 
 namespace quantd::engine {
 
-constexpr char kMetadataFile[] = "quantization_metadata.json";
-
-// A file of the output folder and its role in the manifest.
-struct OutputFile {
-  std::string path;
-  std::string role;
-};
-
-// Weights, index, config.json, quantize_config.json and the model's companion files.
-absl::StatusOr<std::vector<OutputFile>> WriteModel(JobContext& context, const QuantizePlan& plan,
-                                                   const WorkFolder& work, int64_t shard_bytes);
+// The model's files, as its format writes them.
+absl::StatusOr<WrittenModel> WriteModel(JobContext& context, const QuantizePlan& plan,
+                                        const WorkFolder& work, int64_t shard_bytes);
 
 // quantization_metadata.json and README.md.
 absl::StatusOr<std::vector<OutputFile>> WriteRecords(const std::string& folder,

@@ -1,6 +1,7 @@
 // See block_quantizer.h.
 #include "workers/engine/quantize/block_quantizer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <optional>
@@ -9,21 +10,20 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "workers/engine/job/failure.h"
+#include "workers/engine/quantize/stream_block_job.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/torch_call.h"
+#include "workers/engine/tensor/view.h"
 
 namespace quantd::engine {
 namespace {
 
 nlohmann::json Record(const PlannedLinear& linear, const LinearResult& result) {
-  return {{"name", linear.name},
-          {"bits", result.linear.bits},
-          {"groupSize", result.linear.group_size},
-          {"outputs", linear.shape.out},
-          {"inputs", linear.shape.in},
-          {"loss", result.loss},
-          {"damping", result.damping}};
+  nlohmann::json record = SchemeToJson(linear.scheme);
+  record["loss"] = result.loss;
+  record["damping"] = result.damping;
+  return record;
 }
 
 }  // namespace
@@ -56,37 +56,41 @@ absl::Status BlockQuantizer::Replay(int64_t unit) {
       return absl::NotFoundError(absl::StrCat(name, " is not in ", file->path()));
     return *view;
   };
-  QD_ASSIGN_OR_RETURN(Block block, stream_.LoadBlock(unit));
-  for (const PlannedLinear* linear : plan_.UnitLinears(unit)) {
-    QD_ASSIGN_OR_RETURN(const QuantizedLinear quantized,
-                        plan_.format->Unpack(plan_.configuration, linear->name, lookup));
-    QD_ASSIGN_OR_RETURN(const at::Tensor weight, quantized.Dequantize(plan_.dtype));
-    QD_RETURN_IF_ERROR(block.SetWeight(linear->shape.module, weight));
+  const std::vector<const PlannedLinear*> linears = plan_.UnitLinears(unit);
+  std::set<std::string> quantized;
+  for (const PlannedLinear* linear : linears) quantized.insert(linear->WeightName());
+  overlay_.Clear();
+  for (const std::string& name : file->names()) {
+    if (quantized.contains(name) || !plan_.source->Has(name)) continue;
+    QD_ASSIGN_OR_RETURN(const at::Tensor edited, ViewTensor(*file->Find(name)));
+    overlay_.Set(name, edited);
   }
-  return stream_.Advance(block);
+  QD_RETURN_IF_ERROR(stream_.AdvanceOriginal(unit));
+  QD_ASSIGN_OR_RETURN(Block block, stream_.LoadBlock(unit, overlay_));
+  for (const PlannedLinear* linear : linears) {
+    QD_ASSIGN_OR_RETURN(const QuantizedWeight weight,
+                        plan_.format->Unpack(plan_.configuration, linear->name, lookup));
+    QD_ASSIGN_OR_RETURN(const at::Tensor decoded, Dequantize(weight, plan_.dtype));
+    QD_RETURN_IF_ERROR(block.SetWeight(linear->shape.module, decoded));
+    block.linear(linear->shape.module).input = InputOf(weight);
+  }
+  const absl::Status status = stream_.Advance(block);
+  overlay_.Clear();  // It refers to the file.
+  return status;
 }
 
 absl::Status BlockQuantizer::Quantize(int64_t unit) {
   const auto start = std::chrono::steady_clock::now();
-  std::vector<NamedTensor> tensors;
-  nlohmann::json records = nlohmann::json::array();
-  if (unit < static_cast<int64_t>(plan_.blocks.size())) {
-    QD_ASSIGN_OR_RETURN(Block block, stream_.LoadBlock(unit));
-    QD_ASSIGN_OR_RETURN(tensors, QuantizeBlock(unit, block, records));
-    QD_RETURN_IF_ERROR(stream_.Advance(block));
-  } else {
-    std::optional<InputStatistics> statistics;
-    if (plan_.method->Info().needs_calibration) {
-      QD_ASSIGN_OR_RETURN(statistics, stream_.CollectHead());
-    }
-    QD_RETURN_IF_ERROR(
-        QuantizeLinear(plan_.head, statistics ? &*statistics : nullptr, tensors, records).status());
-  }
+  UnitOutput output;
+  overlay_.Clear();
+  const bool head = unit >= static_cast<int64_t>(plan_.blocks.size());
+  QD_RETURN_IF_ERROR(head ? QuantizeHead(output) : QuantizeBlock(unit, output));
   WorkState& state = work_.state();
   state.batch_size = stream_.batch_size();
   state.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  QD_ASSIGN_OR_RETURN(const std::vector<std::string> paths, work_.Save(unit, tensors, records));
-  for (const nlohmann::json& record : records) {
+  QD_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
+                      work_.Save(unit, output.tensors, output.records));
+  for (const nlohmann::json& record : output.records) {
     context_.events.Metric("quantization_loss", record["loss"].get<double>(), "",
                            {{"module", record["name"].get<std::string>()}});
   }
@@ -94,64 +98,116 @@ absl::Status BlockQuantizer::Quantize(int64_t unit) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<NamedTensor>> BlockQuantizer::QuantizeBlock(int64_t layer, Block& block,
-                                                                       nlohmann::json& records) {
+absl::Status BlockQuantizer::QuantizeHead(UnitOutput& output) {
+  std::optional<InputStatistics> statistics;
+  if (plan_.needs.hessian || plan_.needs.absmax) {
+    QD_ASSIGN_OR_RETURN(statistics, stream_.CollectHead());
+  }
+  QD_ASSIGN_OR_RETURN(const LinearResult result,
+                      RunMethod(plan_.head, statistics ? &*statistics : nullptr));
+  return Take(plan_.head, result, nullptr, output);
+}
+
+absl::Status BlockQuantizer::QuantizeBlock(int64_t layer, UnitOutput& output) {
+  QD_RETURN_IF_ERROR(stream_.AdvanceOriginal(layer));
+  std::vector<LinearResult> results;
+  QD_RETURN_IF_ERROR(RunHook(layer, [&](BlockJob& job) -> absl::Status {
+    QD_RETURN_IF_ERROR(plan_.method->PrepareBlock(job), "preparing block ", layer);
+    QD_ASSIGN_OR_RETURN(results, plan_.method->QuantizeBlock(job));
+    return absl::OkStatus();
+  }));
+  QD_ASSIGN_OR_RETURN(Block block, stream_.LoadBlock(layer, overlay_));
+  const std::vector<const PlannedLinear*> linears = plan_.UnitLinears(layer);
+  if (results.empty()) {
+    QD_RETURN_IF_ERROR(QuantizeLinears(layer, block, output));
+  } else if (results.size() != linears.size()) {
+    return absl::InternalError(absl::StrCat(plan_.method->Info().name, " quantized ",
+                                            results.size(), " of ", linears.size(), " linears"));
+  }
+  for (size_t i = 0; i < results.size(); ++i) {
+    QD_RETURN_IF_ERROR(Take(*linears[i], results[i], &block, output));
+  }
+  // What the method changed and what stays in full precision belongs to the unit.
+  for (const auto& [name, tensor] : overlay_.edits()) {
+    const bool quantized =
+        std::any_of(linears.begin(), linears.end(),
+                    [&](const PlannedLinear* linear) { return linear->WeightName() == name; });
+    if (!quantized) output.tensors.push_back({name, tensor});
+  }
+  return stream_.Advance(block);
+}
+
+absl::Status BlockQuantizer::RunHook(int64_t layer,
+                                     const std::function<absl::Status(BlockJob&)>& hook) {
+  StreamBlockJob job(plan_, layer, stream_, overlay_, [&] { return context_.cancel.Check(); });
+  QD_RETURN_IF_ERROR(stream_.WithRelief(nullptr, [&] {
+    job.Reset();
+    return hook(job);
+  }));
+  for (const FallbackRecord& fallback : job.fallbacks()) {
+    RecordFallback(context_, work_, fallback.kind, fallback.module, fallback.description);
+  }
+  work_.state().notes.update(job.notes());
+  return absl::OkStatus();
+}
+
+absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Block& block, UnitOutput& output) {
   const std::vector<const PlannedLinear*> linears = plan_.UnitLinears(layer);
   std::set<int> groups;
   for (const PlannedLinear* linear : linears) groups.insert(linear->shape.group);
-  const bool calibrated = plan_.method->Info().needs_calibration;
+  const bool collects = plan_.needs.hessian || plan_.needs.absmax;
   const bool sequential = plan_.options.value("true_sequential", false);
   std::map<int, InputStatistics> statistics;
-  if (calibrated && !sequential && !groups.empty()) {
+  if (collects && !sequential && !groups.empty()) {
     QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, groups));
   }
-  std::vector<NamedTensor> tensors;
   for (const int group : groups) {
     QD_RETURN_IF_ERROR(context_.cancel.Check());
-    if (calibrated && sequential) {
+    if (collects && sequential) {
       QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, {group}));
     }
     for (const PlannedLinear* linear : linears) {
       if (linear->shape.group != group) continue;
-      QD_ASSIGN_OR_RETURN(
-          const at::Tensor weight,
-          QuantizeLinear(*linear, calibrated ? &statistics.at(group) : nullptr, tensors, records));
-      QD_RETURN_IF_ERROR(block.SetWeight(linear->shape.module, weight), linear->name);
+      QD_ASSIGN_OR_RETURN(const LinearResult result,
+                          RunMethod(*linear, collects ? &statistics.at(group) : nullptr));
+      QD_RETURN_IF_ERROR(Take(*linear, result, &block, output));
     }
     statistics.erase(group);
   }
-  return tensors;
+  return absl::OkStatus();
 }
 
-absl::StatusOr<at::Tensor> BlockQuantizer::QuantizeLinear(const PlannedLinear& linear,
-                                                          InputStatistics* statistics,
-                                                          std::vector<NamedTensor>& tensors,
-                                                          nlohmann::json& records) {
-  QD_ASSIGN_OR_RETURN(const LinearResult result, RunMethod(linear, statistics));
+absl::Status BlockQuantizer::Take(const PlannedLinear& linear, const LinearResult& result,
+                                  Block* block, UnitOutput& output) {
   for (const FallbackRecord& fallback : result.fallbacks) {
     RecordFallback(context_, work_, fallback.kind, fallback.module, fallback.description);
   }
-  records.push_back(Record(linear, result));
+  output.records.push_back(Record(linear, result));
   QD_ASSIGN_OR_RETURN(std::vector<NamedTensor> packed,
                       plan_.format->Pack(linear.name, result.linear));
-  for (NamedTensor& tensor : packed) tensors.push_back(std::move(tensor));
-  return result.linear.Dequantize(plan_.dtype);
+  for (NamedTensor& tensor : packed) output.tensors.push_back(std::move(tensor));
+  if (block == nullptr) return absl::OkStatus();
+  QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(result.linear, plan_.dtype));
+  QD_RETURN_IF_ERROR(block->SetWeight(linear.shape.module, weight), linear.name);
+  block->linear(linear.shape.module).input = InputOf(result.linear);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& linear,
                                                        InputStatistics* statistics) {
   for (;;) {
-    QD_ASSIGN_OR_RETURN(const at::Tensor stored, plan_.source->Read(linear.WeightName()));
+    QD_ASSIGN_OR_RETURN(const at::Tensor stored, overlay_.Read(linear.WeightName()));
     // A copy: methods overwrite their weight, and what is read may be the file itself.
     QD_ASSIGN_OR_RETURN(at::Tensor weight, TorchCall(absl::StrCat("reading ", linear.name), [&] {
                           return stored.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
                         }));
-    plan_.source->Release(linear.WeightName());
+    overlay_.Release(linear.WeightName());
     absl::StatusOr<LinearResult> result = plan_.method->Quantize({.name = linear.name,
                                                                   .weight = std::move(weight),
                                                                   .statistics = statistics,
                                                                   .options = &linear.options});
-    const bool on_gpu = statistics != nullptr && statistics->hessian.is_cuda();
+    const bool on_gpu =
+        statistics != nullptr && statistics->hessian.defined() && statistics->hessian.is_cuda();
     if (result.ok() || !IsOutOfMemory(result.status()) || !on_gpu) return result;
     RecordFallback(context_, work_, "cpu", linear.name,
                    "out of device memory; the Hessian was factored on the CPU");

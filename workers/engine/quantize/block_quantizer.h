@@ -2,24 +2,32 @@
 // follows sees what the written model will compute.
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "workers/engine/job/context.h"
+#include "workers/engine/quantize/overlay.h"
 #include "workers/engine/quantize/plan.h"
 #include "workers/engine/quantize/stream.h"
 #include "workers/engine/quantize/work_folder.h"
 
 namespace quantd::engine {
 
+// What is kept of a finished unit.
+struct UnitOutput {
+  std::vector<NamedTensor> tensors;
+  nlohmann::json records = nlohmann::json::array();
+};
+
 // Not thread-safe. All references must outlive it.
 class BlockQuantizer {
  public:
   BlockQuantizer(JobContext& context, const QuantizePlan& plan, WorkFolder& work,
                  BlockStream& stream)
-      : context_(context), plan_(plan), work_(work), stream_(stream) {}
+      : context_(context), plan_(plan), work_(work), stream_(stream), overlay_(*plan.source) {}
 
   // Does the unit, or, where an earlier attempt did it, takes over its codes. Afterwards the unit
   // is on disk, has been announced, and the stream stands behind it.
@@ -28,19 +36,24 @@ class BlockQuantizer {
  private:
   absl::Status Replay(int64_t unit);
   absl::Status Quantize(int64_t unit);
-  absl::StatusOr<std::vector<NamedTensor>> QuantizeBlock(int64_t layer, Block& block,
-                                                         nlohmann::json& records);
-  // Quantizes one linear; appends its tensors and its record, and returns its decoded weight.
-  absl::StatusOr<at::Tensor> QuantizeLinear(const PlannedLinear& linear,
-                                            InputStatistics* statistics,
-                                            std::vector<NamedTensor>& tensors,
-                                            nlohmann::json& records);
+  absl::Status QuantizeHead(UnitOutput& output);
+  absl::Status QuantizeBlock(int64_t layer, UnitOutput& output);
+  // The linears one by one, each with what calibration saw at its input.
+  absl::Status QuantizeLinears(int64_t layer, Block& block, UnitOutput& output);
+  // Runs a hook of the method, again and with less memory where that is short, and keeps what it
+  // reports.
+  absl::Status RunHook(int64_t layer, const std::function<absl::Status(BlockJob&)>& hook);
   absl::StatusOr<LinearResult> RunMethod(const PlannedLinear& linear, InputStatistics* statistics);
+  // Appends the linear's tensors and its record; where `block` is given it computes with the
+  // decoded weight from now on.
+  absl::Status Take(const PlannedLinear& linear, const LinearResult& result, Block* block,
+                    UnitOutput& output);
 
   JobContext& context_;
   const QuantizePlan& plan_;
   WorkFolder& work_;
   BlockStream& stream_;
+  WeightOverlay overlay_;  // Of the unit at hand.
 };
 
 // Emits a Fallback event and keeps it in the work folder's state for the records.

@@ -85,7 +85,7 @@ double Operations(const QuantizePlan& plan) {
       const double n = static_cast<double>(linear.shape.out);
       const double k = static_cast<double>(linear.shape.in);
       operations += passes * 2 * tokens * n * k;
-      if (plan.sequences == 0 || !linear.quantized) continue;
+      if (!plan.needs.hessian || !linear.quantized) continue;
       if (linear.shape.group != group) operations += 1.4 * tokens * k * k + 2 * k * k * k;
       operations += n * k * k;
       group = linear.shape.group;
@@ -104,7 +104,7 @@ int64_t MemoryParts::WithoutActivations() const {
 }
 
 MemoryParts EstimateMemory(const QuantizePlan& plan, int64_t asked_batch) {
-  const ModelConfig& config = plan.config();
+  const ModelConfig& config = plan.config;
   const int64_t element = static_cast<int64_t>(c10::elementSize(plan.dtype));
   const int64_t embedding = config.vocab_size * config.hidden_size;
   MemoryParts parts = {.libraries_bytes = kLibrariesBytes};
@@ -117,15 +117,17 @@ MemoryParts EstimateMemory(const QuantizePlan& plan, int64_t asked_batch) {
   }
   if (plan.head.quantized) largest = std::max(largest, embedding);
   // Packed tensors of the block wait for the block's file.
-  parts.block_bytes = block_weights * (element + 1) + largest * kLinearBytesAWeight;
+  parts.block_bytes =
+      block_weights * (element + 1 + 4 * plan.needs.block_copies) + largest * kLinearBytesAWeight;
   if (plan.sequences == 0) return parts;
   const int64_t k = LargestInput(plan);
-  parts.statistics_bytes = kHessianMatrices * k * k * 4;
+  if (plan.needs.hessian) parts.statistics_bytes = kHessianMatrices * k * k * 4;
   const int64_t tokens = BatchSize(plan, asked_batch) * plan.sequence_length;
   parts.batch_bytes =
       tokens * (kHiddenTensors * config.hidden_size + kMlpTensors * config.intermediate_size) *
       element;
   parts.activations_bytes = plan.sequences * plan.sequence_length * config.hidden_size * element;
+  if (plan.needs.original) parts.activations_bytes *= 2;
   return parts;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -19,8 +20,6 @@ namespace {
 
 constexpr int64_t kDefaultSequences = 128;
 constexpr int64_t kDefaultSequenceLength = 2048;
-// Options that mean the whole job: an override of them would do nothing.
-constexpr const char* kJobOptions[] = {"true_sequential", "quantize_head"};
 
 struct CompiledOverride {
   const ModuleOverride* given;
@@ -28,15 +27,16 @@ struct CompiledOverride {
   bool used = false;
 };
 
-absl::StatusOr<std::vector<CompiledOverride>> CompileOverrides(const QuantizeSpec& spec) {
+absl::StatusOr<std::vector<CompiledOverride>> CompileOverrides(const QuantizeSpec& spec,
+                                                               const Method& method) {
   std::vector<CompiledOverride> compiled;
   for (size_t i = 0; i < spec.overrides.size(); ++i) {
     const ModuleOverride& given = spec.overrides[i];
     QD_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Compile(given.pattern), "overrides[", i,
                         "].pattern");
-    for (const char* name : kJobOptions) {
-      if (given.options.contains(name)) {
-        return absl::InvalidArgumentError(absl::StrCat("overrides[", i, "].options.", name,
+    for (const OptionInfo& option : method.Info().options) {
+      if (option.whole_job && given.options.contains(option.name)) {
+        return absl::InvalidArgumentError(absl::StrCat("overrides[", i, "].options.", option.name,
                                                        ": this option holds for the whole job"));
       }
     }
@@ -59,11 +59,13 @@ absl::Status ApplyOverrides(const QuantizePlan& plan, std::vector<CompiledOverri
   return absl::OkStatus();
 }
 
-absl::Status CheckShape(const QuantizePlan& plan, const PlannedLinear& linear) {
+absl::Status PlanScheme(const QuantizePlan& plan, PlannedLinear& linear) {
   if (!linear.quantized) return absl::OkStatus();
   QD_RETURN_IF_ERROR(
       plan.method->CheckLinear(linear.name, linear.shape.out, linear.shape.in, linear.options));
-  return plan.format->Supports(linear.Scheme());
+  linear.scheme =
+      plan.method->Scheme(linear.name, linear.shape.out, linear.shape.in, linear.options);
+  return plan.format->Supports(linear.scheme);
 }
 
 absl::Status PlanHead(QuantizePlan& plan) {
@@ -71,13 +73,13 @@ absl::Status PlanHead(QuantizePlan& plan) {
   absl::ConsumeSuffix(&name, ".weight");
   plan.head.name = std::string(name);
   plan.head.shape = {.module = plan.head.name,
-                     .out = plan.config().vocab_size,
-                     .in = plan.config().hidden_size,
+                     .out = plan.config.vocab_size,
+                     .in = plan.config.hidden_size,
                      .has_bias = false,
                      .group = 0};
   plan.head.quantized = plan.options.value("quantize_head", false);
   plan.head.options = plan.options;
-  if (plan.head.quantized && plan.config().tie_word_embeddings) {
+  if (plan.head.quantized && plan.config.tie_word_embeddings) {
     return absl::InvalidArgumentError(
         "quantize_head: this model's head is its embedding (tie_word_embeddings), which no loader "
         "reads "
@@ -87,24 +89,25 @@ absl::Status PlanHead(QuantizePlan& plan) {
 }
 
 absl::Status PlanLinears(const QuantizeSpec& spec, QuantizePlan& plan) {
-  QD_ASSIGN_OR_RETURN(std::vector<CompiledOverride> overrides, CompileOverrides(spec));
+  QD_ASSIGN_OR_RETURN(std::vector<CompiledOverride> overrides,
+                      CompileOverrides(spec, *plan.method));
   QD_RETURN_IF_ERROR(PlanHead(plan));
-  const std::vector<LinearShape> shapes = Linears(plan.config(), *plan.row);
+  const std::vector<LinearShape> shapes = Linears(plan.config, *plan.row);
   int64_t quantized = 0;
-  for (int64_t layer = 0; layer < plan.config().layers; ++layer) {
+  for (int64_t layer = 0; layer < plan.config.layers; ++layer) {
     std::vector<PlannedLinear>& block = plan.blocks.emplace_back();
     for (const LinearShape& shape : shapes) {
       PlannedLinear& linear = block.emplace_back();
       linear.shape = shape;
       linear.name = absl::StrCat(BlockPrefix(*plan.row, layer), shape.module);
       QD_RETURN_IF_ERROR(ApplyOverrides(plan, overrides, linear));
-      QD_RETURN_IF_ERROR(CheckShape(plan, linear));
+      QD_RETURN_IF_ERROR(PlanScheme(plan, linear));
       quantized += linear.quantized;
     }
   }
   if (plan.head.quantized) {
     QD_RETURN_IF_ERROR(ApplyOverrides(plan, overrides, plan.head));
-    QD_RETURN_IF_ERROR(CheckShape(plan, plan.head));
+    QD_RETURN_IF_ERROR(PlanScheme(plan, plan.head));
     quantized += plan.head.quantized;
   }
   for (const CompiledOverride& override : overrides) {
@@ -117,13 +120,36 @@ absl::Status PlanLinears(const QuantizeSpec& spec, QuantizePlan& plan) {
   return absl::OkStatus();
 }
 
+// Source and configuration, after the method's transformation of the model.
+absl::Status PlanSource(QuantizePlan& plan) {
+  plan.config = plan.checkpoint->config();
+  plan.config_json = plan.checkpoint->raw_config();
+  QD_ASSIGN_OR_RETURN(plan.row, FindArchitecture(plan.config));
+  QD_ASSIGN_OR_RETURN(plan.source, OpenWeights(plan.checkpoint));
+  QD_RETURN_IF_ERROR(ValidateWeights(plan.config, *plan.row, *plan.source));
+  QD_ASSIGN_OR_RETURN(std::optional<TransformedModel> transformed,
+                      plan.method->TransformModel({.config = plan.config,
+                                                   .row = *plan.row,
+                                                   .source = plan.source,
+                                                   .options = plan.options,
+                                                   .seed = plan.seed}),
+                      "method ", plan.method->Info().name);
+  if (!transformed.has_value()) return absl::OkStatus();
+  plan.source = std::move(transformed->source);
+  plan.fallbacks = std::move(transformed->fallbacks);
+  plan.config_json.merge_patch(transformed->config_edits);
+  QD_ASSIGN_OR_RETURN(
+      plan.config, ParseModelConfig(plan.config_json, plan.checkpoint->folder() + "/config.json"));
+  return ValidateWeights(plan.config, *plan.row, *plan.source);
+}
+
 absl::Status PlanOutput(QuantizePlan& plan) {
   std::map<std::string, const PlannedLinear*> quantized;
   std::vector<ModuleException> exceptions;
   const auto visit = [&](const PlannedLinear& linear) {
     if (linear.quantized) quantized[linear.WeightName()] = &linear;
     if (linear.quantized && linear.options == plan.options) return;
-    exceptions.push_back({linear.name, !linear.quantized, linear.options});
+    exceptions.push_back({linear.name, !linear.quantized, linear.options, linear.scheme});
   };
   for (const auto& block : plan.blocks) {
     for (const PlannedLinear& linear : block) visit(linear);
@@ -133,17 +159,18 @@ absl::Status PlanOutput(QuantizePlan& plan) {
   plan.configuration = plan.format->Configuration({.method = plan.method->Info().name,
                                                    .options = plan.options,
                                                    .head_quantized = plan.head.quantized,
-                                                   .exceptions = exceptions});
-  for (const ExpectedTensor& tensor : ExpectedTensors(plan.config(), *plan.row)) {
+                                                   .exceptions = exceptions,
+                                                   .scheme = plan.scheme});
+  for (const ExpectedTensor& tensor : ExpectedTensors(plan.config, *plan.row)) {
     const auto found = quantized.find(tensor.name);
     if (found != quantized.end()) {
-      for (TensorInfo& info : plan.format->Describe(found->second->Scheme())) {
+      for (TensorInfo& info : plan.format->Describe(found->second->scheme)) {
         plan.output.push_back(std::move(info));
       }
       continue;
     }
-    QD_ASSIGN_OR_RETURN(const TensorView view, plan.checkpoint->Find(tensor.name));
-    plan.output.push_back({tensor.name, view.dtype, view.shape});
+    QD_ASSIGN_OR_RETURN(const DType type, plan.source->StoredType(tensor.name));
+    plan.output.push_back({tensor.name, type, tensor.shape});
   }
   for (const TensorInfo& info : plan.output) {
     QD_ASSIGN_OR_RETURN(const int64_t elements, ElementCount(info.shape));
@@ -156,8 +183,8 @@ absl::Status PlanDevice(const Runtime& runtime, QuantizePlan& plan) {
   QD_ASSIGN_OR_RETURN(plan.device, SelectDevice(runtime.device));
   if (!runtime.dtype.empty() && runtime.dtype != "auto") {
     QD_ASSIGN_OR_RETURN(plan.dtype, ParseComputeDtype(runtime.dtype));
-  } else if (plan.device.is_cuda() && plan.config().dtype != "") {
-    QD_ASSIGN_OR_RETURN(plan.dtype, ParseComputeDtype(plan.config().dtype));
+  } else if (plan.device.is_cuda() && plan.config.dtype != "") {
+    QD_ASSIGN_OR_RETURN(plan.dtype, ParseComputeDtype(plan.config.dtype));
   }
   return absl::OkStatus();
 }
@@ -169,8 +196,8 @@ absl::Status PlanCalibration(const QuantizeSpec& spec, QuantizePlan& plan) {
         "calibration: sequences ", given.sequences, ", sequence_length ", given.sequence_length,
         " and batch_size ", given.batch_size, " must not be negative"));
   }
-  if (!plan.method->Info().needs_calibration) return absl::OkStatus();
-  const int64_t positions = plan.config().max_position_embeddings;
+  if (!plan.needs.inputs) return absl::OkStatus();
+  const int64_t positions = plan.config.max_position_embeddings;
   plan.sequences = given.sequences > 0 ? given.sequences : kDefaultSequences;
   plan.sequence_length = given.sequence_length;
   if (plan.sequence_length == 0) {
@@ -186,14 +213,6 @@ absl::Status PlanCalibration(const QuantizeSpec& spec, QuantizePlan& plan) {
 }
 
 }  // namespace
-
-LinearScheme PlannedLinear::Scheme() const {
-  return {.module = name,
-          .outputs = shape.out,
-          .inputs = shape.in,
-          .bits = options.value("bits", 16),
-          .group_size = options.value("group_size", int64_t{-1})};
-}
 
 std::vector<const PlannedLinear*> QuantizePlan::UnitLinears(int64_t unit) const {
   if (unit == static_cast<int64_t>(blocks.size())) return {&head};
@@ -211,6 +230,9 @@ absl::StatusOr<QuantizePlan> PlanQuantize(JobContext& context, const QuantizeSpe
   QuantizePlan plan;
   QD_ASSIGN_OR_RETURN(plan.method, FindMethod(spec.method));
   QD_ASSIGN_OR_RETURN(plan.options, ResolveOptions(*plan.method, spec.options));
+  plan.scheme = plan.method->Scheme("", 0, 0, plan.options);
+  plan.needs = plan.method->Needs(plan.options);
+  plan.seed = context.spec.runtime.seed;
   const std::vector<std::string>& formats = plan.method->Info().formats;
   const std::string format = spec.format.empty() ? formats.front() : spec.format;
   QD_ASSIGN_OR_RETURN(plan.format, FindFormat(format));
@@ -221,15 +243,13 @@ absl::StatusOr<QuantizePlan> PlanQuantize(JobContext& context, const QuantizeSpe
   }
   QD_ASSIGN_OR_RETURN(const std::string folder, context.ResolveModel(spec.model));
   QD_ASSIGN_OR_RETURN(plan.checkpoint, Checkpoint::Open(folder), "opening model ", spec.model);
-  if (plan.config().is_quantized) {
+  if (plan.checkpoint->config().is_quantized) {
     return absl::FailedPreconditionError(
         absl::StrCat(folder,
                      "/config.json has a quantization_config: the model is quantized already; give "
                      "the original one"));
   }
-  QD_ASSIGN_OR_RETURN(plan.row, FindArchitecture(plan.config()));
-  QD_ASSIGN_OR_RETURN(plan.source, OpenWeights(plan.checkpoint));
-  QD_RETURN_IF_ERROR(ValidateWeights(plan.config(), *plan.row, *plan.source), "model ", spec.model);
+  QD_RETURN_IF_ERROR(PlanSource(plan), "model ", spec.model);
   QD_RETURN_IF_ERROR(PlanLinears(spec, plan));
   QD_RETURN_IF_ERROR(PlanOutput(plan));
   QD_RETURN_IF_ERROR(PlanCalibration(spec, plan));

@@ -26,18 +26,26 @@ struct PlannedLinear {
   std::string name;   // "model.layers.3.mlp.down_proj"
   bool quantized = true;
   nlohmann::json options;  // Resolved; the module's own where an override changes them.
+  LinearScheme scheme;     // What the method makes of it.
 
-  LinearScheme Scheme() const;
   std::string WeightName() const { return name + ".weight"; }
 };
 
 struct QuantizePlan {
   std::shared_ptr<const Checkpoint> checkpoint;
+  // The weights to quantize: the checkpoint's, or what the method's TransformModel makes of them.
+  // Everything is read through it.
   std::shared_ptr<const WeightSource> source;
+  nlohmann::json config_json;                  // config.json with the method's edits.
+  ModelConfig config;                          // The same, parsed.
+  std::vector<FallbackRecord> fallbacks = {};  // Of the transformation.
   const Architecture* row = nullptr;
   const Method* method = nullptr;
   const Format* format = nullptr;
-  nlohmann::json options;                          // The job's, resolved.
+  nlohmann::json options;  // The job's, resolved.
+  LinearScheme scheme;     // What they mean; without a name and a shape.
+  CalibrationNeeds needs;
+  uint64_t seed = 0;
   std::vector<std::vector<PlannedLinear>> blocks;  // In the order of computation.
   PlannedLinear head;                              // Not quantized unless asked for.
   nlohmann::json configuration;                    // config.json's "quantization_config".
@@ -52,7 +60,6 @@ struct QuantizePlan {
   int64_t sequences = 0;
   int64_t sequence_length = 0;
 
-  const ModelConfig& config() const { return checkpoint->config(); }
   // Pieces of work: the blocks, and the head where it is quantized.
   int64_t units() const { return static_cast<int64_t>(blocks.size()) + (head.quantized ? 1 : 0); }
   // The unit's linears that are quantized.

@@ -4,7 +4,6 @@
 #include <torch/version.h>
 
 #include <cmath>
-#include <map>
 #include <memory>
 #include <optional>
 
@@ -19,6 +18,7 @@
 #include "workers/engine/quantize/assemble.h"
 #include "workers/engine/quantize/block_quantizer.h"
 #include "workers/engine/quantize/estimate.h"
+#include "workers/engine/quantize/overlay.h"
 #include "workers/engine/quantize/plan.h"
 #include "workers/engine/quantize/probe.h"
 #include "workers/engine/quantize/stream.h"
@@ -65,7 +65,7 @@ absl::Status LoadCalibration(JobContext& context, const QuantizeSpec& spec, Run&
   QD_ASSIGN_OR_RETURN(run.sequences, CutSequences(run.documents, encode,
                                                   {.sequences = run.plan.sequences,
                                                    .length = run.plan.sequence_length,
-                                                   .vocabulary = run.plan.config().vocab_size}));
+                                                   .vocabulary = run.plan.config.vocab_size}));
   run.plan.sequences = run.sequences.ids.size(0);
   return absl::OkStatus();
 }
@@ -86,49 +86,29 @@ std::string Fingerprint(const Run& run) {
                                {"calibration", run.documents.digest},
                                {"sequences", run.plan.sequences},
                                {"sequence_length", run.plan.sequence_length},
+                               {"seed", run.plan.seed},
                                {"dtype", ComputeDtypeName(run.plan.dtype)},
                                {"device", run.plan.device.is_cuda() ? "cuda" : "cpu"}};
   return Sha256Hex(json.dump());
 }
-
-// The quantized head in place of the original one.
-class HeadOverlay : public WeightSource {
- public:
-  HeadOverlay(const WeightSource& base, std::string name, at::Tensor weight)
-      : base_(base), name_(std::move(name)), weight_(std::move(weight)) {}
-  bool Has(absl::string_view name) const override { return base_.Has(name); }
-  absl::StatusOr<std::vector<int64_t>> Shape(absl::string_view name) const override {
-    return base_.Shape(name);
-  }
-  absl::StatusOr<at::Tensor> Read(absl::string_view name) const override {
-    if (name == name_) return weight_;
-    return base_.Read(name);
-  }
-  void Release(absl::string_view name) const override { base_.Release(name); }
-  std::string Where(absl::string_view name) const override { return base_.Where(name); }
-
- private:
-  const WeightSource& base_;
-  std::string name_;
-  at::Tensor weight_;
-};
 
 absl::StatusOr<at::Tensor> ProbeLogits(const QuantizePlan& plan, const WorkFolder& work,
                                        const BlockStream& stream) {
   if (!plan.head.quantized) return stream.decoder().Logits(stream.probe()[0]);
   QD_ASSIGN_OR_RETURN(const auto file, work.OpenUnit(plan.units() - 1));
   QD_ASSIGN_OR_RETURN(
-      const QuantizedLinear head,
+      const QuantizedWeight head,
       plan.format->Unpack(plan.configuration, plan.head.name,
                           [&](absl::string_view name) -> absl::StatusOr<TensorView> {
                             const TensorView* view = file->Find(name);
                             if (view == nullptr) return absl::NotFoundError(name);
                             return *view;
                           }));
-  QD_ASSIGN_OR_RETURN(at::Tensor weight, head.Dequantize(plan.dtype));
-  const HeadOverlay source(*plan.source, plan.head.WeightName(), std::move(weight));
+  QD_ASSIGN_OR_RETURN(at::Tensor weight, Dequantize(head, plan.dtype));
+  WeightOverlay source(*plan.source);
+  source.Set(plan.head.WeightName(), std::move(weight));
   QD_ASSIGN_OR_RETURN(const Decoder decoder,
-                      Decoder::Create(plan.config(), source,
+                      Decoder::Create(plan.config, source,
                                       {.device = stream.decoder().device(), .dtype = plan.dtype}));
   return decoder.Logits(stream.probe()[0]);
 }
@@ -148,7 +128,7 @@ absl::StatusOr<nlohmann::json> QuantizeUnits(JobContext& context, const Quantize
   };
   options.check = [&] { return context.cancel.Check(); };
   QD_ASSIGN_OR_RETURN(const auto stream, BlockStream::Create(plan, std::move(options)));
-  const at::Tensor probe = ProbeTokens(plan.config().vocab_size);
+  const at::Tensor probe = ProbeTokens(plan.config.vocab_size);
   const bool calibrate = work.state().units_done < plan.units();
   QD_RETURN_IF_ERROR(stream->Start(calibrate ? run.sequences.ids : at::Tensor(), probe));
   BlockQuantizer quantizer(context, plan, work, *stream);
@@ -185,31 +165,32 @@ absl::StatusOr<nlohmann::json> Modules(const QuantizePlan& plan, const WorkFolde
   return modules;
 }
 
-// The record that travels with the files: quantization_metadata.json.
-absl::StatusOr<nlohmann::json> Metadata(const JobContext& context, const QuantizeSpec& spec,
-                                        const Run& run, WorkFolder& work) {
-  const QuantizePlan& plan = run.plan;
-  QD_ASSIGN_OR_RETURN(const auto output, Checkpoint::Open(context.output_dir),
-                      "reading back what was written");
-  QD_ASSIGN_OR_RETURN(nlohmann::json modules, Modules(plan, work));
-  QD_ASSIGN_OR_RETURN(const DeviceMemory device, ReadDeviceMemory(plan.device));
-  const int64_t before = plan.checkpoint->total_bytes();
-  const int64_t after = output->total_bytes();
+// Over all quantized linears, with everything that the format stores for them.
+absl::StatusOr<double> BitsPerWeight(const QuantizePlan& plan) {
   double bits = 0;
   double weights = 0;
-  std::map<std::string, int64_t> sizes;
-  for (const TensorInfo& info : plan.output) {
-    QD_ASSIGN_OR_RETURN(const int64_t elements, ElementCount(info.shape));
-    sizes[info.name] = elements * DTypeBytes(info.dtype);
-  }
   for (int64_t unit = 0; unit < plan.units(); ++unit) {
     for (const PlannedLinear* linear : plan.UnitLinears(unit)) {
       weights += static_cast<double>(linear->shape.out) * static_cast<double>(linear->shape.in);
-      for (const TensorInfo& info : plan.format->Describe(linear->Scheme())) {
-        bits += 8.0 * static_cast<double>(sizes[info.name]);
+      for (const TensorInfo& info : plan.format->Describe(linear->scheme)) {
+        QD_ASSIGN_OR_RETURN(const int64_t bytes, DataBytes(info.dtype, info.shape));
+        bits += 8.0 * static_cast<double>(bytes);
       }
     }
   }
+  return bits / weights;
+}
+
+// The record that travels with the files: quantization_metadata.json.
+absl::StatusOr<nlohmann::json> Metadata(const JobContext& context, const QuantizeSpec& spec,
+                                        const Run& run, WorkFolder& work,
+                                        const WrittenModel& written) {
+  const QuantizePlan& plan = run.plan;
+  QD_ASSIGN_OR_RETURN(nlohmann::json modules, Modules(plan, work));
+  QD_ASSIGN_OR_RETURN(const DeviceMemory device, ReadDeviceMemory(plan.device));
+  const int64_t before = plan.checkpoint->total_bytes();
+  const int64_t after = written.tensor_bytes;
+  QD_ASSIGN_OR_RETURN(const double bits_per_weight, BitsPerWeight(plan));
   nlohmann::json calibration = nullptr;
   if (plan.sequences > 0) {
     calibration = {{"source", run.documents.source},
@@ -223,11 +204,11 @@ absl::StatusOr<nlohmann::json> Metadata(const JobContext& context, const Quantiz
       {"format", plan.format->Info().name},
       {"model", spec.model},
       {"model_digest", run.model_digest},
-      {"output_digest", output->Digest()},
-      {"bits", plan.options.at("bits")},
-      {"group_size", plan.options.at("group_size")},
+      {"output_digest", written.digest},
+      {"bits", plan.scheme.bits},
+      {"group_size", plan.scheme.group_size},
       {"options", plan.options},
-      {"bits_per_weight", bits / weights},
+      {"bits_per_weight", bits_per_weight},
       {"quantization_seconds", work.state().seconds},
       {"size_before_bytes", before},
       {"size_after_bytes", after},
@@ -244,6 +225,7 @@ absl::StatusOr<nlohmann::json> Metadata(const JobContext& context, const Quantiz
       {"seed", context.spec.runtime.seed},
       {"attempts", work.state().attempts},
       {"fallbacks", work.state().fallbacks},
+      {"notes", work.state().notes},
       {"modules", modules}};
 }
 
@@ -284,14 +266,20 @@ absl::StatusOr<nlohmann::json> RunPlanned(JobContext& context, const QuantizeSpe
   if (!run.sequences.warning.empty() && work.state().attempts == 1) {
     RecordFallback(context, work, "calibration_text", "", run.sequences.warning);
   }
+  if (work.state().attempts == 1) {
+    for (const FallbackRecord& fallback : run.plan.fallbacks) {
+      RecordFallback(context, work, fallback.kind, fallback.module, fallback.description);
+    }
+  }
   QD_ASSIGN_OR_RETURN(const nlohmann::json probe, QuantizeUnits(context, spec, run, work));
   QD_RETURN_IF_ERROR(work.SaveState());
-  QD_ASSIGN_OR_RETURN(std::vector<OutputFile> files,
+  QD_ASSIGN_OR_RETURN(const WrittenModel written,
                       WriteModel(context, run.plan, work, spec.shard_bytes));
+  std::vector<OutputFile> files = written.files;
   QD_RETURN_IF_ERROR(
       WriteFileAtomic(absl::StrCat(context.output_dir, "/", kProbeFile), probe.dump(1) + "\n"));
   files.push_back({kProbeFile, "metadata"});
-  QD_ASSIGN_OR_RETURN(const nlohmann::json metadata, Metadata(context, spec, run, work));
+  QD_ASSIGN_OR_RETURN(const nlohmann::json metadata, Metadata(context, spec, run, work, written));
   QD_ASSIGN_OR_RETURN(const std::vector<OutputFile> records,
                       WriteRecords(context.output_dir, metadata));
   files.insert(files.end(), records.begin(), records.end());

@@ -33,7 +33,7 @@ absl::StatusOr<std::unique_ptr<BlockStream>> BlockStream::Create(const QuantizeP
 absl::Status BlockStream::CreateDecoder(at::Device device) {
   decoder_.reset();
   absl::StatusOr<Decoder> decoder =
-      Decoder::Create(plan_.config(), *plan_.source, {.device = device, .dtype = plan_.dtype});
+      Decoder::Create(plan_.config, *plan_.source, {.device = device, .dtype = plan_.dtype});
   if (!decoder.ok() && IsOutOfMemory(decoder.status()) && device.is_cuda()) {
     options_.fallback("cpu", "", "the embedding did not fit into the device's memory");
     EmptyDeviceCache(device);
@@ -44,34 +44,32 @@ absl::Status BlockStream::CreateDecoder(at::Device device) {
   return absl::OkStatus();
 }
 
-absl::Status BlockStream::CreateStore(const ActivationShape& shape) {
+absl::StatusOr<ActivationStore> BlockStream::CreateStore(const ActivationShape& shape) {
   if (decoder_->device().is_cuda()) {
     absl::StatusOr<ActivationStore> store = ActivationStore::InMemory(shape, decoder_->device());
-    if (store.ok()) {
-      store_ = *std::move(store);
-      return absl::OkStatus();
-    }
-    if (!IsOutOfMemory(store.status())) return store.status();
+    if (store.ok() || !IsOutOfMemory(store.status())) return store;
     options_.fallback("host_offload", "",
                       absl::StrCat(FormatBytes(shape.Bytes()),
                                    " of calibration activations are kept in host memory"));
   }
   if (shape.Bytes() <= options_.activation_bytes_max) {
-    QD_ASSIGN_OR_RETURN(store_, ActivationStore::InMemory(shape, at::kCPU));
-    return absl::OkStatus();
+    return ActivationStore::InMemory(shape, at::kCPU);
   }
-  QD_ASSIGN_OR_RETURN(store_, ActivationStore::InFile(shape, options_.work_dir));
-  return absl::OkStatus();
+  return ActivationStore::InFile(shape, options_.work_dir);
 }
 
 absl::Status BlockStream::Start(const at::Tensor& calibration, const at::Tensor& probe) {
   QD_ASSIGN_OR_RETURN(probe_, decoder_->Embed(probe), "embedding the probe");
   if (!calibration.defined()) return absl::OkStatus();
   const int64_t length = calibration.size(1);
-  QD_RETURN_IF_ERROR(CreateStore({.sequences = calibration.size(0),
-                                  .length = length,
-                                  .width = plan_.config().hidden_size,
-                                  .dtype = plan_.dtype}));
+  const ActivationShape shape = {.sequences = calibration.size(0),
+                                 .length = length,
+                                 .width = plan_.config.hidden_size,
+                                 .dtype = plan_.dtype};
+  QD_ASSIGN_OR_RETURN(store_, CreateStore(shape));
+  if (plan_.needs.original) {
+    QD_ASSIGN_OR_RETURN(originals_, CreateStore(shape));
+  }
   const int64_t tokens = decoder_->device().is_cuda() ? kTokensPerBatchGpu : kTokensPerBatchCpu;
   batch_size_ =
       options_.batch_size > 0 ? options_.batch_size : std::max<int64_t>(1, tokens / length);
@@ -82,13 +80,25 @@ absl::Status BlockStream::Start(const at::Tensor& calibration, const at::Tensor&
                         decoder_->Embed(calibration.narrow(0, begin, count)),
                         "embedding calibration text");
     QD_RETURN_IF_ERROR(store_->Write(begin, hidden));
+    if (originals_.has_value()) QD_RETURN_IF_ERROR(originals_->Write(begin, hidden));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Block> BlockStream::LoadBlock(int64_t layer) {
+absl::StatusOr<at::Tensor> BlockStream::Inputs(int64_t begin, int64_t count) const {
+  if (!store_.has_value()) return absl::InternalError("the block's inputs are not kept");
+  return store_->Read(begin, count, decoder_->device());
+}
+
+absl::StatusOr<at::Tensor> BlockStream::Originals(int64_t begin, int64_t count) const {
+  if (!originals_.has_value()) return absl::InternalError("the original model does not run along");
+  return originals_->Read(begin, count, decoder_->device());
+}
+
+absl::StatusOr<Block> BlockStream::LoadBlock(int64_t layer, const WeightSource& source) {
+  block_source_ = &source;
   for (;;) {
-    absl::StatusOr<Block> block = decoder_->LoadBlock(layer, *plan_.source);
+    absl::StatusOr<Block> block = decoder_->LoadBlock(layer, source);
     if (block.ok() || !IsOutOfMemory(block.status())) return block;
     EmptyDeviceCache(decoder_->device());
     QD_RETURN_IF_ERROR(Relieve(nullptr, block.status()), "loading block ", layer);
@@ -97,7 +107,7 @@ absl::StatusOr<Block> BlockStream::LoadBlock(int64_t layer) {
 
 absl::StatusOr<std::map<int, InputStatistics>> BlockStream::Collect(Block& block,
                                                                     const std::set<int>& groups) {
-  StatisticsCollector collector(Linears(plan_.config(), *plan_.row), groups);
+  StatisticsCollector collector(Linears(plan_.config, *plan_.row), groups, plan_.needs);
   QD_RETURN_IF_ERROR(WithRelief(&block, [&]() -> absl::Status {
     collector.Reset();  // A part that ran out of memory may have been counted already.
     for (int64_t begin = 0; begin < store_->sequences(); begin += batch_size_) {
@@ -116,7 +126,7 @@ absl::StatusOr<std::map<int, InputStatistics>> BlockStream::Collect(Block& block
 
 absl::StatusOr<InputStatistics> BlockStream::CollectHead() {
   const LinearShape& shape = plan_.head.shape;
-  StatisticsCollector collector({shape}, {shape.group});
+  StatisticsCollector collector({shape}, {shape.group}, plan_.needs);
   QD_ASSIGN_OR_RETURN(const at::Tensor stored, plan_.source->Read(plan_.row->final_norm));
   QD_RETURN_IF_ERROR(WithRelief(nullptr, [&]() -> absl::Status {
     collector.Reset();
@@ -127,7 +137,7 @@ absl::StatusOr<InputStatistics> BlockStream::CollectHead() {
       QD_ASSIGN_OR_RETURN(const at::Tensor normed, TorchCall("computing the final norm", [&] {
                             const at::Tensor x = hidden.to(at::kFloat);
                             const at::Tensor scale =
-                                at::rsqrt(x.square().mean(-1, true) + plan_.config().norm_eps);
+                                at::rsqrt(x.square().mean(-1, true) + plan_.config.norm_eps);
                             return x * scale * stored.to(x.device(), at::kFloat);
                           }));
       const absl::Status status = collector.OnInput(shape.module, normed);
@@ -139,22 +149,29 @@ absl::StatusOr<InputStatistics> BlockStream::CollectHead() {
   return statistics.at(shape.group);
 }
 
-absl::Status BlockStream::Advance(Block& block) {
+absl::Status BlockStream::AdvanceStore(ActivationStore& store, Block& block) {
   int64_t begin = 0;  // Sequences before it are replaced already and must not be run again.
-  if (store_.has_value()) {
-    QD_RETURN_IF_ERROR(WithRelief(&block, [&]() -> absl::Status {
-      while (begin < store_->sequences()) {
-        QD_RETURN_IF_ERROR(options_.check());
-        const int64_t count = std::min(batch_size_, store_->sequences() - begin);
-        QD_ASSIGN_OR_RETURN(const at::Tensor hidden,
-                            store_->Read(begin, count, decoder_->device()));
-        QD_ASSIGN_OR_RETURN(const at::Tensor output, decoder_->Forward(block, hidden));
-        QD_RETURN_IF_ERROR(store_->Write(begin, output));
-        begin += count;
-      }
-      return absl::OkStatus();
-    }));
-  }
+  return WithRelief(&block, [&]() -> absl::Status {
+    while (begin < store.sequences()) {
+      QD_RETURN_IF_ERROR(options_.check());
+      const int64_t count = std::min(batch_size_, store.sequences() - begin);
+      QD_ASSIGN_OR_RETURN(const at::Tensor hidden, store.Read(begin, count, decoder_->device()));
+      QD_ASSIGN_OR_RETURN(const at::Tensor output, decoder_->Forward(block, hidden));
+      QD_RETURN_IF_ERROR(store.Write(begin, output));
+      begin += count;
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status BlockStream::AdvanceOriginal(int64_t layer) {
+  if (!originals_.has_value()) return absl::OkStatus();
+  QD_ASSIGN_OR_RETURN(Block block, LoadBlock(layer, *plan_.source));
+  return AdvanceStore(*originals_, block);
+}
+
+absl::Status BlockStream::Advance(Block& block) {
+  if (store_.has_value()) QD_RETURN_IF_ERROR(AdvanceStore(*store_, block));
   return WithRelief(&block, [&]() -> absl::Status {
     QD_ASSIGN_OR_RETURN(probe_, decoder_->Forward(block, probe_));
     return absl::OkStatus();
@@ -181,6 +198,7 @@ absl::Status BlockStream::Relieve(Block* block, const absl::Status& reason) {
   if (store_.has_value() && store_->on_device()) {
     options_.fallback("host_offload", "",
                       "out of memory; calibration activations move to host memory");
+    if (originals_.has_value()) QD_RETURN_IF_ERROR(originals_->MoveToHost());
     return store_->MoveToHost();
   }
   if (decoder_->device().is_cuda()) return MoveToCpu(block);
@@ -195,9 +213,10 @@ absl::Status BlockStream::MoveToCpu(Block* block) {
   QD_RETURN_IF_ERROR(
       TorchCall("moving the probe to the CPU", [&] { probe_ = probe_.to(at::kCPU); }));
   if (block != nullptr) {
-    QD_ASSIGN_OR_RETURN(Block moved, decoder_->LoadBlock(block->layer(), *plan_.source));
-    for (const LinearShape& linear : Linears(plan_.config(), *plan_.row)) {
+    QD_ASSIGN_OR_RETURN(Block moved, decoder_->LoadBlock(block->layer(), *block_source_));
+    for (const LinearShape& linear : Linears(plan_.config, *plan_.row)) {
       QD_RETURN_IF_ERROR(moved.SetWeight(linear.module, block->linear(linear.module).weight));
+      moved.linear(linear.module).input = block->linear(linear.module).input;
     }
     *block = std::move(moved);
   }

@@ -39,13 +39,27 @@ class BlockStream {
   // Embeds the calibration sequences (int64 [S, T]; undefined: none) and the probe (int64 [1, P]).
   absl::Status Start(const at::Tensor& calibration, const at::Tensor& probe);
 
-  absl::StatusOr<Block> LoadBlock(int64_t layer);
-  // Second moments of the inputs of these groups of linears, in front of what the block holds now.
+  // `source` must live until the next LoadBlock: the block may have to be loaded again elsewhere.
+  absl::StatusOr<Block> LoadBlock(int64_t layer, const WeightSource& source);
+  // Calibration activations in front of the block: sequences [begin, begin + count) as [count, T,
+  // H] on the decoder's device. Not to be written to.
+  absl::StatusOr<at::Tensor> Inputs(int64_t begin, int64_t count) const;
+  // The same of the original model, which runs beside the quantized one where the plan needs it.
+  absl::StatusOr<at::Tensor> Originals(int64_t begin, int64_t count) const;
+  int64_t sequences() const { return store_.has_value() ? store_->sequences() : 0; }
+  // What the plan needs of the inputs of these groups of linears, in front of what the block holds
+  // now.
   absl::StatusOr<std::map<int, InputStatistics>> Collect(Block& block, const std::set<int>& groups);
   // The same for the head: its input is the final norm of the hidden states.
   absl::StatusOr<InputStatistics> CollectHead();
   // Replaces calibration activations and probe by the block's output.
   absl::Status Advance(Block& block);
+  // Replaces the original model's activations by its own block's output; nothing where there are
+  // none.
+  absl::Status AdvanceOriginal(int64_t layer);
+  // Runs `attempt` until it succeeds or no more memory can be won; `block` (may be null) follows
+  // when the device changes.
+  absl::Status WithRelief(Block* block, const std::function<absl::Status()>& attempt);
   // The probe's hidden states after the last block, [1, P, H].
   const at::Tensor& probe() const { return probe_; }
 
@@ -56,17 +70,16 @@ class BlockStream {
   BlockStream(const QuantizePlan& plan, StreamOptions options)
       : plan_(plan), options_(std::move(options)) {}
   absl::Status CreateDecoder(at::Device device);
-  absl::Status CreateStore(const ActivationShape& shape);
-  // Runs `attempt` until it succeeds or no more memory can be won; `block` follows when the device
-  // changes.
-  absl::Status WithRelief(Block* block, const std::function<absl::Status()>& attempt);
+  absl::StatusOr<ActivationStore> CreateStore(const ActivationShape& shape);
+  absl::Status AdvanceStore(ActivationStore& store, Block& block);
   absl::Status Relieve(Block* block, const absl::Status& reason);
   absl::Status MoveToCpu(Block* block);
 
   const QuantizePlan& plan_;
   StreamOptions options_;
   std::optional<Decoder> decoder_;
-  std::optional<ActivationStore> store_;
+  std::optional<ActivationStore> store_, originals_;
+  const WeightSource* block_source_ = nullptr;
   int64_t batch_size_ = 1;
   at::Tensor probe_;
 };

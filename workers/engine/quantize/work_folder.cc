@@ -41,6 +41,7 @@ absl::StatusOr<WorkState> ReadState(const std::string& path, const std::string& 
   state.seconds = number("seconds");
   if (json.contains("fallbacks") && json["fallbacks"].is_array())
     state.fallbacks = json["fallbacks"];
+  if (json.contains("notes") && json["notes"].is_object()) state.notes = json["notes"];
   return state;
 }
 
@@ -110,7 +111,7 @@ absl::Status WorkFolder::SaveState() const {
   const nlohmann::json json = {{"version", kStateVersion},        {"fingerprint", fingerprint_},
                                {"units_done", state_.units_done}, {"batch_size", state_.batch_size},
                                {"attempts", state_.attempts},     {"seconds", state_.seconds},
-                               {"fallbacks", state_.fallbacks}};
+                               {"fallbacks", state_.fallbacks},   {"notes", state_.notes}};
   return WriteFileAtomic(absl::StrCat(folder_, "/", kStateFile), json.dump(1));
 }
 

@@ -22,6 +22,7 @@ struct WorkState {
   int attempts = 0;        // Starts so far, this one included.
   double seconds = 0;      // Spent on the units done, over all attempts.
   nlohmann::json fallbacks = nlohmann::json::array();
+  nlohmann::json notes = nlohmann::json::object();  // BlockJob::Note
 };
 
 class WorkFolder {

@@ -21,6 +21,8 @@ constexpr absl::string_view kOutOfMemoryWords[] = {"can't allocate memory", "out
                                                    "CUBLAS_STATUS_ALLOC_FAILED",
                                                    "CUSOLVER_STATUS_ALLOC_FAILED"};
 
+thread_local int gradient_scopes = 0;
+
 absl::Status FromText(absl::string_view words, absl::string_view text) {
   text = text.substr(0, kMessageBytesMax);
   for (const absl::string_view sign : kOutOfMemoryWords) {
@@ -34,6 +36,10 @@ absl::Status FromText(absl::string_view words, absl::string_view text) {
 absl::Status OutOfMemoryError(absl::string_view message) {
   return WithErrorClass(absl::ResourceExhaustedError(message), ErrorClass::kOutOfMemory);
 }
+
+GradientScope::GradientScope() { ++gradient_scopes; }
+GradientScope::~GradientScope() { --gradient_scopes; }
+bool GradientScope::open() { return gradient_scopes > 0; }
 
 namespace torch_internal {
 

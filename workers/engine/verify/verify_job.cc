@@ -56,21 +56,17 @@ absl::StatusOr<nlohmann::json> ReadRecord(const std::string& folder, const char*
   return ReadJsonObject(absl::StrCat(folder, "/", name), kRecordBytesMax);
 }
 
-template <typename T>
-absl::StatusOr<T> Field(const nlohmann::json& object, const char* name) {
+absl::StatusOr<std::string> TextField(const nlohmann::json& object, const char* name) {
   const auto found = object.find(name);
-  const bool fits =
-      found != object.end() &&
-      (std::is_same_v<T, std::string> ? found->is_string() : found->is_number_integer());
-  if (!fits) return absl::InvalidArgumentError(absl::StrCat(kMetadataFile, " has no ", name));
-  return found->get<T>();
+  if (found != object.end() && found->is_string()) return found->get<std::string>();
+  return absl::InvalidArgumentError(absl::StrCat(kMetadataFile, " has no ", name));
 }
 
 // What the files must hold: dense tensors, and the format's tensors for every module of the
 // records.
 absl::StatusOr<std::map<std::string, TensorInfo>> Expected(const Checkpoint& checkpoint,
                                                            const nlohmann::json& metadata) {
-  QD_ASSIGN_OR_RETURN(const std::string format_name, Field<std::string>(metadata, "format"));
+  QD_ASSIGN_OR_RETURN(const std::string format_name, TextField(metadata, "format"));
   QD_ASSIGN_OR_RETURN(const Format* format, FindFormat(format_name));
   QD_ASSIGN_OR_RETURN(const Architecture* row, FindArchitecture(checkpoint.config()));
   std::map<std::string, TensorInfo> expected;
@@ -80,16 +76,7 @@ absl::StatusOr<std::map<std::string, TensorInfo>> Expected(const Checkpoint& che
     return absl::InvalidArgumentError(absl::StrCat(kMetadataFile, " lists no modules"));
   }
   for (const nlohmann::json& module : *modules) {
-    LinearScheme scheme;
-    QD_ASSIGN_OR_RETURN(scheme.module, Field<std::string>(module, "name"));
-    QD_ASSIGN_OR_RETURN(scheme.outputs, Field<int64_t>(module, "outputs"));
-    QD_ASSIGN_OR_RETURN(scheme.inputs, Field<int64_t>(module, "inputs"));
-    QD_ASSIGN_OR_RETURN(scheme.group_size, Field<int64_t>(module, "groupSize"));
-    QD_ASSIGN_OR_RETURN(scheme.bits, Field<int>(module, "bits"));
-    if (scheme.group_size == 0 || scheme.group_size < -1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(kMetadataFile, ": groupSize ", scheme.group_size));
-    }
+    QD_ASSIGN_OR_RETURN(const LinearScheme scheme, SchemeFromJson(module), kMetadataFile);
     for (TensorInfo& info : format->Describe(scheme)) expected[info.name] = info;
     quantized.insert(scheme.module + ".weight");
   }
@@ -136,7 +123,7 @@ absl::Status CheckSize(const Checkpoint& checkpoint,
 }
 
 absl::Status CheckDigest(const Checkpoint& checkpoint, const nlohmann::json& metadata) {
-  QD_ASSIGN_OR_RETURN(const std::string recorded, Field<std::string>(metadata, "output_digest"));
+  QD_ASSIGN_OR_RETURN(const std::string recorded, TextField(metadata, "output_digest"));
   const std::string actual = checkpoint.Digest();
   if (actual == recorded) return absl::OkStatus();
   return absl::DataLossError(
