@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "workers/engine/checkpoint/gguf_model.h"
 #include "workers/engine/checkpoint/json.h"
 #include "workers/engine/checkpoint/shards.h"
 
@@ -33,7 +34,8 @@ constexpr char kSuffix[] = ".safetensors";
 
 // Weights in forms that can run code when read, or that are another tool's.
 constexpr absl::string_view kForeignWeights[] = {".bin",    ".pt", ".pth",     ".ckpt", ".pkl",
-                                                 ".pickle", ".h5", ".msgpack", ".gguf"};
+                                                 ".pickle", ".h5", ".msgpack"};
+constexpr char kGgufSuffix[] = ".gguf";
 
 std::vector<std::string> ListFolder(const std::string& folder) {
   std::vector<std::string> names;
@@ -65,6 +67,27 @@ absl::Status NoWeights(const std::string& folder) {
                    "Convert a model that you trust with transformers: "
                    "AutoModelForCausalLM.from_pretrained(folder)"
                    ".save_pretrained(new_folder), or use the Hub's safetensors conversion"));
+}
+
+// The GGUF file that `path` is, or whose folder it is; empty for other folders.
+absl::StatusOr<std::string> GgufPath(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(path, error) && absl::EndsWith(path, kGgufSuffix)) {
+    return path;
+  }
+  if (FileExists(absl::StrCat(path, "/", kSingleFileName)) ||
+      FileExists(absl::StrCat(path, "/", kIndexFileName))) {
+    return std::string();
+  }
+  std::vector<std::string> files;
+  for (const std::string& name : ListFolder(path)) {
+    if (absl::EndsWith(name, kGgufSuffix)) files.push_back(name);
+  }
+  if (files.empty()) return std::string();
+  if (files.size() == 1) return absl::StrCat(path, "/", files[0]);
+  return absl::InvalidArgumentError(absl::StrCat(
+      path, " holds ", files.size(), " GGUF files; name one of them, such as ", path, "/",
+      files[0]));
 }
 
 absl::Status CheckShardName(const std::string& index_path, const std::string& tensor,
@@ -114,11 +137,16 @@ absl::Status AddGenerationConfig(const std::string& folder, ModelConfig* config)
 }  // namespace
 
 absl::StatusOr<json> ReadModelConfigJson(const std::string& folder) {
+  QD_ASSIGN_OR_RETURN(const std::string gguf, GgufPath(folder));
+  if (!gguf.empty()) {
+    QD_ASSIGN_OR_RETURN(const auto file, GgufFile::Open(gguf));
+    return ConfigOfGguf(*file);
+  }
   struct stat info {};
   if (stat(folder.c_str(), &info) != 0) return ErrnoStatus(errno, "opening model folder ", folder);
   if (!S_ISDIR(info.st_mode)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        folder, " is a file; a model is a folder with config.json and safetensors files"));
+        folder, " is a file; a model is a folder with config.json and safetensors files, or a .gguf file"));
   }
   const std::string path = absl::StrCat(folder, "/config.json");
   if (!FileExists(path)) {
@@ -131,6 +159,11 @@ absl::StatusOr<json> ReadModelConfigJson(const std::string& folder) {
 absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& folder) {
   std::shared_ptr<Checkpoint> checkpoint(new Checkpoint());
   checkpoint->folder_ = folder;
+  QD_ASSIGN_OR_RETURN(const std::string gguf, GgufPath(folder));
+  if (!gguf.empty()) {
+    QD_RETURN_IF_ERROR(checkpoint->AddGguf(gguf));
+    return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
+  }
   QD_ASSIGN_OR_RETURN(checkpoint->raw_config_, ReadModelConfigJson(folder));
   QD_ASSIGN_OR_RETURN(checkpoint->config_, ParseModelConfig(checkpoint->raw_config_,
                                                             absl::StrCat(folder, "/config.json")));
@@ -140,7 +173,9 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
   if (FileExists(single)) {  // Before an index, as transformers does.
     QD_RETURN_IF_ERROR(checkpoint->AddFile(single));
     const SafetensorsFile& file = *checkpoint->files_.back();
-    for (const std::string& name : file.names()) checkpoint->AddTensor(name, file);
+    for (const std::string& name : file.names()) {
+      checkpoint->AddTensor(name, file.mapped(), *file.Find(name));
+    }
   } else if (FileExists(index)) {
     QD_RETURN_IF_ERROR(checkpoint->AddIndexed(index));
   } else {
@@ -155,10 +190,18 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
   return absl::OkStatus();
 }
 
-void Checkpoint::AddTensor(const std::string& name, const SafetensorsFile& file) {
-  const TensorView* view = file.Find(name);
-  total_bytes_ += static_cast<int64_t>(view->bytes.size());
-  tensors_.emplace(name, Place{.file = &file, .view = view});
+void Checkpoint::AddTensor(const std::string& name, const MappedFile& file, TensorView view) {
+  total_bytes_ += static_cast<int64_t>(view.bytes.size());
+  tensors_.emplace(name, Place{.file = &file, .view = std::move(view)});
+}
+
+absl::Status Checkpoint::AddGguf(const std::string& path) {
+  QD_ASSIGN_OR_RETURN(gguf_, GgufFile::Open(path));
+  QD_ASSIGN_OR_RETURN(raw_config_, ConfigOfGguf(*gguf_));
+  QD_ASSIGN_OR_RETURN(config_, ParseModelConfig(raw_config_, path));
+  QD_ASSIGN_OR_RETURN(const std::vector<GgufHfTensor> tensors, HfTensorsOf(*gguf_));
+  for (const GgufHfTensor& tensor : tensors) AddTensor(tensor.name, gguf_->mapped(), tensor.view);
+  return absl::OkStatus();
 }
 
 absl::Status Checkpoint::AddIndexed(const std::string& index_path) {
@@ -182,7 +225,7 @@ absl::Status Checkpoint::AddIndexed(const std::string& index_path) {
       return absl::DataLossError(absl::StrCat(index_path, ": tensor ", Quoted(tensor),
                                               " is said to be in ", name, ", which lacks it"));
     }
-    AddTensor(tensor, file);
+    AddTensor(tensor, file.mapped(), *file.Find(tensor));
   }
   return absl::OkStatus();
 }
@@ -196,11 +239,11 @@ std::vector<std::string> Checkpoint::names() const {
 
 absl::StatusOr<TensorView> Checkpoint::Find(absl::string_view name) const {
   const auto found = tensors_.find(name);
-  if (found != tensors_.end()) return *found->second.view;
+  if (found != tensors_.end()) return found->second.view;
   return absl::NotFoundError(
       absl::StrCat("tensor ", Quoted(name), " is not in ", folder_, " (",
-                   files_.size() == 1 ? std::string(kSingleFileName)
-                                      : absl::StrCat(files_.size(), " files by ", kIndexFileName),
+                   files_.size() > 1 ? absl::StrCat(files_.size(), " files by ", kIndexFileName)
+                                     : absl::StrJoin(file_names(), ""),
                    ", ", tensors_.size(), " tensors)"));
 }
 
@@ -212,7 +255,7 @@ std::string Checkpoint::FileOf(absl::string_view name) const {
 
 void Checkpoint::ReleasePages(absl::string_view name) const {
   const auto found = tensors_.find(name);
-  if (found != tensors_.end()) found->second.file->ReleasePages(found->second.view->bytes);
+  if (found != tensors_.end()) found->second.file->ReleasePages(found->second.view.bytes);
 }
 
 std::vector<std::string> Checkpoint::file_names() const {
@@ -220,6 +263,7 @@ std::vector<std::string> Checkpoint::file_names() const {
   for (const auto& file : files_) {
     names.push_back(std::filesystem::path(file->path()).filename().string());
   }
+  if (gguf_ != nullptr) names.push_back(std::filesystem::path(gguf_->path()).filename().string());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -248,7 +292,7 @@ std::vector<std::string> Checkpoint::CompanionFiles() const {
 std::string Checkpoint::Digest() const {
   Sha256 sha;
   for (const auto& [name, place] : tensors_) {
-    const TensorView& view = *place.view;
+    const TensorView& view = place.view;
     // Lengths first, so that no two lists of tensors have the same stream.
     const std::string shape = ShapeText(view.shape);
     sha.Update(absl::StrCat(name.size(), ":", name, " ", DTypeName(view.dtype), " ", shape, " ",

@@ -1,6 +1,6 @@
 // A folder in the Hugging Face layout: config.json and one safetensors file, or several with an
-// index. Opening it maps all files and checks all headers, so that a damaged checkpoint fails
-// before any work. Refuses folders that hold only pickles (.bin, .pt, .pth, .ckpt, .pkl): they are
+// index; or a GGUF file, alone or the only weights of its folder, shown as such a folder. Opening it
+// maps all files and checks all headers, so that a damaged checkpoint fails before any work. Refuses folders that hold only pickles (.bin, .pt, .pth, .ckpt, .pkl): they are
 // never read.
 #pragma once
 
@@ -15,23 +15,29 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "workers/engine/checkpoint/config.h"
+#include "workers/engine/checkpoint/gguf.h"
 #include "workers/engine/checkpoint/safetensors.h"
 
 namespace quantd::engine {
 
-// config.json of a model's folder, unjudged. Errors say what the folder is instead.
+// config.json of a model's folder, unjudged, or what a GGUF file says instead. Errors say what the
+// folder is otherwise.
 absl::StatusOr<nlohmann::json> ReadModelConfigJson(const std::string& folder);
 
 // Immutable; thread-safe. Shared, because tensors and weight sources refer to its mapped files.
 class Checkpoint {
  public:
   // `folder` may hold symbolic links (the Hub's cache does), but an index may only name plain files
-  // in the folder.
+  // in the folder. It may be a GGUF file itself.
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& folder);
 
   const std::string& folder() const { return folder_; }
   const ModelConfig& config() const { return config_; }
   const nlohmann::json& raw_config() const { return raw_config_; }
+
+  // The GGUF file that this is; null for a folder of safetensors. Its tensors have Hugging Face's
+  // names; those in blocks are bytes U8 [rows, bytes a row] called "<module>.gguf_<type>".
+  const GgufFile* gguf() const { return gguf_.get(); }
 
   // Sorted.
   std::vector<std::string> names() const;
@@ -44,7 +50,7 @@ class Checkpoint {
 
   // Of all tensors; the files are a little larger.
   int64_t total_bytes() const { return total_bytes_; }
-  // Names of the safetensors files, sorted.
+  // Names of the files with weights, sorted.
   std::vector<std::string> file_names() const;
   // Small files that belong to the model and that a quantized copy takes over unchanged (tokenizer,
   // generation config, chat template, licence, ...): names in the folder, sorted. Never code,
@@ -57,18 +63,20 @@ class Checkpoint {
 
  private:
   struct Place {
-    const SafetensorsFile* file;
-    const TensorView* view;
+    const MappedFile* file;
+    TensorView view;
   };
   Checkpoint() = default;
   absl::Status AddFile(const std::string& path);
   absl::Status AddIndexed(const std::string& index_path);
-  void AddTensor(const std::string& name, const SafetensorsFile& file);
+  void AddTensor(const std::string& name, const MappedFile& file, TensorView view);
+  absl::Status AddGguf(const std::string& path);
 
   std::string folder_;
   ModelConfig config_;
   nlohmann::json raw_config_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::unique_ptr<GgufFile> gguf_;
   absl::btree_map<std::string, Place> tensors_;
   int64_t total_bytes_ = 0;
 };

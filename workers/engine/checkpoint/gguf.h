@@ -113,7 +113,7 @@ class GgufFile {
   const GgufTensorView* Find(absl::string_view name) const;
   // Null when there is none.
   const GgufValue* Value(absl::string_view key) const;
-  void ReleasePages(absl::Span<const uint8_t> bytes) const { file_.ReleasePages(bytes); }
+  const MappedFile& mapped() const { return file_; }
 
  private:
   GgufFile() = default;

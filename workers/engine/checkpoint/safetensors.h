@@ -63,6 +63,7 @@ class SafetensorsFile {
   // nullptr when there is none of that name.
   const TensorView* Find(absl::string_view name) const;
 
+  const MappedFile& mapped() const { return file_; }
   // `bytes` is part of a tensor of this file.
   void ReleasePages(absl::Span<const uint8_t> bytes) const { file_.ReleasePages(bytes); }
 

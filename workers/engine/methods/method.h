@@ -100,6 +100,11 @@ class Method {
   // group_size and sym.
   virtual LinearScheme Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
                               const nlohmann::json& options) const;
+  // The options of one linear of a block (`module` is its name within it) before the user's
+  // overrides: methods that treat some layers better say so here. The default: `options`.
+  virtual nlohmann::json ModuleOptions(const ModelConfig& config, int64_t layer,
+                                       absl::string_view module,
+                                       const nlohmann::json& options) const;
   // The default: nothing, or inputs and Hessians where the method needs calibration.
   virtual CalibrationNeeds Needs(const nlohmann::json& options) const;
 

@@ -2,6 +2,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "workers/engine/methods/gguf.h"
 #include "workers/engine/methods/gptq.h"
 #include "workers/engine/methods/method.h"
 #include "workers/engine/methods/rtn.h"
@@ -9,7 +10,7 @@
 namespace quantd::engine {
 
 absl::Span<const Method* const> Methods() {
-  static const Method* const methods[] = {Gptq(), Rtn()};
+  static const Method* const methods[] = {Gguf(), Gptq(), Rtn()};
   return methods;
 }
 
@@ -39,6 +40,12 @@ LinearScheme Method::Scheme(absl::string_view name, int64_t outputs, int64_t inp
           .bits = options.at("bits").get<int>(),
           .group_size = options.at("group_size").get<int64_t>(),
           .symmetric = options.at("sym").get<bool>()};
+}
+
+nlohmann::json Method::ModuleOptions(const ModelConfig& config, int64_t layer,
+                                     absl::string_view module,
+                                     const nlohmann::json& options) const {
+  return options;
 }
 
 CalibrationNeeds Method::Needs(const nlohmann::json& options) const {
