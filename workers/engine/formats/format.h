@@ -22,6 +22,7 @@
 namespace quantd::engine {
 
 class Checkpoint;
+struct ExpectedTensor;
 struct ModelConfig;
 class WeightSource;
 
@@ -112,6 +113,9 @@ class Format {
   virtual absl::StatusOr<QuantizedWeight> Unpack(const nlohmann::json& configuration,
                                                  absl::string_view module,
                                                  const TensorLookup& lookup) const = 0;
+  // What reading back gives for `linear`, for formats that cannot hold it and store its decoded
+  // weights instead. The default: the same.
+  virtual absl::StatusOr<QuantizedWeight> Kept(const QuantizedWeight& linear) const;
   // The value of config.json's "quantization_config"; null: the format puts none there.
   virtual nlohmann::json Configuration(const ConfigRequest& request) const = 0;
   // Whether `configuration` is this format's.
@@ -119,6 +123,10 @@ class Format {
   // Dense float32 weights out of a checkpoint of this format, decoded when they are read.
   virtual absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(
       std::shared_ptr<const Checkpoint> checkpoint) const = 0;
+  // What a checkpoint of this format holds for a tensor outside the quantized linears. The default:
+  // the tensor itself in whatever type. NotFound when there is none.
+  virtual absl::StatusOr<TensorInfo> DescribeDense(const Checkpoint& checkpoint,
+                                                   const ExpectedTensor& tensor) const;
   // Writes the whole model into `folder`. The default: safetensors shards with an index,
   // config.json, FormatInfo::config_file and the original's companion files.
   virtual absl::StatusOr<WrittenModel> WriteModel(ModelReader& model,

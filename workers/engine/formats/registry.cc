@@ -3,6 +3,7 @@
 #include "absl/strings/str_join.h"
 #include "workers/engine/checkpoint/checkpoint.h"
 #include "workers/engine/formats/format.h"
+#include "workers/engine/formats/gguf_format.h"
 #include "workers/engine/formats/gptq_format.h"
 #include "workers/engine/formats/open.h"
 #include "workers/engine/models/weights.h"
@@ -19,7 +20,7 @@ std::string FormatNames() {
 }  // namespace
 
 absl::Span<const Format* const> Formats() {
-  static const Format* const formats[] = {GptqFormat()};
+  static const Format* const formats[] = {GgufFormat(), GptqFormat()};
   return formats;
 }
 

@@ -187,7 +187,8 @@ absl::Status BlockQuantizer::Take(const PlannedLinear& linear, const LinearResul
                       plan_.format->Pack(linear.name, result.linear));
   for (NamedTensor& tensor : packed) output.tensors.push_back(std::move(tensor));
   if (block == nullptr) return absl::OkStatus();
-  QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(result.linear, plan_.dtype));
+  QD_ASSIGN_OR_RETURN(const QuantizedWeight kept, plan_.format->Kept(result.linear));
+  QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(kept, plan_.dtype));
   QD_RETURN_IF_ERROR(block->SetWeight(linear.shape.module, weight), linear.name);
   block->linear(linear.shape.module).input = InputOf(result.linear);
   return absl::OkStatus();
