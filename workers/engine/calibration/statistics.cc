@@ -75,6 +75,7 @@ absl::Status StatisticsCollector::OnInput(absl::string_view module, const at::Te
 }
 
 absl::StatusOr<std::map<int, InputStatistics>> StatisticsCollector::Finish() {
+  for (const int group : wanted_) statistics_.try_emplace(group);  // Experts without tokens.
   absl::Status status = TorchCall("finishing the Hessians", [&] {
     for (auto& [group, statistics] : statistics_) {
       at::Tensor& hessian = statistics.hessian;

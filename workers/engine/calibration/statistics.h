@@ -30,7 +30,8 @@ class StatisticsCollector : public LinearHook {
   // Forgets what was gathered.
   void Reset();
 
-  // What `needs` says of every wanted group; ends the collecting.
+  // What `needs` says of every wanted group; ends the collecting. A group that saw nothing (an
+  // expert to which no token was routed) has no tokens and no tensors.
   absl::StatusOr<std::map<int, InputStatistics>> Finish();
 
  private:

@@ -167,6 +167,8 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
   QD_ASSIGN_OR_RETURN(checkpoint->raw_config_, ReadModelConfigJson(folder));
   QD_ASSIGN_OR_RETURN(checkpoint->config_, ParseModelConfig(checkpoint->raw_config_,
                                                             absl::StrCat(folder, "/config.json")));
+  // It names code that is neither run nor taken over into copies.
+  checkpoint->raw_config_.erase("auto_map");
   QD_RETURN_IF_ERROR(AddGenerationConfig(folder, &checkpoint->config_));
   const std::string single = absl::StrCat(folder, "/", kSingleFileName);
   const std::string index = absl::StrCat(folder, "/", kIndexFileName);
@@ -181,6 +183,7 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
   } else {
     return NoWeights(folder);
   }
+  checkpoint->AddPrefix(checkpoint->config_.base_prefix);
   return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
 }
 
@@ -228,6 +231,16 @@ absl::Status Checkpoint::AddIndexed(const std::string& index_path) {
     AddTensor(tensor, file.mapped(), *file.Find(tensor));
   }
   return absl::OkStatus();
+}
+
+void Checkpoint::AddPrefix(const std::string& prefix) {
+  const auto first = tensors_.lower_bound(prefix);
+  if (prefix.empty() || (first != tensors_.end() && absl::StartsWith(first->first, prefix))) return;
+  absl::btree_map<std::string, Place> renamed;
+  for (const auto& [name, place] : tensors_) {
+    renamed.emplace(name == "lm_head.weight" ? name : absl::StrCat(prefix, name), place);
+  }
+  tensors_ = std::move(renamed);
 }
 
 std::vector<std::string> Checkpoint::names() const {

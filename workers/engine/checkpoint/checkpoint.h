@@ -71,6 +71,8 @@ class Checkpoint {
   absl::Status AddIndexed(const std::string& index_path);
   void AddTensor(const std::string& name, const MappedFile& file, TensorView view);
   absl::Status AddGguf(const std::string& path);
+  // Files saved from the bare decoder (GPT-2's first ones) lack the prefix of the whole model.
+  void AddPrefix(const std::string& prefix);
 
   std::string folder_;
   ModelConfig config_;

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -109,12 +110,107 @@ TEST(Config, SlidingWindowByFamily) {
   EXPECT_EQ(sliding(config, "mistral").first, 4096);
 }
 
+json Gpt2Config() {
+  return {{"model_type", "gpt2"}, {"vocab_size", 100},  {"n_embd", 60},      {"n_layer", 2},
+          {"n_head", 4},          {"n_inner", nullptr}, {"n_positions", 128}};
+}
+
+TEST(Config, ClassesHaveTheirOwnNamesAndDefaults) {
+  const auto gpt2 = ParseModelConfig(Gpt2Config(), "c");
+  ASSERT_TRUE(gpt2.ok()) << gpt2.status();
+  EXPECT_EQ(gpt2->intermediate_size, 240);
+  EXPECT_EQ(gpt2->head_dim, 15);  // Nothing turns: it may be odd.
+  EXPECT_EQ(gpt2->hidden_act, "gelu_new");
+  EXPECT_EQ(gpt2->norm_eps, 1e-5);
+  EXPECT_TRUE(gpt2->tie_word_embeddings);
+  EXPECT_EQ(gpt2->query_scalar, 0);
+
+  json gemma = GoodConfig();
+  gemma["model_type"] = "gemma3_text";
+  gemma["num_hidden_layers"] = 7;
+  gemma["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8}};
+  const auto gemma3 = ParseModelConfig(gemma, "c");
+  ASSERT_TRUE(gemma3.ok()) << gemma3.status();
+  EXPECT_EQ(gemma3->head_dim, 256);
+  EXPECT_EQ(gemma3->query_scalar, 256);
+  EXPECT_EQ(gemma3->rope.theta, 1e6);
+  EXPECT_EQ(gemma3->rope.factor, 8);
+  EXPECT_EQ(gemma3->local_rope->theta, 1e4);
+  EXPECT_EQ(gemma3->local_rope->scaling, RopeScaling::kDefault);
+  EXPECT_THAT(gemma3->layer_is_sliding, ElementsAre(true, true, true, true, true, false, true));
+  EXPECT_EQ(gemma3->attention_softcap, 0);
+  gemma["model_type"] = "gemma2";
+  const auto gemma2 = ParseModelConfig(gemma, "c");
+  ASSERT_TRUE(gemma2.ok()) << gemma2.status();
+  EXPECT_EQ(gemma2->attention_softcap, 50);
+  EXPECT_FALSE(gemma2->local_rope.has_value());
+  EXPECT_THAT(gemma2->layer_is_sliding, ElementsAre(true, false, true, false, true, false, true));
+  gemma["attn_logit_softcapping"] = nullptr;
+  EXPECT_EQ(ParseModelConfig(gemma, "c")->attention_softcap, 0);
+
+  json phi = GoodConfig();
+  phi["model_type"] = "phi";
+  phi["auto_map"] = {{"AutoModel", "modeling_phi.PhiForCausalLM"}};  // Of a known class: unused.
+  EXPECT_EQ(ParseModelConfig(phi, "c")->rotary_dim, 8);
+  phi["model_type"] = "phi3";
+  phi["original_max_position_embeddings"] = 64;
+  phi["rope_scaling"] = {{"type", "su"},
+                         {"short_factor", std::vector<double>(8, 1.0)},
+                         {"long_factor", std::vector<double>(8, 2.0)}};
+  const auto phi3 = ParseModelConfig(phi, "c");
+  ASSERT_TRUE(phi3.ok()) << phi3.status();
+  EXPECT_EQ(phi3->rope.scaling, RopeScaling::kLongRope);
+  EXPECT_EQ(phi3->rope.original_max_position_embeddings, 64);
+  EXPECT_EQ(phi3->rope.factor, 8);  // 512 / 64.
+  EXPECT_NEAR(phi3->rope.attention_factor, std::sqrt(1.5), 1e-12);
+}
+
+TEST(Config, ExpertsByLayer) {
+  json moe = GoodConfig();
+  moe["model_type"] = "qwen3_moe";
+  moe["num_hidden_layers"] = 4;
+  moe["num_experts"] = 8;
+  moe["num_experts_per_tok"] = 2;
+  moe["moe_intermediate_size"] = 24;
+  moe["decoder_sparse_step"] = 2;
+  moe["mlp_only_layers"] = {3};
+  const auto config = ParseModelConfig(moe, "c");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->experts, 8);
+  EXPECT_EQ(config->expert_intermediate_size, 24);
+  EXPECT_FALSE(config->normalize_expert_weights);
+  EXPECT_THAT(config->layer_is_dense, ElementsAre(true, false, true, true));
+  const auto words = [&](const char* field, json value) {
+    json bad = moe;
+    bad[field] = std::move(value);
+    return std::string(ParseModelConfig(bad, "c").status().message());
+  };
+  EXPECT_THAT(words("num_experts_per_tok", 9), HasSubstr("at most num_experts (8)"));
+  EXPECT_THAT(words("num_experts", nullptr), HasSubstr("is missing"));
+  EXPECT_THAT(words("mlp_only_layers", {4}), HasSubstr("layers from 0 to 3"));
+  EXPECT_THAT(words("mlp_only_layers", "all"), HasSubstr("layers from 0 to 3"));
+}
+
 struct BadField {
   const char* field;
   json value;  // Discarded: the field is removed.
   const char* words;
   absl::StatusCode code = absl::StatusCode::kDataLoss;
 };
+
+TEST(Config, ErrorsUseTheNamesOfTheFile) {
+  json config = Gpt2Config();
+  config.erase("n_embd");
+  EXPECT_THAT(std::string(ParseModelConfig(config, "c").status().message()),
+              HasSubstr("\"n_embd\" is missing"));
+  config = Gpt2Config();
+  config["n_head"] = 7;
+  EXPECT_THAT(std::string(ParseModelConfig(config, "c").status().message()),
+              HasSubstr("a multiple of n_head (7)"));
+  config["n_head"] = 4;
+  config["add_cross_attention"] = true;
+  EXPECT_TRUE(absl::IsUnimplemented(ParseModelConfig(config, "c").status()));
+}
 
 TEST(Config, BadFieldsAreNamedWithWhatIsAllowed) {
   const json removed(json::value_t::discarded);
@@ -146,13 +242,21 @@ TEST(Config, BadFieldsAreNamedWithWhatIsAllowed) {
       {"rope_scaling", {{"type", "linear"}, {"factor", 0}}, "rope_scaling.factor"},
       {"rope_scaling", {{"rope_type", "llama3"}, {"factor", 2}}, "low_freq_factor"},
       {"rope_scaling",
-       {{"type", "yarn"}, {"factor", 2}},
-       "\"yarn\" is not supported",
+       {{"type", "mrope"}, {"factor", 2}},
+       "\"mrope\" is not supported; supported: default, linear, dynamic, yarn, longrope",
        absl::StatusCode::kUnimplemented},
+      {"rope_scaling",
+       {{"type", "yarn"}, {"beta_fast", 1}, {"beta_slow", 2}},
+       "\"rope_scaling.beta_fast\" is 1.0; it must be above beta_slow (2)"},
+      {"rope_parameters", {{"rope_type", "longrope"}}, "short_factor\" is missing"},
       {"rope_parameters",
-       {{"rope_type", "longrope"}},
-       "supported: default, linear, llama3",
+       {{"rope_type", "longrope"}, {"short_factor", {1, 2}}},
+       "a list of 8 numbers above 0 (this list has 2)"},
+      {"rope_parameters",
+       {{"full_attention", {{"rope_type", "default"}}}},
+       "by layer type is not supported for llama",
        absl::StatusCode::kUnimplemented},
+      {"use_bidirectional_attention", true, "only false", absl::StatusCode::kUnimplemented},
       {"rope_theta", -1, "a number above 0"},
       {"partial_rotary_factor", 0.5, "partial_rotary_factor 0.5", absl::StatusCode::kUnimplemented},
   };

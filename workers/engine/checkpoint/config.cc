@@ -1,14 +1,15 @@
-// Field by field through one small reader, so that every message has the same shape: file, field,
-// value, allowed.
+// Field by field: names, sizes, windows, experts, scores, token ids. Positions are in
+// config_rope.cc.
 #include "workers/engine/checkpoint/config.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "workers/engine/checkpoint/config_dialects.h"
+#include "workers/engine/checkpoint/config_rope.h"
+#include "workers/engine/checkpoint/field_reader.h"
 #include "workers/engine/checkpoint/json.h"
 
 namespace quantd::engine {
@@ -22,82 +23,8 @@ constexpr int64_t kLayersMax = 10'000;
 constexpr int64_t kHeadsMax = 100'000;
 constexpr int64_t kHeadDimMax = 16'384;
 constexpr int64_t kPositionsMax = int64_t{1} << 40;
+constexpr int64_t kExpertsMax = 100'000;
 constexpr size_t kEosIdsMax = 1'000;
-
-// Reads fields of one JSON object. The first error stays; later reads do nothing, so that a row of
-// reads needs one check.
-class FieldReader {
- public:
-  FieldReader(const json& object, absl::string_view origin, absl::string_view parent = "")
-      : object_(object), origin_(origin), parent_(parent) {}
-
-  bool Has(const char* field) const {
-    const auto found = object_.find(field);
-    return found != object_.end() && !found->is_null();
-  }
-  const json& At(const char* field) const { return *object_.find(field); }
-
-  void Fail(absl::string_view field, const json& value, absl::string_view allowed) {
-    if (!status_.ok()) return;
-    status_ = absl::DataLossError(absl::StrCat(origin_, ": \"", parent_, field, "\" is ",
-                                               JsonText(value), "; it must be ", allowed));
-  }
-  // Both leave `*out` as it is when the field is absent or null and not required.
-  void Int(const char* field, int64_t low, int64_t high, bool required, int64_t* out) {
-    if (!Present(field, required)) return;
-    const json& value = At(field);
-    if (value.is_number_integer() && !IsAbove63Bits(value)) {
-      const int64_t number = value.get<int64_t>();
-      if (number >= low && number <= high) {
-        *out = number;
-        return;
-      }
-    }
-    Fail(field, value, absl::StrCat("a whole number from ", low, " to ", high));
-  }
-  // Above 0 and finite.
-  void Positive(const char* field, bool required, double* out) {
-    if (!Present(field, required)) return;
-    const json& value = At(field);
-    if (value.is_number()) {
-      const double number = value.get<double>();
-      if (std::isfinite(number) && number > 0) {
-        *out = number;
-        return;
-      }
-    }
-    Fail(field, value, "a number above 0");
-  }
-  void Bool(const char* field, bool* out) {
-    if (!Present(field, false)) return;
-    if (!At(field).is_boolean()) return Fail(field, At(field), "true or false");
-    *out = At(field).get<bool>();
-  }
-  void Text(const char* field, std::string* out) {
-    if (!Present(field, false)) return;
-    if (!At(field).is_string()) return Fail(field, At(field), "a string");
-    *out = At(field).get<std::string>();
-  }
-  const absl::Status& status() const { return status_; }
-
- private:
-  static bool IsAbove63Bits(const json& value) {
-    return value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
-  }
-  bool Present(const char* field, bool required) {
-    if (!status_.ok()) return false;
-    if (Has(field)) return true;
-    if (required) {
-      status_ = absl::DataLossError(absl::StrCat(origin_, ": \"", parent_, field, "\" is missing"));
-    }
-    return false;
-  }
-
-  const json& object_;
-  const std::string origin_;
-  const std::string parent_;
-  absl::Status status_;
-};
 
 absl::Status ParseNames(FieldReader& fields, ModelConfig* config) {
   fields.Text("model_type", &config->model_type);
@@ -111,116 +38,51 @@ absl::Status ParseNames(FieldReader& fields, ModelConfig* config) {
   } else if (config->model_type.empty()) {
     fields.Fail("architectures", nullptr, "the model's class, such as [\"LlamaForCausalLM\"]");
   }
-  if (fields.Has("auto_map")) {
+  if (fields.Has("auto_map") && !FindDialect(config->model_type, config->architecture).ships_code) {
     fields.Fail("auto_map", fields.At("auto_map"),
                 "absent: it names Python code of the repository, which is never run");
   }
   return fields.status();
 }
 
-absl::Status ParseSizes(FieldReader& fields, ModelConfig* config) {
+absl::Status ParseSizes(FieldReader& fields, const ConfigDialect& dialect, ModelConfig* config) {
   fields.Int("vocab_size", 1, kDimensionMax, true, &config->vocab_size);
-  fields.Int("hidden_size", 1, kDimensionMax, true, &config->hidden_size);
-  fields.Int("intermediate_size", 1, kDimensionMax, true, &config->intermediate_size);
-  fields.Int("num_hidden_layers", 1, kLayersMax, true, &config->layers);
-  fields.Int("num_attention_heads", 1, kHeadsMax, true, &config->heads);
+  fields.Int(dialect.hidden_size, 1, kDimensionMax, true, &config->hidden_size);
+  // GPT-2's n_inner, which is mostly null, means four times n_embd.
+  const bool inner_required = absl::string_view(dialect.intermediate_size) != "n_inner";
+  config->intermediate_size = 4 * config->hidden_size;
+  fields.Int(dialect.intermediate_size, 1, kDimensionMax, inner_required,
+             &config->intermediate_size);
+  fields.Int(dialect.layers, 1, kLayersMax, true, &config->layers);
+  fields.Int(dialect.heads, 1, kHeadsMax, true, &config->heads);
   config->kv_heads = config->heads;
   fields.Int("num_key_value_heads", 1, kHeadsMax, false, &config->kv_heads);
+  config->head_dim = dialect.head_dim_default;
   fields.Int("head_dim", 2, kHeadDimMax, false, &config->head_dim);
-  fields.Int("max_position_embeddings", 1, kPositionsMax, true, &config->max_position_embeddings);
-  fields.Positive("rms_norm_eps", false, &config->norm_eps);
-  fields.Text("hidden_act", &config->hidden_act);
+  fields.Int(dialect.positions, 1, kPositionsMax, true, &config->max_position_embeddings);
+  config->norm_eps = dialect.norm_eps_default;
+  fields.Positive(dialect.norm_eps, false, &config->norm_eps);
+  config->hidden_act = std::string(dialect.activation_default);
+  fields.Text(dialect.activation, &config->hidden_act);
   QD_RETURN_IF_ERROR(fields.status());
   if (config->heads % config->kv_heads != 0) {
     fields.Fail("num_key_value_heads", config->kv_heads,
-                absl::StrCat("a divisor of num_attention_heads (", config->heads, ")"));
-  }
-  if (config->head_dim == 0 && config->model_type == "qwen3") {
-    config->head_dim = 128;  // The default of that class alone; the others divide.
+                absl::StrCat("a divisor of ", dialect.heads, " (", config->heads, ")"));
   }
   if (config->head_dim == 0) {
     if (config->hidden_size % config->heads != 0) {
-      fields.Fail("hidden_size", config->hidden_size,
-                  absl::StrCat("a multiple of num_attention_heads (", config->heads,
+      fields.Fail(dialect.hidden_size, config->hidden_size,
+                  absl::StrCat("a multiple of ", dialect.heads, " (", config->heads,
                                ") where head_dim is absent"));
       return fields.status();
     }
     config->head_dim = config->hidden_size / config->heads;
   }
-  if (config->head_dim % 2 != 0) {
-    fields.Fail("head_dim", config->head_dim, "even, for rotary position embedding");
-  }
   return fields.status();
 }
 
-absl::Status ParseRope(const json& object, absl::string_view origin, ModelConfig* config) {
-  RopeConfig& rope = config->rope;
-  FieldReader top(object, origin);
-  top.Positive("rope_theta", false, &rope.theta);
-  double rotary_part = 1.0;
-  top.Positive("partial_rotary_factor", false, &rotary_part);
-  // transformers 5 writes rope_parameters, older ones rope_scaling, and the old name wins where
-  // both are.
-  const char* name = top.Has("rope_scaling") ? "rope_scaling" : "rope_parameters";
-  if (top.Has(name) && !top.At(name).is_object()) top.Fail(name, top.At(name), "an object");
-  QD_RETURN_IF_ERROR(top.status());
-  const json empty = json::object();
-  const json& scaling = top.Has(name) ? top.At(name) : empty;
-
-  FieldReader fields(scaling, origin, absl::StrCat(name, "."));
-  std::string type = "default";
-  fields.Text("type", &type);
-  fields.Text("rope_type", &type);
-  fields.Positive("rope_theta", false, &rope.theta);
-  fields.Positive("partial_rotary_factor", false, &rotary_part);
-  QD_RETURN_IF_ERROR(fields.status());
-  if (rotary_part != 1.0) {
-    return absl::UnimplementedError(
-        absl::StrCat(origin, ": partial_rotary_factor ", rotary_part, " is not supported, only 1"));
-  }
-  if (type == "linear") {
-    rope.scaling = RopeScaling::kLinear;
-    fields.Positive("factor", true, &rope.factor);
-  } else if (type == "llama3") {
-    rope.scaling = RopeScaling::kLlama3;
-    fields.Positive("factor", true, &rope.factor);
-    fields.Positive("low_freq_factor", true, &rope.low_freq_factor);
-    fields.Positive("high_freq_factor", true, &rope.high_freq_factor);
-    rope.original_max_position_embeddings = config->max_position_embeddings;
-    fields.Int("original_max_position_embeddings", 1, kPositionsMax, false,
-               &rope.original_max_position_embeddings);
-    if (fields.status().ok() && rope.high_freq_factor <= rope.low_freq_factor) {
-      fields.Fail("high_freq_factor", rope.high_freq_factor,
-                  absl::StrCat("above low_freq_factor (", rope.low_freq_factor, ")"));
-    }
-  } else if (type != "default" || scaling.contains("full_attention")) {
-    return absl::UnimplementedError(absl::StrCat(
-        origin, ": ", name, " of type ", type == "default" ? "\"one a layer type\"" : Quoted(type),
-        " is not supported; supported: default, linear, llama3"));
-  }
-  return fields.status();
-}
-
-// Which layers see only a window. transformers decides by class: Mistral slides in all layers, Qwen
-// from max_window_layers on or as layer_types says, Llama never.
-absl::Status ParseSlidingWindow(const json& object, FieldReader& fields, ModelConfig* config) {
-  config->layer_is_sliding.assign(static_cast<size_t>(config->layers), false);
-  const bool mistral = config->model_type == "mistral";
-  const bool qwen = absl::StartsWith(config->model_type, "qwen");
-  if (!mistral && !qwen) return absl::OkStatus();
-  int64_t window = object.contains("sliding_window") ? 0 : 4096;  // Absent is not null here.
-  fields.Int("sliding_window", 1, kPositionsMax, false, &window);
-  bool use = mistral;
-  int64_t first_layer = mistral ? 0 : 28;
-  if (qwen) {
-    fields.Bool("use_sliding_window", &use);
-    fields.Int("max_window_layers", 0, kLayersMax, false, &first_layer);
-  }
-  QD_RETURN_IF_ERROR(fields.status());
-  if (!use || window == 0) return absl::OkStatus();
-  config->sliding_window = window;
-  for (int64_t i = first_layer; i < config->layers; ++i) config->layer_is_sliding[i] = true;
-  if (!qwen || !fields.Has("layer_types")) return absl::OkStatus();
+absl::Status ParseLayerTypes(FieldReader& fields, ModelConfig* config) {
+  if (!fields.Has("layer_types")) return fields.status();
   const json& types = fields.At("layer_types");
   bool good = types.is_array() && types.size() == config->layer_is_sliding.size();
   for (size_t i = 0; good && i < types.size(); ++i) {
@@ -232,6 +94,104 @@ absl::Status ParseSlidingWindow(const json& object, FieldReader& fields, ModelCo
                 absl::StrCat("an array of ", config->layers,
                              " strings, each \"full_attention\" or \"sliding_attention\""));
   }
+  return fields.status();
+}
+
+// Which layers see only a window: transformers decides by class.
+absl::Status ParseSlidingWindow(const json& object, FieldReader& fields,
+                                const ConfigDialect& dialect, ModelConfig* config) {
+  const WindowRule rule = dialect.window;
+  config->layer_is_sliding.assign(static_cast<size_t>(config->layers), false);
+  if (rule == WindowRule::kNever) return absl::OkStatus();
+  // Absent is not null here.
+  int64_t window = object.contains("sliding_window") ? 0 : dialect.window_default;
+  fields.Int("sliding_window", 1, kPositionsMax, false, &window);
+  if (rule == WindowRule::kPattern) {
+    int64_t pattern = dialect.window_pattern_default;
+    fields.Int("sliding_window_pattern", 1, kLayersMax, false, &pattern);
+    QD_RETURN_IF_ERROR(fields.status());
+    config->sliding_window = window;
+    for (int64_t i = 0; i < config->layers; ++i) {
+      config->layer_is_sliding[i] = (i + 1) % pattern != 0;
+    }
+    return ParseLayerTypes(fields, config);
+  }
+  bool use = rule == WindowRule::kAll;
+  if (!use) fields.Bool("use_sliding_window", &use);
+  int64_t first_layer = 0;
+  if (rule == WindowRule::kFromLast) {
+    first_layer = 28;
+    fields.Int("max_window_layers", 0, kLayersMax, false, &first_layer);
+  }
+  QD_RETURN_IF_ERROR(fields.status());
+  if (!use || window == 0) return absl::OkStatus();
+  config->sliding_window = window;
+  for (int64_t i = first_layer; i < config->layers; ++i) config->layer_is_sliding[i] = true;
+  return rule == WindowRule::kFromLast ? ParseLayerTypes(fields, config) : absl::OkStatus();
+}
+
+absl::Status ParseExperts(FieldReader& fields, const ConfigDialect& dialect, ModelConfig* config) {
+  if (dialect.experts == nullptr) return absl::OkStatus();
+  const char* count = fields.Has(dialect.experts) ? dialect.experts : "num_local_experts";
+  fields.Int(count, 1, kExpertsMax, true, &config->experts);
+  fields.Int("num_experts_per_tok", 1, kExpertsMax, true, &config->experts_per_token);
+  fields.Int(dialect.expert_intermediate_size, 1, kDimensionMax, true,
+             &config->expert_intermediate_size);
+  config->normalize_expert_weights = dialect.normalize_experts_default;
+  fields.Bool("norm_topk_prob", &config->normalize_expert_weights);
+  int64_t step = 1;
+  fields.Int("decoder_sparse_step", 1, kLayersMax, false, &step);
+  QD_RETURN_IF_ERROR(fields.status());
+  if (config->experts_per_token > config->experts) {
+    fields.Fail("num_experts_per_tok", config->experts_per_token,
+                absl::StrCat("at most ", count, " (", config->experts, ")"));
+  }
+  config->layer_is_dense.assign(static_cast<size_t>(config->layers), false);
+  for (int64_t i = 0; i < config->layers; ++i) config->layer_is_dense[i] = (i + 1) % step != 0;
+  if (!fields.Has("mlp_only_layers")) return fields.status();
+  const json& plain = fields.At("mlp_only_layers");
+  bool good = plain.is_array();
+  for (size_t i = 0; good && i < plain.size(); ++i) {
+    good = plain[i].is_number_unsigned() &&
+           plain[i].get<uint64_t>() < static_cast<uint64_t>(config->layers);
+    if (good) config->layer_is_dense[plain[i].get<size_t>()] = true;
+  }
+  if (!good) {
+    fields.Fail("mlp_only_layers", plain,
+                absl::StrCat("an array of layers from 0 to ", config->layers - 1));
+  }
+  return fields.status();
+}
+
+// A switch that would change the computation in a way the decoder does not know.
+absl::Status RefuseIfSet(FieldReader& fields, const char* field) {
+  bool set = false;
+  fields.Bool(field, &set);
+  QD_RETURN_IF_ERROR(fields.status());
+  if (!set) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat(fields.origin(), ": \"", field, "\": true is not supported, only false"));
+}
+
+absl::Status ParseScores(FieldReader& fields, const ConfigDialect& dialect, ModelConfig* config) {
+  for (const char* field : {"use_bidirectional_attention", "add_cross_attention"}) {
+    QD_RETURN_IF_ERROR(RefuseIfSet(fields, field));
+  }
+  if (dialect.gemma) {
+    config->query_scalar = 256;
+    fields.Positive("query_pre_attn_scalar", false, &config->query_scalar);
+    // A cap that is null is off; an absent one is the class's.
+    const auto cap = [&](const char* field, double absent, double* out) {
+      *out = fields.Exists(field) ? 0 : absent;
+      fields.Positive(field, false, out);
+    };
+    cap("attn_logit_softcapping", dialect.attention_softcap_default, &config->attention_softcap);
+    cap("final_logit_softcapping", dialect.final_softcap_default, &config->final_softcap);
+  }
+  bool scaled = true;
+  fields.Bool("scale_attn_weights", &scaled);
+  if (!scaled) config->query_scalar = 1;
+  fields.Bool("scale_attn_by_inverse_layer_idx", &config->scale_by_layer);
   return fields.status();
 }
 
@@ -265,11 +225,18 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const json& object, absl::string_vi
   FieldReader fields(object, origin);
   QD_RETURN_IF_ERROR(ParseNames(fields, &config));
   const std::string label = config.architecture.empty() ? config.model_type : config.architecture;
-  QD_RETURN_IF_ERROR(ParseSizes(fields, &config), "reading the configuration of a ", label);
-  QD_RETURN_IF_ERROR(ParseRope(object, origin, &config));
-  QD_RETURN_IF_ERROR(ParseSlidingWindow(object, fields, &config));
+  const ConfigDialect& dialect = FindDialect(config.model_type, config.architecture);
+  QD_RETURN_IF_ERROR(ParseSizes(fields, dialect, &config), "reading the configuration of a ",
+                     label);
+  QD_RETURN_IF_ERROR(ParseRope(object, origin, dialect, &config));
+  QD_RETURN_IF_ERROR(ParseSlidingWindow(object, fields, dialect, &config));
+  QD_RETURN_IF_ERROR(ParseExperts(fields, dialect, &config));
+  QD_RETURN_IF_ERROR(ParseScores(fields, dialect, &config));
+  config.base_prefix = std::string(dialect.base_prefix);
+  config.tie_word_embeddings = dialect.tied_default;
   fields.Bool("attention_bias", &config.attention_bias);
   fields.Bool("mlp_bias", &config.mlp_bias);
+  fields.Bool("qk_layernorm", &config.qk_layernorm);
   fields.Bool("tie_word_embeddings", &config.tie_word_embeddings);
   fields.Text("torch_dtype", &config.dtype);
   fields.Text("dtype", &config.dtype);

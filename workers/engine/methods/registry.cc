@@ -2,6 +2,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "workers/engine/methods/adaround.h"
 #include "workers/engine/methods/gguf.h"
 #include "workers/engine/methods/gptq.h"
 #include "workers/engine/methods/method.h"
@@ -10,7 +11,7 @@
 namespace quantd::engine {
 
 absl::Span<const Method* const> Methods() {
-  static const Method* const methods[] = {Gguf(), Gptq(), Rtn()};
+  static const Method* const methods[] = {AdaRoundMethod(), Gguf(), Gptq(), Rtn()};
   return methods;
 }
 

@@ -22,8 +22,10 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
-    {"gelu", Gelu}, {"gelu_new", GeluTanh}, {"gelu_pytorch_tanh", GeluTanh},
-    {"relu", Relu}, {"silu", Silu},         {"swish", Silu},
+    {"gelu", Gelu},         {"gelu_fast", GeluTanh},
+    {"gelu_new", GeluTanh}, {"gelu_pytorch_tanh", GeluTanh},
+    {"relu", Relu},         {"silu", Silu},
+    {"swish", Silu},
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The activation functions of the gated MLP by the names that config.json uses.
+// The activation functions of MLPs by the names that config.json uses.
 #pragma once
 
 #include <ATen/core/Tensor.h>

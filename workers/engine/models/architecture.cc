@@ -1,70 +1,80 @@
-// The table. A row's order of fields is that of the struct; names differ from the defaults only
-// where written.
+// What a row and a config together say about tensors.
 #include "workers/engine/models/architecture.h"
 
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 
 namespace quantd::engine {
 namespace {
 
-constexpr Architecture kArchitectures[] = {
-    {.name = "LlamaForCausalLM",
-     .model_type = "llama",
-     .qkv_bias = Bias::kAttentionBias,
-     .output_bias = Bias::kAttentionBias,
-     .mlp_bias = Bias::kMlpBias,
-     .qk_norm = false},
-    {.name = "MistralForCausalLM",
-     .model_type = "mistral",
-     .qkv_bias = Bias::kNever,
-     .output_bias = Bias::kNever,
-     .mlp_bias = Bias::kNever,
-     .qk_norm = false},
-    {.name = "Qwen2ForCausalLM",
-     .model_type = "qwen2",
-     .qkv_bias = Bias::kAlways,
-     .output_bias = Bias::kNever,
-     .mlp_bias = Bias::kNever,
-     .qk_norm = false},
-    {.name = "Qwen3ForCausalLM",
-     .model_type = "qwen3",
-     .qkv_bias = Bias::kAttentionBias,
-     .output_bias = Bias::kAttentionBias,
-     .mlp_bias = Bias::kNever,
-     .qk_norm = true},
-};
-
-bool HasBias(Bias bias, const ModelConfig& config) {
-  switch (bias) {
-    case Bias::kNever:
-      return false;
-    case Bias::kAlways:
-      return true;
-    case Bias::kAttentionBias:
-      return config.attention_bias;
-    case Bias::kMlpBias:
-      return config.mlp_bias;
+// The tensors of one norm.
+void AddNorm(const std::string& prefix, absl::string_view weight, int64_t size,
+             const Architecture& row, std::vector<ExpectedTensor>& tensors) {
+  if (weight.empty()) return;
+  tensors.push_back({absl::StrCat(prefix, weight), {size}});
+  if (row.norm == NormKind::kLayer) {
+    tensors.push_back({absl::StrCat(prefix, ModuleOf(weight), ".bias"), {size}});
   }
-  return false;
+}
+
+// gate, up and down, whichever there are, of an MLP or an expert.
+struct MlpNames {
+  std::string gate, up, gate_up, down;
+};
+void AddMlp(const MlpNames& names, const ModelConfig& config, int64_t inner,
+            const LinearShape& like, std::vector<LinearShape>& linears) {
+  const auto add = [&](const std::string& name, int64_t out, int64_t in, int group) {
+    LinearShape& linear = linears.emplace_back(like);
+    linear.module = name;
+    linear.out = out;
+    linear.in = in;
+    linear.group = group;
+  };
+  if (!names.gate_up.empty()) {
+    add(names.gate_up, 2 * inner, config.hidden_size, like.group);
+  } else {
+    if (!names.gate.empty()) add(names.gate, inner, config.hidden_size, like.group);
+    add(names.up, inner, config.hidden_size, like.group);
+  }
+  add(names.down, config.hidden_size, inner, like.group + 1);
 }
 
 }  // namespace
 
-absl::Span<const Architecture> Architectures() { return kArchitectures; }
+bool Has(When when, const ModelConfig& config) {
+  switch (when) {
+    case When::kNever:
+      return false;
+    case When::kAlways:
+      return true;
+    case When::kAttentionBias:
+      return config.attention_bias;
+    case When::kMlpBias:
+      return config.mlp_bias;
+    case When::kQkLayernorm:
+      return config.qk_layernorm;
+  }
+  return false;
+}
+
+absl::string_view ModuleOf(absl::string_view weight_name) {
+  return absl::StripSuffix(weight_name, ".weight");
+}
 
 absl::StatusOr<const Architecture*> FindArchitecture(absl::string_view architecture,
                                                      absl::string_view model_type) {
-  for (const Architecture& row : kArchitectures) {
+  for (const Architecture& row : Architectures()) {
     const bool named = !architecture.empty();
     if (named ? row.name == architecture : row.model_type == model_type) return &row;
   }
   return absl::UnimplementedError(absl::StrCat(
       "architecture \"", architecture.empty() ? model_type : architecture,
       "\" is not supported; supported: ",
-      absl::StrJoin(kArchitectures, ", ", [](std::string* out, const Architecture& row) {
+      absl::StrJoin(Architectures(), ", ", [](std::string* out, const Architecture& row) {
         absl::StrAppend(out, row.name);
       })));
 }
@@ -73,23 +83,46 @@ absl::StatusOr<const Architecture*> FindArchitecture(const ModelConfig& config) 
   return FindArchitecture(config.architecture, config.model_type);
 }
 
-std::vector<LinearShape> Linears(const ModelConfig& config, const Architecture& row) {
+std::vector<LinearShape> Linears(const ModelConfig& config, const Architecture& row,
+                                 int64_t layer) {
   const int64_t hidden = config.hidden_size;
-  const int64_t inner = config.intermediate_size;
   const int64_t q = config.heads * config.head_dim;
   const int64_t kv = config.kv_heads * config.head_dim;
-  const bool qkv_bias = HasBias(row.qkv_bias, config);
-  const bool output_bias = HasBias(row.output_bias, config);
-  const bool mlp_bias = HasBias(row.mlp_bias, config);
-  return {
-      {.module = "self_attn.q_proj", .out = q, .in = hidden, .has_bias = qkv_bias, .group = 0},
-      {.module = "self_attn.k_proj", .out = kv, .in = hidden, .has_bias = qkv_bias, .group = 0},
-      {.module = "self_attn.v_proj", .out = kv, .in = hidden, .has_bias = qkv_bias, .group = 0},
-      {.module = "self_attn.o_proj", .out = hidden, .in = q, .has_bias = output_bias, .group = 1},
-      {.module = "mlp.gate_proj", .out = inner, .in = hidden, .has_bias = mlp_bias, .group = 2},
-      {.module = "mlp.up_proj", .out = inner, .in = hidden, .has_bias = mlp_bias, .group = 2},
-      {.module = "mlp.down_proj", .out = hidden, .in = inner, .has_bias = mlp_bias, .group = 3},
+  const bool qkv_bias = Has(row.qkv_bias, config);
+  const bool output_bias = Has(row.output_bias, config);
+  const bool mlp_bias = Has(row.mlp_bias, config);
+  std::vector<LinearShape> linears;
+  const auto add = [&](absl::string_view name, int64_t out, int64_t in, bool bias, int group) {
+    linears.push_back(
+        {.module = std::string(name), .out = out, .in = in, .has_bias = bias, .group = group});
   };
+  if (!row.qkv.empty()) {
+    add(row.qkv, q + 2 * kv, hidden, qkv_bias, 0);
+  } else {
+    add(row.q, q, hidden, qkv_bias, 0);
+    add(row.k, kv, hidden, qkv_bias, 0);
+    add(row.v, kv, hidden, qkv_bias, 0);
+  }
+  add(row.output, hidden, q, output_bias, 1);
+  if (!config.HasExperts(layer)) {
+    AddMlp({std::string(row.gate), std::string(row.up), std::string(row.gate_up),
+            std::string(row.down)},
+           config, config.intermediate_size, {.module = "", .has_bias = mlp_bias, .group = 2},
+           linears);
+    return linears;
+  }
+  for (int64_t expert = 0; expert < config.experts; ++expert) {
+    const std::string prefix = absl::StrCat(row.experts, expert, ".");
+    AddMlp({absl::StrCat(prefix, row.expert_gate), absl::StrCat(prefix, row.expert_up), "",
+            absl::StrCat(prefix, row.expert_down)},
+           config, config.expert_intermediate_size,
+           {.module = "",
+            .has_bias = mlp_bias,
+            .group = static_cast<int>(2 + 2 * expert),
+            .expert = expert},
+           linears);
+  }
+  return linears;
 }
 
 std::string BlockPrefix(const Architecture& row, int64_t layer) {
@@ -99,14 +132,19 @@ std::string BlockPrefix(const Architecture& row, int64_t layer) {
 std::vector<ExpectedTensor> BlockTensors(const ModelConfig& config, const Architecture& row,
                                          int64_t layer) {
   const std::string prefix = BlockPrefix(row, layer);
-  std::vector<ExpectedTensor> tensors = {
-      {absl::StrCat(prefix, row.attention_norm), {config.hidden_size}},
-      {absl::StrCat(prefix, row.mlp_norm), {config.hidden_size}}};
-  if (row.qk_norm) {
-    tensors.push_back({absl::StrCat(prefix, row.q_norm), {config.head_dim}});
-    tensors.push_back({absl::StrCat(prefix, row.k_norm), {config.head_dim}});
+  std::vector<ExpectedTensor> tensors;
+  for (const absl::string_view norm :
+       {row.attention_norm, row.attention_post_norm, row.mlp_norm, row.mlp_post_norm}) {
+    AddNorm(prefix, norm, config.hidden_size, row, tensors);
   }
-  for (const LinearShape& linear : Linears(config, row)) {
+  if (Has(row.qk_norm, config)) {
+    AddNorm(prefix, row.q_norm, config.head_dim, row, tensors);
+    AddNorm(prefix, row.k_norm, config.head_dim, row, tensors);
+  }
+  if (config.HasExperts(layer)) {
+    tensors.push_back({absl::StrCat(prefix, row.router), {config.experts, config.hidden_size}});
+  }
+  for (const LinearShape& linear : Linears(config, row, layer)) {
     tensors.push_back({absl::StrCat(prefix, linear.module, ".weight"), {linear.out, linear.in}});
     if (linear.has_bias) {
       tensors.push_back({absl::StrCat(prefix, linear.module, ".bias"), {linear.out}});
@@ -115,12 +153,32 @@ std::vector<ExpectedTensor> BlockTensors(const ModelConfig& config, const Archit
   return tensors;
 }
 
+bool IsStoredTransposed(const Architecture& row, const TensorInfo& tensor) {
+  const bool floating =
+      tensor.dtype == DType::kF32 || tensor.dtype == DType::kF16 || tensor.dtype == DType::kBF16;
+  // Norms have one dimension; nothing but linears has two.
+  return row.transposed && floating && tensor.shape.size() == 2 &&
+         absl::StartsWith(tensor.name, row.block_prefix) && absl::EndsWith(tensor.name, ".weight");
+}
+
+std::vector<int64_t> StoredShape(const Architecture& row, const TensorInfo& tensor) {
+  if (!IsStoredTransposed(row, tensor)) return tensor.shape;
+  return {tensor.shape.rbegin(), tensor.shape.rend()};
+}
+
 std::vector<ExpectedTensor> OuterTensors(const ModelConfig& config, const Architecture& row) {
   std::vector<ExpectedTensor> tensors = {
-      {std::string(row.embedding), {config.vocab_size, config.hidden_size}},
-      {std::string(row.final_norm), {config.hidden_size}}};
+      {std::string(row.embedding), {config.vocab_size, config.hidden_size}}};
+  if (!row.position_embedding.empty()) {
+    tensors.push_back({std::string(row.position_embedding),
+                       {config.max_position_embeddings, config.hidden_size}});
+  }
+  AddNorm("", row.final_norm, config.hidden_size, row, tensors);
   if (!config.tie_word_embeddings) {
     tensors.push_back({std::string(row.head), {config.vocab_size, config.hidden_size}});
+  }
+  if (row.head_bias) {
+    tensors.push_back({absl::StrCat(ModuleOf(row.head), ".bias"), {config.vocab_size}});
   }
   return tensors;
 }
@@ -136,12 +194,11 @@ std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config, const Arc
 }
 
 int64_t ParameterCount(const ModelConfig& config, const Architecture& row) {
-  const auto sum = [](const std::vector<ExpectedTensor>& tensors) {
-    int64_t count = 0;
-    for (const ExpectedTensor& tensor : tensors) count += ElementCount(tensor.shape).value_or(0);
-    return count;
-  };
-  return sum(OuterTensors(config, row)) + config.layers * sum(BlockTensors(config, row, 0));
+  int64_t count = 0;
+  for (const ExpectedTensor& tensor : ExpectedTensors(config, row)) {
+    count += ElementCount(tensor.shape).value_or(0);
+  }
+  return count;
 }
 
 }  // namespace quantd::engine

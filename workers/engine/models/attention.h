@@ -1,5 +1,6 @@
 // Grouped-query attention over what the cache and this call hold: causal, with or without a sliding
-// window and padding on the left.
+// window, padding on the left and soft-capped scores. Masks and scores that exist at once are
+// bounded by a chunk of queries, never [T, S] of a long prompt.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,15 +10,17 @@
 
 namespace quantd::engine {
 
-struct AttentionMask {
+struct AttentionOptions {
   int64_t window = 0;  // Keys a query sees, itself included; 0: all before it.
   const std::vector<int64_t>* starts =
-      nullptr;  // First real position of every sequence; null or empty: 0.
+      nullptr;         // First real position of every sequence; null or empty: 0.
+  double scale = 0;    // Of scores; 0: 1 / sqrt(D).
+  double softcap = 0;  // Scores become softcap * tanh(score / softcap); 0: as they are.
 };
 
 // query [B, heads, T, D]; keys, values [B, kv_heads, S, D] with S >= T: the queries are the last T
-// positions. Returns [B, heads, T, D]. Scaled by 1 / sqrt(D). Throws what libtorch throws.
+// positions. Returns [B, heads, T, D]. Throws what libtorch throws.
 at::Tensor Attend(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
-                  const AttentionMask& mask);
+                  const AttentionOptions& options);
 
 }  // namespace quantd::engine

@@ -2,28 +2,24 @@
 // else in the decoder's dtype.
 #include "workers/engine/models/decoder.h"
 
-#include <ATen/ops/arange.h>
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/rsqrt.h>
-#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
+#include "absl/strings/strip.h"
 #include "base/status_macros.h"
-#include "workers/engine/models/attention.h"
+#include "workers/engine/models/norm.h"
 #include "workers/engine/tensor/dtype.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
 namespace {
-
-int64_t Bytes(const at::Tensor& tensor) {
-  return tensor.defined() ? static_cast<int64_t>(tensor.nbytes()) : 0;
-}
 
 // A copy on the decoder's device; the source may then let go of its own.
 absl::StatusOr<at::Tensor> Fetch(const WeightSource& source, const std::string& name,
@@ -37,12 +33,6 @@ absl::StatusOr<at::Tensor> Fetch(const WeightSource& source, const std::string& 
   return owned;
 }
 
-at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor scale = at::rsqrt(wide.pow(2).mean(-1, /*keepdim=*/true) + eps);
-  return weight * (wide * scale).to(x.scalar_type());
-}
-
 absl::Status CheckHidden(const at::Tensor& hidden, int64_t dimensions, const ModelConfig& config) {
   if ((dimensions == 0 || hidden.dim() == dimensions) && hidden.dim() > 0 &&
       hidden.size(-1) == config.hidden_size) {
@@ -53,37 +43,29 @@ absl::Status CheckHidden(const at::Tensor& hidden, int64_t dimensions, const Mod
                    dimensions == 3 ? "B, T" : "...", ", ", config.hidden_size, "]"));
 }
 
+int64_t Bytes(const Linear& layer) {
+  const auto bytes = [](const at::Tensor& tensor) {
+    return tensor.defined() ? static_cast<int64_t>(tensor.nbytes()) : 0;
+  };
+  return bytes(layer.weight) + bytes(layer.bias);
+}
+
+at::Tensor ApplyLinear(const Linear& linear, const at::Tensor& input) {
+  return at::linear(RoundInput(input, linear.input), linear.weight,
+                    linear.bias.defined() ? std::optional(linear.bias) : std::nullopt);
+}
+
 }  // namespace
 
-Linear& Block::linear(absl::string_view module) {
-  for (auto& [name, linear] : linears_) {
-    if (name == module) return linear;
-  }
-  CheckFailed(__FILE__, __LINE__, "module is a linear of the block", module);
+absl::StatusOr<at::Tensor> LayerPass::Apply(absl::string_view module,
+                                            const at::Tensor& input) const {
+  if (hook != nullptr) QD_RETURN_IF_ERROR(hook->OnInput(module, input));
+  return ApplyLinear(block.linear(module), input);
 }
 
-const Linear& Block::linear(absl::string_view module) const {
-  return const_cast<Block*>(this)->linear(module);
-}
-
-absl::Status Block::SetWeight(absl::string_view module, const at::Tensor& weight) {
-  Linear& target = linear(module);
-  if (weight.sizes() != target.weight.sizes()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the weight of ", module, " has the shape ", ShapeText(target.weight.sizes().vec()),
-        "; the new one has ", ShapeText(weight.sizes().vec())));
-  }
-  QD_ASSIGN_OR_RETURN(target.weight, TorchCall(absl::StrCat("replacing ", module), [&] {
-                        return weight.to(target.weight.device(), target.weight.scalar_type(),
-                                         /*non_blocking=*/false, /*copy=*/true);
-                      }));
-  return absl::OkStatus();
-}
-
-int64_t Block::size_bytes() const {
-  int64_t bytes = Bytes(attention_norm_) + Bytes(mlp_norm_) + Bytes(q_norm_) + Bytes(k_norm_);
-  for (const auto& [name, linear] : linears_) bytes += Bytes(linear.weight) + Bytes(linear.bias);
-  return bytes;
+at::Tensor LayerPass::Norm(absl::string_view weight, const at::Tensor& input) const {
+  if (weight.empty()) return input;
+  return ApplyNorm(input, block.linear(ModuleOf(weight)), row.norm, config.norm_eps);
 }
 
 absl::StatusOr<Decoder> Decoder::Create(const ModelConfig& config, const WeightSource& source,
@@ -94,23 +76,40 @@ absl::StatusOr<Decoder> Decoder::Create(const ModelConfig& config, const WeightS
   QD_ASSIGN_OR_RETURN(decoder.row_, FindArchitecture(config));
   QD_ASSIGN_OR_RETURN(decoder.activation_, FindActivation(config.hidden_act));
   QD_RETURN_IF_ERROR(ValidateWeights(config, *decoder.row_, source));
-  decoder.linears_ = Linears(config, *decoder.row_);
-
-  const Architecture& row = *decoder.row_;
-  QD_ASSIGN_OR_RETURN(decoder.embedding_, decoder.FetchTable(source, row.embedding));
-  QD_ASSIGN_OR_RETURN(decoder.final_norm_,
-                      Fetch(source, std::string(row.final_norm), options.device, options.dtype));
-  if (options.with_head) {
-    if (config.tie_word_embeddings) {
-      decoder.head_ = decoder.embedding_;
-    } else {
-      QD_ASSIGN_OR_RETURN(decoder.head_, decoder.FetchTable(source, row.head));
-    }
-  }
+  QD_RETURN_IF_ERROR(decoder.FetchOuter(source));
+  if (!decoder.row_->position_embedding.empty()) return decoder;
   QD_RETURN_IF_ERROR(TorchCall("preparing RoPE", [&] {
-    decoder.rope_ = RopeTable(config.rope, config.head_dim, options.device, options.dtype);
+    const auto table = [&](const RopeConfig& rope) {
+      return RopeTable(rope, config.RotaryDim(), options.device, options.dtype);
+    };
+    decoder.rope_ = table(config.rope);
+    if (config.local_rope.has_value()) decoder.local_rope_ = table(*config.local_rope);
   }));
   return decoder;
+}
+
+absl::Status Decoder::FetchOuter(const WeightSource& source) {
+  for (const ExpectedTensor& tensor : OuterTensors(config_, *row_)) {
+    const auto fetch = [&](at::Tensor* out) -> absl::Status {
+      QD_ASSIGN_OR_RETURN(*out, Fetch(source, tensor.name, options_.device, options_.dtype));
+      return absl::OkStatus();
+    };
+    if (tensor.name == row_->embedding) {
+      QD_ASSIGN_OR_RETURN(embedding_.tokens, FetchTable(source, tensor.name));
+    } else if (tensor.name == row_->position_embedding) {
+      QD_RETURN_IF_ERROR(fetch(&embedding_.positions));
+    } else if (tensor.name == row_->final_norm) {
+      QD_RETURN_IF_ERROR(fetch(&final_norm_.weight));
+    } else if (absl::StartsWith(tensor.name, ModuleOf(row_->final_norm))) {
+      QD_RETURN_IF_ERROR(fetch(&final_norm_.bias));
+    } else if (options_.with_head && tensor.name == row_->head) {
+      QD_ASSIGN_OR_RETURN(head_.weight, FetchTable(source, tensor.name));
+    } else if (options_.with_head) {
+      QD_RETURN_IF_ERROR(fetch(&head_.bias));
+    }
+  }
+  if (options_.with_head && config_.tie_word_embeddings) head_.weight = embedding_.tokens;
+  return absl::OkStatus();
 }
 
 // The embedding and the head are the largest tensors: a 16-bit one stays so for float32 work until
@@ -128,129 +127,87 @@ absl::StatusOr<Block> Decoder::LoadBlock(int64_t layer, const WeightSource& sour
         absl::StrCat("there is no block ", layer, ", only 0 to ", config_.layers - 1));
   }
   const std::string prefix = BlockPrefix(*row_, layer);
-  const auto fetch = [&](absl::string_view name, at::Tensor* out) -> absl::Status {
-    QD_ASSIGN_OR_RETURN(*out,
-                        Fetch(source, absl::StrCat(prefix, name), options_.device, options_.dtype));
-    return absl::OkStatus();
-  };
   Block block;
   block.layer_ = layer;
-  QD_RETURN_IF_ERROR(fetch(row_->attention_norm, &block.attention_norm_));
-  QD_RETURN_IF_ERROR(fetch(row_->mlp_norm, &block.mlp_norm_));
-  if (row_->qk_norm) {
-    QD_RETURN_IF_ERROR(fetch(row_->q_norm, &block.q_norm_));
-    QD_RETURN_IF_ERROR(fetch(row_->k_norm, &block.k_norm_));
-  }
-  for (const LinearShape& shape : linears_) {
-    Linear linear;
-    QD_RETURN_IF_ERROR(fetch(absl::StrCat(shape.module, ".weight"), &linear.weight));
-    if (shape.has_bias) {
-      QD_RETURN_IF_ERROR(fetch(absl::StrCat(shape.module, ".bias"), &linear.bias));
-    }
-    linear.input = source.InputRounding(absl::StrCat(prefix, shape.module, ".weight"));
-    block.linears_.emplace_back(shape.module, std::move(linear));
+  for (const ExpectedTensor& tensor : BlockTensors(config_, *row_, layer)) {
+    absl::string_view module = absl::StripPrefix(tensor.name, prefix);
+    const bool is_bias = absl::ConsumeSuffix(&module, ".bias");
+    Linear& held = block.modules_[ModuleOf(module)];
+    at::Tensor& target = is_bias ? held.bias : held.weight;
+    QD_ASSIGN_OR_RETURN(target, Fetch(source, tensor.name, options_.device, options_.dtype));
+    if (!is_bias) held.input = source.InputRounding(tensor.name);
   }
   return block;
 }
 
-absl::StatusOr<at::Tensor> Decoder::Embed(const at::Tensor& ids) const {
-  if (ids.dim() != 2 || ids.numel() == 0 || ids.scalar_type() != at::kLong) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("token ids must be int64 [B, T] and not empty, but are ",
-                     c10::toString(ids.scalar_type()), " ", ShapeText(ids.sizes().vec())));
-  }
-  return TorchCall("embedding tokens", [&]() -> absl::StatusOr<at::Tensor> {
-    // Checked here, because on a GPU a bad index ends the process's use of the device.
-    const int64_t low = ids.min().item<int64_t>(), high = ids.max().item<int64_t>();
-    if (low < 0 || high >= config_.vocab_size) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "token id ", low < 0 ? low : high, " is outside the vocabulary of ", config_.vocab_size));
-    }
-    return at::embedding(embedding_, ids.to(options_.device)).to(options_.dtype);
+absl::StatusOr<at::Tensor> Decoder::Embed(const at::Tensor& ids, const KvCache* cache) const {
+  return TorchCall("embedding tokens", [&] {
+    return embedding_.Embed(ids, cache, row_->scaled_embedding, options_.dtype);
   });
 }
 
-absl::StatusOr<at::Tensor> Decoder::Apply(const Block& block, absl::string_view module,
-                                          const at::Tensor& input, LinearHook* hook) const {
-  if (hook != nullptr) QD_RETURN_IF_ERROR(hook->OnInput(module, input));
-  const Linear& linear = block.linear(module);
-  return at::linear(RoundInput(input, linear.input), linear.weight,
-                    linear.bias.defined() ? std::optional(linear.bias) : std::nullopt);
-}
-
-RopeTable::Rows Decoder::RopeRows(int64_t first, int64_t count, const KvCache* cache) const {
-  if (cache == nullptr || cache->starts().empty()) return rope_.Range(first, count);
-  const at::Tensor start = at::tensor(cache->starts(), at::kLong).unsqueeze(1);
-  const at::Tensor positions = at::arange(first, first + count, at::kLong).unsqueeze(0) - start;
-  return rope_.Pick(positions.clamp_min(0), first + count);
-}
-
-absl::StatusOr<at::Tensor> Decoder::Attention(const Block& block, const at::Tensor& normed,
-                                              const ForwardOptions& options) const {
-  const int64_t batch = normed.size(0), count = normed.size(1);
-  const auto split = [&](const at::Tensor& x) {
-    return x.view({batch, count, -1, config_.head_dim});
-  };
-  QD_ASSIGN_OR_RETURN(at::Tensor q, Apply(block, "self_attn.q_proj", normed, options.hook));
-  QD_ASSIGN_OR_RETURN(at::Tensor k, Apply(block, "self_attn.k_proj", normed, options.hook));
-  QD_ASSIGN_OR_RETURN(at::Tensor v, Apply(block, "self_attn.v_proj", normed, options.hook));
-  q = split(q);
-  k = split(k);
-  if (block.q_norm_.defined()) {
-    q = RmsNorm(q, block.q_norm_, config_.norm_eps);
-    k = RmsNorm(k, block.k_norm_, config_.norm_eps);
-  }
-  KvCache* cache = options.cache;
-  const int64_t first = cache == nullptr ? 0 : cache->length(block.layer_);
-  const RopeTable::Rows rows = RopeRows(first, count, cache);
-  q = ApplyRope(q.transpose(1, 2), rows);
-  k = ApplyRope(k.transpose(1, 2), rows);
-  v = split(v).transpose(1, 2);
-  AttentionMask mask;
-  if (cache != nullptr) {
-    std::tie(k, v) = cache->Append(block.layer_, k, v);
-    mask.starts = &cache->starts();
-  }
-  const bool sliding = config_.layer_is_sliding[static_cast<size_t>(block.layer_)];
-  if (sliding) mask.window = config_.sliding_window;
-  const at::Tensor mixed = Attend(q, k, v, mask)
-                               .transpose(1, 2)
-                               .reshape({batch, count, config_.heads * config_.head_dim});
-  return Apply(block, "self_attn.o_proj", mixed, options.hook);
-}
-
-absl::StatusOr<at::Tensor> Decoder::Mlp(const Block& block, const at::Tensor& normed,
-                                        LinearHook* hook) const {
-  QD_ASSIGN_OR_RETURN(at::Tensor gate, Apply(block, "mlp.gate_proj", normed, hook));
-  QD_ASSIGN_OR_RETURN(const at::Tensor up, Apply(block, "mlp.up_proj", normed, hook));
-  gate = activation_(gate).mul_(up);
-  return Apply(block, "mlp.down_proj", gate, hook);
+LayerPass Decoder::Pass(const Block& block, const ForwardOptions& options) const {
+  const bool local = config_.local_rope.has_value() && config_.IsSliding(block.layer());
+  return {.config = config_,
+          .row = *row_,
+          .block = block,
+          .activation = activation_,
+          .rope = local ? local_rope_ : rope_,
+          .cache = options.cache,
+          .hook = options.hook};
 }
 
 absl::StatusOr<at::Tensor> Decoder::Forward(const Block& block, const at::Tensor& hidden,
                                             const ForwardOptions& options) const {
   QD_RETURN_IF_ERROR(CheckHidden(hidden, 3, config_));
   return TorchCall(
-      absl::StrCat("computing block ", block.layer_), [&]() -> absl::StatusOr<at::Tensor> {
-        QD_ASSIGN_OR_RETURN(
-            const at::Tensor attended,
-            Attention(block, RmsNorm(hidden, block.attention_norm_, config_.norm_eps), options));
+      absl::StrCat("computing block ", block.layer()), [&]() -> absl::StatusOr<at::Tensor> {
+        const LayerPass pass = Pass(block, options);
+        const at::Tensor normed = pass.Norm(row_->attention_norm, hidden);
+        QD_ASSIGN_OR_RETURN(at::Tensor attended, SelfAttention(pass, normed));
+        attended = pass.Norm(row_->attention_post_norm, attended);
+        if (row_->parallel) {
+          QD_ASSIGN_OR_RETURN(const at::Tensor fed, FeedForward(pass, normed));
+          return attended + fed + hidden;
+        }
         const at::Tensor middle = hidden + attended;
-        QD_ASSIGN_OR_RETURN(
-            const at::Tensor mlp,
-            Mlp(block, RmsNorm(middle, block.mlp_norm_, config_.norm_eps), options.hook));
-        return middle + mlp;
+        QD_ASSIGN_OR_RETURN(at::Tensor fed, FeedForward(pass, pass.Norm(row_->mlp_norm, middle)));
+        return middle + pass.Norm(row_->mlp_post_norm, fed);
       });
 }
 
-absl::StatusOr<at::Tensor> Decoder::Logits(const at::Tensor& hidden) const {
+absl::StatusOr<at::Tensor> Decoder::ForwardPart(const Block& block, absl::string_view module,
+                                                const at::Tensor& input) const {
+  return TorchCall(absl::StrCat("computing ", module, " of block ", block.layer()),
+                   [&]() -> absl::StatusOr<at::Tensor> {
+                     const LayerPass pass = Pass(block, {});
+                     if (module == row_->attention) return SelfAttention(pass, input);
+                     if (module == row_->mlp) return FeedForward(pass, input);
+                     if (block.Has(module)) return pass.Apply(module, input);
+                     return absl::InvalidArgumentError(
+                         absl::StrCat("a block of a ", row_->name, " has no part ", module));
+                   });
+}
+
+absl::StatusOr<at::Tensor> Decoder::FinalNorm(const at::Tensor& hidden) const {
   QD_RETURN_IF_ERROR(CheckHidden(hidden, 0, config_));
-  if (!head_.defined()) {
+  return TorchCall("computing the final norm",
+                   [&] { return ApplyNorm(hidden, final_norm_, row_->norm, config_.norm_eps); });
+}
+
+absl::StatusOr<at::Tensor> Decoder::Logits(const at::Tensor& hidden) const {
+  QD_ASSIGN_OR_RETURN(const at::Tensor normed, FinalNorm(hidden));
+  if (!head_.weight.defined()) {
     return absl::FailedPreconditionError("logits were asked of a decoder made without its head");
   }
   return TorchCall("computing logits", [&] {
-    if (head_.scalar_type() != options_.dtype) head_ = head_.to(options_.dtype);
-    return at::linear(RmsNorm(hidden, final_norm_, config_.norm_eps), head_).to(at::kFloat);
+    if (head_.weight.scalar_type() != options_.dtype) {
+      head_.weight = head_.weight.to(options_.dtype);
+    }
+    at::Tensor logits = ApplyLinear(head_, normed);
+    const double cap = config_.final_softcap;
+    if (cap > 0) logits.div_(cap).tanh_().mul_(cap);
+    return logits.to(at::kFloat);
   });
 }
 
@@ -271,8 +228,9 @@ absl::Status Decoder::LogitsChunked(
 }
 
 int64_t Decoder::size_bytes() const {
-  const bool shared = head_.defined() && head_.is_same(embedding_);
-  return Bytes(embedding_) + Bytes(final_norm_) + (shared ? 0 : Bytes(head_));
+  const bool shared = head_.weight.defined() && head_.weight.is_same(embedding_.tokens);
+  const int64_t head = shared ? 0 : Bytes(head_);
+  return embedding_.size_bytes() + Bytes(final_norm_) + head;
 }
 
 }  // namespace quantd::engine

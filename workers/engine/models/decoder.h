@@ -1,7 +1,7 @@
-// The one decoder: embedding, blocks (RMSNorm, grouped-query attention with RoPE, gated MLP), final
-// norm, head. What differs between architectures are the switches of its row. Blocks are loaded and
-// dropped one at a time, so that a model larger than memory can stream through. The order of casts
-// in 16 bits is that of transformers.
+// The one decoder: embedding, blocks (norms, attention, feed-forward), final norm, head. What
+// differs between architectures are the switches of its row (architecture.h); what they mean is in
+// layer.h, embedding.h and norm.h. Blocks are loaded and dropped one at a time, so that a model
+// larger than memory can stream through. The order of casts in 16 bits is that of transformers.
 //
 // Shapes: B sequences, T positions, H hidden_size, V vocab_size. Hidden states have the decoder's
 // device and dtype. Padding on the right is harmless (attention is causal); positions start at 0,
@@ -13,56 +13,21 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/span.h"
 #include "workers/engine/checkpoint/config.h"
 #include "workers/engine/models/activation.h"
 #include "workers/engine/models/architecture.h"
+#include "workers/engine/models/block.h"
+#include "workers/engine/models/embedding.h"
 #include "workers/engine/models/kv_cache.h"
+#include "workers/engine/models/layer.h"
 #include "workers/engine/models/rope.h"
 #include "workers/engine/models/weights.h"
 
 namespace quantd::engine {
-
-struct Linear {
-  at::Tensor weight;  // [out, in], the decoder's device and dtype.
-  at::Tensor bias;    // [out], or undefined.
-  InputQuantization input;
-};
-
-// One block's weights, owned (never a view of a file): the caller may replace or change them.
-class Block {
- public:
-  int64_t layer() const { return layer_; }
-  // By the name within the block: "self_attn.q_proj". The name must be one of Linears().
-  Linear& linear(absl::string_view module);
-  const Linear& linear(absl::string_view module) const;
-  // Replaces a weight, cast and moved to the one it replaces. Its shape must be the same.
-  absl::Status SetWeight(absl::string_view module, const at::Tensor& weight);
-  int64_t size_bytes() const;
-
- private:
-  friend class Decoder;
-  int64_t layer_ = 0;
-  std::vector<std::pair<std::string, Linear>> linears_;
-  at::Tensor attention_norm_, mlp_norm_, q_norm_, k_norm_;
-};
-
-// Sees the input of every linear layer before it is computed.
-class LinearHook {
- public:
-  virtual ~LinearHook() = default;
-  // `module` within the block; `input` [B, T, in] in the decoder's dtype. Layers that share an
-  // input (q, k, v; gate, up) are given the very same tensor (input.is_same()). An error ends the
-  // forward pass.
-  virtual absl::Status OnInput(absl::string_view module, const at::Tensor& input) = 0;
-};
 
 struct ForwardOptions {
   KvCache* cache = nullptr;  // Keys and values of earlier positions; is extended by this call.
@@ -85,11 +50,19 @@ class Decoder {
 
   absl::StatusOr<Block> LoadBlock(int64_t layer, const WeightSource& source) const;
 
-  // ids int64 [B, T] on any device -> [B, T, H]. InvalidArgument for an id outside the vocabulary.
-  absl::StatusOr<at::Tensor> Embed(const at::Tensor& ids) const;
+  // ids int64 [B, T] on any device -> [B, T, H]. `cache` is the one that Forward will be given: it
+  // says which positions these are. InvalidArgument for an id outside the vocabulary or a position
+  // behind the last one that the model learned.
+  absl::StatusOr<at::Tensor> Embed(const at::Tensor& ids, const KvCache* cache = nullptr) const;
   // hidden [B, T, H] -> [B, T, H], a new tensor.
   absl::StatusOr<at::Tensor> Forward(const Block& block, const at::Tensor& hidden,
                                      const ForwardOptions& options = {}) const;
+  // One part of a block alone: `module` is the row's `attention` or `mlp`, whose input is the
+  // norm's output, or a linear. input [B, T, in] -> [B, T, out].
+  absl::StatusOr<at::Tensor> ForwardPart(const Block& block, absl::string_view module,
+                                         const at::Tensor& input) const;
+  // hidden [..., H] -> [..., H], the head's input.
+  absl::StatusOr<at::Tensor> FinalNorm(const at::Tensor& hidden) const;
   // Final norm and head: hidden [..., H] -> float32 [..., V] on the decoder's device.
   absl::StatusOr<at::Tensor> Logits(const at::Tensor& hidden) const;
   // The same without [B, T, V] ever existing: hidden [..., H] is taken as rows [R, H]; `consume`
@@ -110,24 +83,17 @@ class Decoder {
  private:
   Decoder() = default;
   absl::StatusOr<at::Tensor> FetchTable(const WeightSource& source, absl::string_view name) const;
-  // These throw what libtorch throws.
-  absl::StatusOr<at::Tensor> Apply(const Block& block, absl::string_view module,
-                                   const at::Tensor& input, LinearHook* hook) const;
-  absl::StatusOr<at::Tensor> Attention(const Block& block, const at::Tensor& normed,
-                                       const ForwardOptions& options) const;
-  absl::StatusOr<at::Tensor> Mlp(const Block& block, const at::Tensor& normed,
-                                 LinearHook* hook) const;
-  RopeTable::Rows RopeRows(int64_t first, int64_t count, const KvCache* cache) const;
+  absl::Status FetchOuter(const WeightSource& source);
+  LayerPass Pass(const Block& block, const ForwardOptions& options) const;
 
   ModelConfig config_;
   const Architecture* row_ = nullptr;
   DecoderOptions options_;
   Activation activation_ = nullptr;
-  std::vector<LinearShape> linears_;
-  at::Tensor embedding_, final_norm_;
-  mutable at::Tensor
-      head_;  // Tied: the embedding. Widened to the decoder's dtype at its first use.
-  mutable RopeTable rope_;
+  Embedding embedding_;
+  Linear final_norm_;
+  mutable Linear head_;  // Tied: the embedding. Widened to the decoder's dtype at its first use.
+  mutable RopeTable rope_, local_rope_;
 };
 
 }  // namespace quantd::engine

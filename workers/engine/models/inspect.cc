@@ -38,7 +38,6 @@ std::string TokenizerKind(const std::string& folder) {
 }
 
 json ConfigJson(const ModelConfig& config) {
-  constexpr const char* kRopeNames[] = {"default", "linear", "llama3"};
   return {{"layers", config.layers},
           {"hiddenSize", config.hidden_size},
           {"intermediateSize", config.intermediate_size},
@@ -49,8 +48,10 @@ json ConfigJson(const ModelConfig& config) {
           {"maxPositionEmbeddings", config.max_position_embeddings},
           {"hiddenAct", config.hidden_act},
           {"ropeTheta", config.rope.theta},
-          {"ropeScaling", kRopeNames[static_cast<int>(config.rope.scaling)]},
+          {"ropeScaling", std::string(RopeScalingName(config.rope.scaling))},
           {"slidingWindow", config.sliding_window},
+          {"experts", config.experts},
+          {"expertsPerToken", config.experts_per_token},
           {"tieWordEmbeddings", config.tie_word_embeddings},
           {"dtype", config.dtype}};
 }

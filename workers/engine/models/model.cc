@@ -2,6 +2,7 @@
 #include "workers/engine/models/model.h"
 
 #include <ATen/ops/argmax.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -19,6 +20,17 @@ bool Contains(const std::vector<int64_t>& ids, int64_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
+// Longrope turns keys otherwise once a sequence is longer than the model was trained for: when
+// `count` more positions make one so, what the cache holds is no longer right.
+bool OutgrowsCache(const RopeConfig& rope, const KvCache& cache, const std::vector<int64_t>& starts,
+                   int64_t count) {
+  if (rope.scaling != RopeScaling::kLongRope) return false;
+  const int64_t held = cache.length(0), limit = rope.original_max_position_embeddings;
+  return held > 0 && std::any_of(starts.begin(), starts.end(), [&](int64_t start) {
+           return held - start <= limit && held + count - start > limit;
+         });
+}
+
 }  // namespace
 
 absl::StatusOr<Model> Model::Load(const ModelConfig& config, const WeightSource& source,
@@ -33,7 +45,7 @@ absl::StatusOr<Model> Model::Load(const ModelConfig& config, const WeightSource&
 }
 
 absl::StatusOr<at::Tensor> Model::Forward(const at::Tensor& ids, KvCache* cache) const {
-  QD_ASSIGN_OR_RETURN(at::Tensor hidden, decoder_.Embed(ids));
+  QD_ASSIGN_OR_RETURN(at::Tensor hidden, decoder_.Embed(ids, cache));
   for (const Block& block : blocks_) {
     QD_ASSIGN_OR_RETURN(hidden, decoder_.Forward(block, hidden, {.cache = cache, .hook = nullptr}));
   }
@@ -67,13 +79,22 @@ absl::StatusOr<std::vector<std::vector<int64_t>>> Model::Generate(
   KvCache cache(config().layers, starts);
   cache.Reserve(length + options.new_tokens_max);
   at::Tensor ids = at::tensor(padded, at::kLong).view({batch, length});
+  at::Tensor history = ids;  // Everything so far.
   std::vector<bool> ended(prompts.size(), false);
   for (int64_t step = 0; step < options.new_tokens_max; ++step) {
+    if (OutgrowsCache(config().rope, cache, starts, 1)) {
+      cache = KvCache(config().layers, starts);
+      cache.Reserve(length + options.new_tokens_max);
+      ids = history;
+    }
     QD_ASSIGN_OR_RETURN(const at::Tensor hidden, Forward(ids, &cache));
     QD_ASSIGN_OR_RETURN(const at::Tensor logits,
                         decoder_.Logits(hidden.narrow(1, hidden.size(1) - 1, 1)));
-    QD_ASSIGN_OR_RETURN(
-        ids, TorchCall("choosing tokens", [&] { return at::argmax(logits, -1).to(at::kCPU); }));
+    QD_ASSIGN_OR_RETURN(ids, TorchCall("choosing tokens", [&] {
+                          const at::Tensor next = at::argmax(logits, -1).to(at::kCPU);
+                          history = at::cat({history, next}, 1);
+                          return next;
+                        }));
     std::vector<int64_t> tokens(prompts.size(), -1);
     for (size_t i = 0; i < prompts.size(); ++i) {
       if (ended[i]) continue;

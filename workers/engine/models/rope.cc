@@ -6,15 +6,27 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/pow.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numbers>
 
 namespace quantd::engine {
 namespace {
 
 constexpr int64_t kTableRowsMin = 256;
+
+bool IsLong(const RopeConfig& rope, int64_t length) {
+  return length > rope.original_max_position_embeddings;
+}
+
+// theta^(2i/dim).
+at::Tensor Wavelengths(double theta, int64_t dim) {
+  return at::pow(theta, at::arange(0, dim, 2, at::kFloat) / dim);
+}
 
 // Long waves are stretched, short ones kept, those between blended (Llama 3.1).
 at::Tensor Llama3Frequencies(const at::Tensor& frequencies, const RopeConfig& rope) {
@@ -30,55 +42,134 @@ at::Tensor Llama3Frequencies(const at::Tensor& frequencies, const RopeConfig& ro
   return at::where(between, blended, stretched);
 }
 
+// A ramp over the dimensions between those that turn beta_fast and beta_slow times in the trained
+// context: fast ones are kept, slow ones stretched.
+at::Tensor YarnFrequencies(const RopeConfig& rope, int64_t dim) {
+  const double context = static_cast<double>(rope.original_max_position_embeddings);
+  const auto dimension_of = [&](double turns) {
+    return static_cast<double>(dim) * std::log(context / (turns * 2 * std::numbers::pi)) /
+           (2 * std::log(rope.theta));
+  };
+  double low = dimension_of(rope.beta_fast), high = dimension_of(rope.beta_slow);
+  if (rope.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(dim - 1));
+  if (low == high) high += 0.001;  // No division by zero.
+  const at::Tensor stretch = ((at::arange(dim / 2, at::kFloat) - low) / (high - low)).clamp(0, 1);
+  const at::Tensor keep = 1 - stretch;
+  const at::Tensor waves = Wavelengths(rope.theta, dim);
+  return 1.0 / (rope.factor * waves) * (1 - keep) + 1.0 / waves * keep;
+}
+
+at::Tensor DynamicFrequencies(const RopeConfig& rope, int64_t dim, int64_t length) {
+  const double context = static_cast<double>(rope.original_max_position_embeddings);
+  const double longest = std::max(context, static_cast<double>(length));
+  const double growth = rope.factor * longest / context - (rope.factor - 1);
+  const double power = static_cast<double>(dim) / static_cast<double>(dim - 2);
+  return 1.0 / Wavelengths(rope.theta * std::pow(growth, power), dim);
+}
+
+at::Tensor LongRopeFrequencies(const RopeConfig& rope, int64_t dim, int64_t length) {
+  const std::vector<double>& factors = IsLong(rope, length) ? rope.long_factor : rope.short_factor;
+  return 1.0 / (at::tensor(factors, at::kFloat) * Wavelengths(rope.theta, dim));
+}
+
 }  // namespace
 
-at::Tensor InverseFrequencies(const RopeConfig& rope, int64_t head_dim) {
-  const at::Tensor exponents = at::arange(0, head_dim, 2, at::kFloat) / head_dim;
-  const at::Tensor frequencies = 1.0 / at::pow(rope.theta, exponents);
+at::Tensor InverseFrequencies(const RopeConfig& rope, int64_t dim, int64_t length) {
+  const at::Tensor frequencies = 1.0 / Wavelengths(rope.theta, dim);
   switch (rope.scaling) {
     case RopeScaling::kDefault:
       return frequencies;
     case RopeScaling::kLinear:
       return frequencies / rope.factor;
+    case RopeScaling::kDynamic:
+      return DynamicFrequencies(rope, dim, length);
+    case RopeScaling::kYarn:
+      return YarnFrequencies(rope, dim);
+    case RopeScaling::kLongRope:
+      return LongRopeFrequencies(rope, dim, length);
     case RopeScaling::kLlama3:
       return Llama3Frequencies(frequencies, rope);
   }
   return frequencies;
 }
 
-RopeTable::RopeTable(const RopeConfig& rope, int64_t head_dim, at::Device device,
-                     at::ScalarType dtype)
-    : inverse_frequencies_(InverseFrequencies(rope, head_dim)), device_(device), dtype_(dtype) {}
+bool DependsOnLength(const RopeConfig& rope) {
+  return rope.scaling == RopeScaling::kDynamic || rope.scaling == RopeScaling::kLongRope;
+}
+
+RopeTable::RopeTable(const RopeConfig& rope, int64_t dim, at::Device device, at::ScalarType dtype)
+    : rope_(rope), dim_(dim), device_(device), dtype_(dtype) {
+  table_.inverse_frequencies = InverseFrequencies(rope, dim);
+  if (rope.scaling == RopeScaling::kLongRope) {
+    long_table_.inverse_frequencies =
+        InverseFrequencies(rope, dim, rope.original_max_position_embeddings + 1);
+  }
+}
 
 RopeTable::Rows RopeTable::Range(int64_t first, int64_t count) {
-  Grow(first + count);
-  return {cos_.narrow(0, first, count), sin_.narrow(0, first, count)};
+  const int64_t length = first + count;
+  if (rope_.scaling == RopeScaling::kDynamic && IsLong(rope_, length)) {
+    // A base of its own for every length: a table would be used once.
+    return Compute(InverseFrequencies(rope_, dim_, length), at::arange(first, length, at::kLong));
+  }
+  const Table& table = Grown(length);
+  return {table.cos.narrow(0, first, count), table.sin.narrow(0, first, count)};
 }
 
-RopeTable::Rows RopeTable::Pick(const at::Tensor& positions, int64_t limit) {
-  Grow(limit);
+RopeTable::Rows RopeTable::Last(const std::vector<int64_t>& lengths, int64_t count) {
+  std::vector<at::Tensor> cos, sin;
+  for (const int64_t length : lengths) {
+    const at::Tensor positions = at::arange(length - count, length, at::kLong).clamp_min(0);
+    const Rows rows = Pick(positions, std::max<int64_t>(length, 1));
+    cos.push_back(rows.cos);
+    sin.push_back(rows.sin);
+  }
+  return {at::stack(cos), at::stack(sin)};
+}
+
+RopeTable::Rows RopeTable::Pick(const at::Tensor& positions, int64_t length) {
+  if (rope_.scaling == RopeScaling::kDynamic && IsLong(rope_, length)) {
+    return Compute(InverseFrequencies(rope_, dim_, length), positions);
+  }
+  const Table& table = Grown(length);
   const at::Tensor on_device = positions.to(device_);
-  return {cos_.index({on_device}), sin_.index({on_device})};
+  return {table.cos.index({on_device}), table.sin.index({on_device})};
 }
 
-void RopeTable::Grow(int64_t count) {
-  if (cos_.defined() && cos_.size(0) >= count) return;
-  const int64_t rows =
-      std::max({count, kTableRowsMin, cos_.defined() ? 2 * cos_.size(0) : int64_t{0}});
-  const at::Tensor positions = at::arange(rows, at::kFloat);
-  const at::Tensor half = positions.unsqueeze(1) * inverse_frequencies_;
+RopeTable::Table& RopeTable::Grown(int64_t length) {
+  const bool is_long = rope_.scaling == RopeScaling::kLongRope && IsLong(rope_, length);
+  Table& table = is_long ? long_table_ : table_;
+  const int64_t held = table.cos.defined() ? table.cos.size(0) : 0;
+  if (held >= length) return table;
+  const int64_t rows = std::max({length, kTableRowsMin, 2 * held});
+  const Rows computed = Compute(table.inverse_frequencies, at::arange(rows, at::kLong));
+  table.cos = computed.cos;
+  table.sin = computed.sin;
+  return table;
+}
+
+RopeTable::Rows RopeTable::Compute(const at::Tensor& inverse_frequencies,
+                                   const at::Tensor& positions) const {
+  const at::Tensor half = positions.to(at::kFloat).unsqueeze(1) * inverse_frequencies;
   const at::Tensor angles = at::cat({half, half}, 1);
-  cos_ = angles.cos().to(device_, dtype_);
-  sin_ = angles.sin().to(device_, dtype_);
+  return {(angles.cos() * rope_.attention_factor).to(device_, dtype_),
+          (angles.sin() * rope_.attention_factor).to(device_, dtype_)};
 }
 
 at::Tensor ApplyRope(const at::Tensor& x, const RopeTable::Rows& rows) {
   const bool per_sequence = rows.cos.dim() == 3;
   const at::Tensor cos = per_sequence ? rows.cos.unsqueeze(1) : rows.cos;
   const at::Tensor sin = per_sequence ? rows.sin.unsqueeze(1) : rows.sin;
-  const int64_t half = x.size(-1) / 2;
-  const at::Tensor turned = at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
-  return x * cos + turned * sin;
+  const int64_t dim = cos.size(-1), half = dim / 2, rest = x.size(-1) - dim;
+  const at::Tensor part = x.narrow(-1, 0, dim);
+  const at::Tensor turned = at::cat({-part.narrow(-1, half, half), part.narrow(-1, 0, half)}, -1);
+  const at::Tensor rotated = part * cos + turned * sin;
+  return rest == 0 ? rotated : at::cat({rotated, x.narrow(-1, dim, rest)}, -1);
 }
 
 }  // namespace quantd::engine

@@ -6,18 +6,23 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/torch_call.h"
 #include "workers/engine/tensor/view.h"
 
 namespace quantd::engine {
 
 CheckpointWeights::CheckpointWeights(std::shared_ptr<const Checkpoint> checkpoint)
-    : checkpoint_(std::move(checkpoint)) {}
+    : checkpoint_(std::move(checkpoint)) {
+  const absl::StatusOr<const Architecture*> row = FindArchitecture(checkpoint_->config());
+  if (row.ok()) row_ = *row;
+}
 
 bool CheckpointWeights::Has(absl::string_view name) const { return checkpoint_->Has(name); }
 
 absl::StatusOr<std::vector<int64_t>> CheckpointWeights::Shape(absl::string_view name) const {
   QD_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->Find(name));
-  return view.shape;
+  if (row_ == nullptr) return view.shape;
+  return StoredShape(*row_, {std::string(name), view.dtype, view.shape});
 }
 
 absl::StatusOr<at::Tensor> CheckpointWeights::Read(absl::string_view name) const {
@@ -27,7 +32,10 @@ absl::StatusOr<at::Tensor> CheckpointWeights::Read(absl::string_view name) const
                                             " is ", DTypeName(view.dtype),
                                             "; a weight must be F32, BF16 or F16"));
   }
-  return ViewTensor(view);
+  QD_ASSIGN_OR_RETURN(const at::Tensor stored, ViewTensor(view));
+  const TensorInfo info = {std::string(name), view.dtype, view.shape};
+  if (row_ == nullptr || !IsStoredTransposed(*row_, info)) return stored;
+  return TorchCall(absl::StrCat("transposing ", name), [&] { return stored.t().contiguous(); });
 }
 
 void CheckpointWeights::Release(absl::string_view name) const { checkpoint_->ReleasePages(name); }

@@ -63,7 +63,8 @@ class WrappedWeights : public WeightSource {
   const WeightSource& base_;  // Must outlive this.
 };
 
-// A plain checkpoint: tensors as they lie in the file, without a copy.
+// A plain checkpoint: tensors as they lie in the file, without a copy, but linears that are stored
+// [in, out] (GPT-2) turned into [out, in] like all others.
 class CheckpointWeights : public WeightSource {
  public:
   explicit CheckpointWeights(std::shared_ptr<const Checkpoint> checkpoint);
@@ -76,6 +77,7 @@ class CheckpointWeights : public WeightSource {
 
  private:
   std::shared_ptr<const Checkpoint> checkpoint_;
+  const Architecture* row_ = nullptr;  // Null: not a supported one.
 };
 
 // Whether `source` holds every tensor of the model in the shape that the config demands. Reads no

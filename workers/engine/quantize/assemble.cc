@@ -65,12 +65,20 @@ class UnitReader : public ModelReader {
 
   absl::Status FromSource(const TensorInfo& info, const Use& use) {
     QD_ASSIGN_OR_RETURN(const at::Tensor read, plan_.source->Read(info.name));
-    QD_ASSIGN_OR_RETURN(const at::Tensor stored,
-                        TorchCall(absl::StrCat("rounding ", info.name),
-                                  [&] { return read.to(ToScalarType(info.dtype)).contiguous(); }));
-    QD_RETURN_IF_ERROR(use(TensorBytes(stored)));
+    QD_RETURN_IF_ERROR(UseStored(info, read, use));
     plan_.source->Release(info.name);
     return absl::OkStatus();
+  }
+
+  // `tensor` is as it is computed with; the file may hold it transposed.
+  absl::Status UseStored(const TensorInfo& info, const at::Tensor& tensor, const Use& use) {
+    QD_ASSIGN_OR_RETURN(const at::Tensor stored,
+                        TorchCall(absl::StrCat("storing ", info.name), [&] {
+                          const at::Tensor rounded = tensor.to(ToScalarType(info.dtype));
+                          const bool turn = IsStoredTransposed(*plan_.row, info);
+                          return (turn ? rounded.t() : rounded).contiguous();
+                        }));
+    return use(TensorBytes(stored));
   }
 
   absl::Status FromUnit(int64_t unit, const TensorInfo& info, const Use& use) {
@@ -79,11 +87,17 @@ class UnitReader : public ModelReader {
       open_unit_ = unit;
     }
     const TensorView* view = file_->Find(info.name);
-    if (view == nullptr || view->dtype != info.dtype || view->shape != info.shape) {
+    if (view == nullptr || view->dtype != info.dtype ||
+        view->shape != StoredShape(*plan_.row, info)) {
       return absl::DataLossError(absl::StrCat(file_->path(), " holds no ", info.name, " of shape ",
                                               ShapeText(info.shape), "; delete the work folder"));
     }
-    QD_RETURN_IF_ERROR(use(view->bytes));
+    if (IsStoredTransposed(*plan_.row, info)) {
+      QD_ASSIGN_OR_RETURN(const at::Tensor computed, ViewTensor(*view));
+      QD_RETURN_IF_ERROR(UseStored(info, computed, use));
+    } else {
+      QD_RETURN_IF_ERROR(use(view->bytes));
+    }
     file_->ReleasePages(view->bytes);
     return absl::OkStatus();
   }

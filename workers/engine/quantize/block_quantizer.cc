@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "workers/engine/job/failure.h"
+#include "workers/engine/quantize/experts.h"
 #include "workers/engine/quantize/stream_block_job.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
@@ -153,26 +154,22 @@ absl::Status BlockQuantizer::RunHook(int64_t layer,
 
 absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Block& block, UnitOutput& output) {
   const std::vector<const PlannedLinear*> linears = plan_.UnitLinears(layer);
-  std::set<int> groups;
-  for (const PlannedLinear* linear : linears) groups.insert(linear->shape.group);
   const bool collects = plan_.needs.hessian || plan_.needs.absmax;
   const bool sequential = plan_.options.value("true_sequential", false);
-  std::map<int, InputStatistics> statistics;
-  if (collects && !sequential && !groups.empty()) {
-    QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, groups));
-  }
-  for (const int group : groups) {
+  for (const std::set<int>& groups : StatisticsBatches(linears, sequential)) {
     QD_RETURN_IF_ERROR(context_.cancel.Check());
-    if (collects && sequential) {
-      QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, {group}));
+    std::map<int, InputStatistics> statistics;
+    if (collects) {
+      QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, groups));
     }
     for (const PlannedLinear* linear : linears) {
-      if (linear->shape.group != group) continue;
+      const int group = linear->shape.group;
+      if (!groups.contains(group)) continue;
+      QD_RETURN_IF_ERROR(context_.cancel.Check());
       QD_ASSIGN_OR_RETURN(const LinearResult result,
                           RunMethod(*linear, collects ? &statistics.at(group) : nullptr));
       QD_RETURN_IF_ERROR(Take(*linear, result, &block, output));
     }
-    statistics.erase(group);
   }
   return absl::OkStatus();
 }
@@ -203,10 +200,15 @@ absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& line
                           return stored.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
                         }));
     overlay_.Release(linear.WeightName());
-    absl::StatusOr<LinearResult> result = plan_.method->Quantize({.name = linear.name,
-                                                                  .weight = std::move(weight),
-                                                                  .statistics = statistics,
-                                                                  .options = &linear.options});
+    LinearJob job = {.name = linear.name,
+                     .weight = std::move(weight),
+                     .statistics = statistics,
+                     .options = &linear.options};
+    const int64_t tokens = plan_.sequences * plan_.sequence_length;
+    if (statistics != nullptr && SawTooFewTokens(linear.shape, *statistics, tokens)) {
+      return RoundInstead(std::move(job), tokens);
+    }
+    absl::StatusOr<LinearResult> result = plan_.method->Quantize(std::move(job));
     const bool on_gpu =
         statistics != nullptr && statistics->hessian.defined() && statistics->hessian.is_cuda();
     if (result.ok() || !IsOutOfMemory(result.status()) || !on_gpu) return result;

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/status_macros.h"
 #include "workers/engine/job/failure.h"
+#include "workers/engine/quantize/experts.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/torch_call.h"
@@ -121,7 +122,11 @@ MemoryParts EstimateMemory(const QuantizePlan& plan, int64_t asked_batch) {
       block_weights * (element + 1 + 4 * plan.needs.block_copies) + largest * kLinearBytesAWeight;
   if (plan.sequences == 0) return parts;
   const int64_t k = LargestInput(plan);
-  if (plan.needs.hessian) parts.statistics_bytes = kHessianMatrices * k * k * 4;
+  if (plan.needs.hessian) {
+    const bool one_by_one = plan.options.value("true_sequential", false);
+    parts.statistics_bytes = kHessianMatrices * k * k * 4 +
+                             HeldHessianBytes(plan.UnitLinears(0), one_by_one) - k * k * 4;
+  }
   const int64_t tokens = BatchSize(plan, asked_batch) * plan.sequence_length;
   parts.batch_bytes =
       tokens * (kHiddenTensors * config.hidden_size + kMlpTensors * config.intermediate_size) *

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -14,6 +15,7 @@
 #include "workers/engine/formats/pattern.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
 namespace {
@@ -88,15 +90,45 @@ absl::Status PlanHead(QuantizePlan& plan) {
   return absl::OkStatus();
 }
 
+// Full precision for the weights that will be quantized; everything else as the output will hold it,
+// so that what is computed is what is written.
+class StoredWeights : public WrappedWeights {
+ public:
+  StoredWeights(std::shared_ptr<const WeightSource> base, std::set<std::string> quantized)
+      : WrappedWeights(*base), owner_(std::move(base)), quantized_(std::move(quantized)) {}
+
+  absl::StatusOr<at::Tensor> Read(absl::string_view name) const override {
+    QD_ASSIGN_OR_RETURN(const at::Tensor tensor, base_.Read(name));
+    if (quantized_.contains(std::string(name))) return tensor;
+    QD_ASSIGN_OR_RETURN(const DType type, base_.StoredType(name));
+    return TorchCall(absl::StrCat("rounding ", name),
+                     [&] { return tensor.to(ToScalarType(type)); });
+  }
+
+ private:
+  std::shared_ptr<const WeightSource> owner_;
+  std::set<std::string> quantized_;
+};
+
+// Once it is known what is quantized.
+void RoundTheRest(QuantizePlan& plan) {
+  std::set<std::string> quantized;
+  for (int64_t unit = 0; unit < plan.units(); ++unit) {
+    for (const PlannedLinear* linear : plan.UnitLinears(unit)) {
+      quantized.insert(linear->WeightName());
+    }
+  }
+  plan.source = std::make_shared<StoredWeights>(plan.source, std::move(quantized));
+}
+
 absl::Status PlanLinears(const QuantizeSpec& spec, QuantizePlan& plan) {
   QD_ASSIGN_OR_RETURN(std::vector<CompiledOverride> overrides,
                       CompileOverrides(spec, *plan.method));
   QD_RETURN_IF_ERROR(PlanHead(plan));
-  const std::vector<LinearShape> shapes = Linears(plan.config, *plan.row);
   int64_t quantized = 0;
   for (int64_t layer = 0; layer < plan.config.layers; ++layer) {
     std::vector<PlannedLinear>& block = plan.blocks.emplace_back();
-    for (const LinearShape& shape : shapes) {
+    for (const LinearShape& shape : Linears(plan.config, *plan.row, layer)) {
       PlannedLinear& linear = block.emplace_back();
       linear.shape = shape;
       linear.name = absl::StrCat(BlockPrefix(*plan.row, layer), shape.module);
@@ -174,7 +206,8 @@ absl::Status PlanOutput(QuantizePlan& plan) {
     QD_ASSIGN_OR_RETURN(const DType type, plan.source->StoredType(tensor.name));
     plan.output.push_back({tensor.name, type, tensor.shape});
   }
-  for (const TensorInfo& info : plan.output) {
+  for (TensorInfo& info : plan.output) {
+    info.shape = StoredShape(*plan.row, info);
     QD_ASSIGN_OR_RETURN(const int64_t elements, ElementCount(info.shape));
     plan.output_bytes += elements * DTypeBytes(info.dtype);
   }
@@ -253,6 +286,7 @@ absl::StatusOr<QuantizePlan> PlanQuantize(JobContext& context, const QuantizeSpe
   }
   QD_RETURN_IF_ERROR(PlanSource(plan), "model ", spec.model);
   QD_RETURN_IF_ERROR(PlanLinears(spec, plan));
+  RoundTheRest(plan);
   QD_RETURN_IF_ERROR(PlanOutput(plan));
   QD_RETURN_IF_ERROR(PlanCalibration(spec, plan));
   QD_RETURN_IF_ERROR(PlanDevice(context.spec.runtime, plan));

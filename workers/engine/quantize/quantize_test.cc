@@ -77,7 +77,9 @@ TEST(QuantizeTest, RtnResult) {
 
 TEST(QuantizeTest, ResumesAfterEveryBlockToTheSameBytes) {
   for (const auto& [method, options] : std::map<std::string, nlohmann::json>{
-           {"rtn", {{"bits", 3}}}, {"gptq", {{"bits", 3}, {"group_size", 64}}}}) {
+           {"rtn", {{"bits", 3}}},
+           {"gptq", {{"bits", 3}, {"group_size", 64}}},
+           {"adaround", {{"bits", 3}, {"steps", 3}, {"step_sequences", 2}}}}) {
     const QuantizeSpec spec = Spec(method, options);
     const JobFolders whole;
     ASSERT_TRUE(Quantize(whole, spec).ok());
@@ -93,6 +95,26 @@ TEST(QuantizeTest, ResumesAfterEveryBlockToTheSameBytes) {
     EXPECT_EQ((*result)["attempts"], 6);
     EXPECT_EQ(Digests(whole.out()), Digests(pieces.out())) << method;
   }
+}
+
+TEST(QuantizeTest, LearnedRoundingLearns) {
+  for (const char* variant : {"signround", "adaround"}) {
+    const JobFolders folders;
+    const auto result =
+        Quantize(folders, Spec("adaround", {{"bits", 2}, {"variant", variant}, {"steps", 25}}));
+    ASSERT_TRUE(result.ok()) << result.status();
+    const auto metadata =
+        nlohmann::json::parse(*ReadFile(folders.out() + "/quantization_metadata.json"));
+    ASSERT_EQ(metadata["notes"].size(), 6) << metadata["notes"];
+    for (const auto& [name, note] : metadata["notes"].items()) {
+      EXPECT_LT(note["best_loss"], note["first_loss"]) << name;
+    }
+  }
+  const JobFolders folders;
+  const auto layers = Quantize(
+      folders, Spec("adaround", {{"bits", 2}, {"objective", "layer"}, {"steps", 10}}));
+  ASSERT_TRUE(layers.ok()) << layers.status();
+  EXPECT_EQ((*layers)["modules"].size(), 6 * 7);
 }
 
 TEST(QuantizeTest, AnotherSpecStartsAnew) {
@@ -138,7 +160,7 @@ TEST(QuantizeTest, RefusesBeforeWork) {
   const auto refusal = [&](const QuantizeSpec& spec) {
     return std::string(Quantize(folders, spec).status().message());
   };
-  EXPECT_THAT(refusal(Spec("magic")), HasSubstr("gptq, rtn"));
+  EXPECT_THAT(refusal(Spec("magic")), HasSubstr("adaround, gptq, rtn"));
   EXPECT_THAT(refusal(Spec("rtn", {{"bits", 5}})), HasSubstr("bits"));
   EXPECT_THAT(refusal(Spec("rtn", {{"colour", 1}})), HasSubstr("colour"));
   EXPECT_THAT(refusal(Spec("rtn", {{"quantize_head", true}})), HasSubstr("tie_word_embeddings"));

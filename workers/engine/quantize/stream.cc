@@ -1,8 +1,6 @@
 // See stream.h.
 #include "workers/engine/quantize/stream.h"
 
-#include <ATen/ops/rsqrt.h>
-
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -107,7 +105,8 @@ absl::StatusOr<Block> BlockStream::LoadBlock(int64_t layer, const WeightSource& 
 
 absl::StatusOr<std::map<int, InputStatistics>> BlockStream::Collect(Block& block,
                                                                     const std::set<int>& groups) {
-  StatisticsCollector collector(Linears(plan_.config, *plan_.row), groups, plan_.needs);
+  StatisticsCollector collector(Linears(plan_.config, *plan_.row, block.layer()), groups,
+                                plan_.needs);
   QD_RETURN_IF_ERROR(WithRelief(&block, [&]() -> absl::Status {
     collector.Reset();  // A part that ran out of memory may have been counted already.
     for (int64_t begin = 0; begin < store_->sequences(); begin += batch_size_) {
@@ -127,19 +126,13 @@ absl::StatusOr<std::map<int, InputStatistics>> BlockStream::Collect(Block& block
 absl::StatusOr<InputStatistics> BlockStream::CollectHead() {
   const LinearShape& shape = plan_.head.shape;
   StatisticsCollector collector({shape}, {shape.group}, plan_.needs);
-  QD_ASSIGN_OR_RETURN(const at::Tensor stored, plan_.source->Read(plan_.row->final_norm));
   QD_RETURN_IF_ERROR(WithRelief(nullptr, [&]() -> absl::Status {
     collector.Reset();
     for (int64_t begin = 0; begin < store_->sequences(); begin += batch_size_) {
       QD_RETURN_IF_ERROR(options_.check());
       const int64_t count = std::min(batch_size_, store_->sequences() - begin);
       QD_ASSIGN_OR_RETURN(const at::Tensor hidden, store_->Read(begin, count, decoder_->device()));
-      QD_ASSIGN_OR_RETURN(const at::Tensor normed, TorchCall("computing the final norm", [&] {
-                            const at::Tensor x = hidden.to(at::kFloat);
-                            const at::Tensor scale =
-                                at::rsqrt(x.square().mean(-1, true) + plan_.config.norm_eps);
-                            return x * scale * stored.to(x.device(), at::kFloat);
-                          }));
+      QD_ASSIGN_OR_RETURN(const at::Tensor normed, decoder_->FinalNorm(hidden));
       const absl::Status status = collector.OnInput(shape.module, normed);
       if (!status.ok() && !collector.enough()) return status;
     }
@@ -214,7 +207,7 @@ absl::Status BlockStream::MoveToCpu(Block* block) {
       TorchCall("moving the probe to the CPU", [&] { probe_ = probe_.to(at::kCPU); }));
   if (block != nullptr) {
     QD_ASSIGN_OR_RETURN(Block moved, decoder_->LoadBlock(block->layer(), *block_source_));
-    for (const LinearShape& linear : Linears(plan_.config, *plan_.row)) {
+    for (const LinearShape& linear : Linears(plan_.config, *plan_.row, block->layer())) {
       QD_RETURN_IF_ERROR(moved.SetWeight(linear.module, block->linear(linear.module).weight));
       moved.linear(linear.module).input = block->linear(linear.module).input;
     }

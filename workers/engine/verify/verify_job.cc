@@ -87,6 +87,7 @@ absl::StatusOr<std::map<std::string, TensorInfo>> Expected(const Checkpoint& che
     QD_ASSIGN_OR_RETURN(TensorInfo info, format->DescribeDense(checkpoint, tensor));
     expected[info.name] = std::move(info);
   }
+  for (auto& [name, info] : expected) info.shape = StoredShape(*row, info);
   return expected;
 }
 

@@ -1,0 +1,36 @@
+"""Runs the example of every page in docs/methods and verifies what it writes.
+
+    method_examples.py QUANT_ENGINE [page ...]
+
+An example is a page's first ```sh block; it runs as it stands, in an empty folder, with `quant-engine` being the program
+given and `models/` that of the repository.
+"""
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def main(engine, *names):
+    pages = sorted(os.listdir(REPOSITORY + "/docs/methods"))
+    pages = [page for page in pages if page.endswith(".md") and (not names or page[:-3] in names)]
+    assert pages, "docs/methods has no pages"
+    for page in pages:
+        with open(f"{REPOSITORY}/docs/methods/{page}", encoding="utf-8") as file:
+            example = re.search(r"```sh\n(.*?)```", file.read(), re.DOTALL)
+        assert example, f"{page} has no example"
+        with tempfile.TemporaryDirectory() as folder:
+            os.symlink(REPOSITORY + "/models", folder + "/models")
+            os.symlink(os.path.abspath(engine), folder + "/quant-engine")
+            environment = {**os.environ, "PATH": folder + ":" + os.environ["PATH"]}
+            for command in (example.group(1), "quant-engine verify out"):
+                done = subprocess.run(["bash", "-euc", command], cwd=folder, env=environment, text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                assert done.returncode == 0, f"{page}: {command}\nexit {done.returncode}\n{done.stdout[-3000:]}"
+        print(page, "ran and was verified", flush=True)
+
+
+main(*sys.argv[1:])

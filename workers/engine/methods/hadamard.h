@@ -1,0 +1,44 @@
+// Orthogonal rotations by Hadamard matrices of (nearly) any size, kept as Kronecker factors so that
+// a rotation costs n times the sum of the factors and not n squared.
+//
+// Orders 2^k by Sylvester's construction; q + 1 and 2 (q + 1) for prime powers q of the right kind
+// by Paley's; products of these by Kronecker. That covers every hidden size and head size of the
+// models in use without a table of matrices. An order that has none (107 * 128) becomes
+// block-diagonal.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace quantd::engine {
+
+// float64 [n, n] of 1 and -1 with rows orthogonal, by one of Paley's constructions or n = 1, 2;
+// undefined: neither gives this order.
+at::Tensor PaleyHadamard(int64_t order);
+
+// R = D (F_1 x F_2 x ... ) / sqrt(block), D a diagonal of signs: orthogonal, size x size.
+class Rotation {
+ public:
+  // The largest Hadamard order that divides `size` such that blocks of it tile the diagonal; a whole
+  // matrix wherever one is known. `seed` chooses the signs; `random_signs` false: none.
+  static Rotation Make(int64_t size, uint64_t seed, bool random_signs);
+
+  int64_t size() const { return size_; }
+  // Columns that are mixed with each other; size() unless it is block-diagonal.
+  int64_t block() const { return block_; }
+  // x float64 [..., size] -> x R, or x R^T. Throws what libtorch throws.
+  at::Tensor Apply(const at::Tensor& x) const;
+  at::Tensor ApplyTransposed(const at::Tensor& x) const;
+
+ private:
+  at::Tensor Multiply(const at::Tensor& x, bool transposed) const;
+  int64_t size_ = 1;
+  int64_t block_ = 1;
+  std::vector<at::Tensor> factors_;  // float64 [f, f]; the product of all f is block_.
+  at::Tensor signs_;                 // float64 [size]
+};
+
+}  // namespace quantd::engine

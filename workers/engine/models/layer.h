@@ -1,0 +1,60 @@
+// The parts of a decoder block as functions of a block and its input: what a row's switches mean is
+// decided here, once. decoder.cc puts them together.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "workers/engine/checkpoint/config.h"
+#include "workers/engine/models/activation.h"
+#include "workers/engine/models/architecture.h"
+#include "workers/engine/models/block.h"
+#include "workers/engine/models/kv_cache.h"
+#include "workers/engine/models/rope.h"
+
+namespace quantd::engine {
+
+// Sees the input of every linear layer before it is computed.
+class LinearHook {
+ public:
+  virtual ~LinearHook() = default;
+  // `module` within the block; `input` [..., in] in the decoder's dtype: [B, T, in], but [tokens,
+  // in] for an expert, which sees only the tokens routed to it and is not called without any.
+  // Layers that share an input (q, k, v; gate, up) are given the very same tensor
+  // (input.is_same()). An error ends the forward pass.
+  virtual absl::Status OnInput(absl::string_view module, const at::Tensor& input) = 0;
+};
+
+// What the parts of one pass through a block share. Refers to what the decoder and its caller own.
+struct LayerPass {
+  const ModelConfig& config;
+  const Architecture& row;
+  const Block& block;
+  Activation activation;
+  RopeTable& rope;
+  KvCache* cache = nullptr;
+  LinearHook* hook = nullptr;
+
+  // The linear `module` of `input`, shown to the hook first.
+  absl::StatusOr<at::Tensor> Apply(absl::string_view module, const at::Tensor& input) const;
+  // The norm whose weight has that name within the block; the input itself where it is empty.
+  at::Tensor Norm(absl::string_view weight, const at::Tensor& input) const;
+};
+
+// All throw what libtorch throws. `normed` [B, T, H] -> [B, T, H].
+absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const at::Tensor& normed);
+// The plain MLP or the mixture of experts, whichever the layer has.
+absl::StatusOr<at::Tensor> FeedForward(const LayerPass& pass, const at::Tensor& normed);
+// Each token goes to its experts_per_token best experts, weighted by the router's softmax.
+absl::StatusOr<at::Tensor> MixtureOfExperts(const LayerPass& pass, const at::Tensor& normed);
+
+// An MLP's linears by their names; empty: there is none.
+struct MlpModules {
+  absl::string_view gate, up, gate_up, down;
+};
+absl::StatusOr<at::Tensor> Mlp(const LayerPass& pass, const MlpModules& modules,
+                               const at::Tensor& input);
+
+}  // namespace quantd::engine

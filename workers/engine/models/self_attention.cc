@@ -1,0 +1,80 @@
+// Queries, keys and values from one linear or three, their norms and rotation, the cache.
+#include <cmath>
+#include <tuple>
+#include <vector>
+
+#include "base/status_macros.h"
+#include "workers/engine/models/attention.h"
+#include "workers/engine/models/layer.h"
+
+namespace quantd::engine {
+namespace {
+
+struct Heads {
+  at::Tensor q, k, v;  // [B, T, heads, head_dim]
+};
+
+absl::StatusOr<Heads> Project(const LayerPass& pass, const at::Tensor& normed) {
+  const ModelConfig& config = pass.config;
+  const auto split = [&](const at::Tensor& x) {
+    return x.view({normed.size(0), normed.size(1), -1, config.head_dim});
+  };
+  if (!pass.row.qkv.empty()) {
+    QD_ASSIGN_OR_RETURN(const at::Tensor fused, pass.Apply(pass.row.qkv, normed));
+    const at::Tensor all = split(fused);
+    return Heads{.q = all.narrow(2, 0, config.heads),
+                 .k = all.narrow(2, config.heads, config.kv_heads),
+                 .v = all.narrow(2, config.heads + config.kv_heads, config.kv_heads)};
+  }
+  QD_ASSIGN_OR_RETURN(const at::Tensor q, pass.Apply(pass.row.q, normed));
+  QD_ASSIGN_OR_RETURN(const at::Tensor k, pass.Apply(pass.row.k, normed));
+  QD_ASSIGN_OR_RETURN(const at::Tensor v, pass.Apply(pass.row.v, normed));
+  return Heads{.q = split(q), .k = split(k), .v = split(v)};
+}
+
+// Positions count from each sequence's own beginning.
+RopeTable::Rows RopeRows(RopeTable& rope, int64_t first, int64_t count, const KvCache* cache) {
+  if (cache == nullptr || cache->starts().empty()) return rope.Range(first, count);
+  std::vector<int64_t> lengths;
+  for (const int64_t start : cache->starts()) lengths.push_back(first + count - start);
+  return rope.Last(lengths, count);
+}
+
+AttentionOptions Options(const LayerPass& pass) {
+  const ModelConfig& config = pass.config;
+  const int64_t layer = pass.block.layer();
+  AttentionOptions options = {.softcap = config.attention_softcap};
+  if (config.IsSliding(layer)) options.window = config.sliding_window;
+  const double divisor =
+      config.query_scalar > 0 ? config.query_scalar : static_cast<double>(config.head_dim);
+  options.scale = 1.0 / std::sqrt(divisor);
+  if (config.scale_by_layer) options.scale /= static_cast<double>(layer + 1);
+  if (pass.cache != nullptr) options.starts = &pass.cache->starts();
+  return options;
+}
+
+}  // namespace
+
+absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const at::Tensor& normed) {
+  const int64_t batch = normed.size(0), count = normed.size(1), layer = pass.block.layer();
+  QD_ASSIGN_OR_RETURN(Heads heads, Project(pass, normed));
+  if (Has(pass.row.qk_norm, pass.config)) {
+    heads.q = pass.Norm(pass.row.q_norm, heads.q);
+    heads.k = pass.Norm(pass.row.k_norm, heads.k);
+  }
+  at::Tensor q = heads.q.transpose(1, 2), k = heads.k.transpose(1, 2);
+  at::Tensor v = heads.v.transpose(1, 2);
+  if (pass.row.position_embedding.empty()) {
+    const int64_t first = pass.cache == nullptr ? 0 : pass.cache->length(layer);
+    const RopeTable::Rows rows = RopeRows(pass.rope, first, count, pass.cache);
+    q = ApplyRope(q, rows);
+    k = ApplyRope(k, rows);
+  }
+  if (pass.cache != nullptr) std::tie(k, v) = pass.cache->Append(layer, k, v);
+  const at::Tensor mixed = Attend(q, k, v, Options(pass))
+                               .transpose(1, 2)
+                               .reshape({batch, count, pass.config.heads * pass.config.head_dim});
+  return pass.Apply(pass.row.output, mixed);
+}
+
+}  // namespace quantd::engine
