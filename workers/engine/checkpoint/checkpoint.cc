@@ -33,8 +33,8 @@ constexpr size_t kDigestSliceBytes = 16 << 20;  // What hashing keeps resident.
 constexpr char kSuffix[] = ".safetensors";
 
 // Weights in forms that can run code when read, or that are another tool's.
-constexpr absl::string_view kForeignWeights[] = {".bin",    ".pt", ".pth",     ".ckpt", ".pkl",
-                                                 ".pickle", ".h5", ".msgpack"};
+constexpr absl::string_view kForeignWeights[] = {".bin", ".pt",     ".pth", ".ckpt",
+                                                 ".pkl", ".pickle", ".h5",  ".msgpack"};
 constexpr char kGgufSuffix[] = ".gguf";
 
 std::vector<std::string> ListFolder(const std::string& folder) {
@@ -85,9 +85,9 @@ absl::StatusOr<std::string> GgufPath(const std::string& path) {
   }
   if (files.empty()) return std::string();
   if (files.size() == 1) return absl::StrCat(path, "/", files[0]);
-  return absl::InvalidArgumentError(absl::StrCat(
-      path, " holds ", files.size(), " GGUF files; name one of them, such as ", path, "/",
-      files[0]));
+  return absl::InvalidArgumentError(absl::StrCat(path, " holds ", files.size(),
+                                                 " GGUF files; name one of them, such as ", path,
+                                                 "/", files[0]));
 }
 
 absl::Status CheckShardName(const std::string& index_path, const std::string& tensor,
@@ -146,7 +146,8 @@ absl::StatusOr<json> ReadModelConfigJson(const std::string& folder) {
   if (stat(folder.c_str(), &info) != 0) return ErrnoStatus(errno, "opening model folder ", folder);
   if (!S_ISDIR(info.st_mode)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        folder, " is a file; a model is a folder with config.json and safetensors files, or a .gguf file"));
+        folder,
+        " is a file; a model is a folder with config.json and safetensors files, or a .gguf file"));
   }
   const std::string path = absl::StrCat(folder, "/config.json");
   if (!FileExists(path)) {

@@ -1,7 +1,7 @@
 // A folder in the Hugging Face layout: config.json and one safetensors file, or several with an
-// index; or a GGUF file, alone or the only weights of its folder, shown as such a folder. Opening it
-// maps all files and checks all headers, so that a damaged checkpoint fails before any work. Refuses folders that hold only pickles (.bin, .pt, .pth, .ckpt, .pkl): they are
-// never read.
+// index; or a GGUF file, alone or the only weights of its folder, shown as such a folder. Opening
+// it maps all files and checks all headers, so that a damaged checkpoint fails before any work.
+// Refuses folders that hold only pickles (.bin, .pt, .pth, .ckpt, .pkl): they are never read.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,7 @@ class Checkpoint {
   const nlohmann::json& raw_config() const { return raw_config_; }
 
   // The GGUF file that this is; null for a folder of safetensors. Its tensors have Hugging Face's
-  // names; those in blocks are bytes U8 [rows, bytes a row] called "<module>.gguf_<type>".
+  // names; matrices are bytes U8 [rows, bytes a row] called "<module>.gguf_<type>".
   const GgufFile* gguf() const { return gguf_.get(); }
 
   // Sorted.

@@ -1,5 +1,6 @@
 // What GGUF calls a model's tensors and configuration, and what Hugging Face calls them: a table of
-// architectures, read in both directions. Tokenizers are formats/gguf_tokenizer.h's.
+// architectures (gguf_architectures.cc), read in both directions. Tokenizers are
+// formats/gguf_tokenizer.h's.
 #pragma once
 
 #include <cstdint>
@@ -17,62 +18,79 @@
 
 namespace quantd::engine {
 
+// A module, and what GGUF calls it. "*" in the first stands for an expert's number: GGUF has one
+// tensor [experts, out, in] for all of them.
 struct GgufNames {
-  absl::string_view hf;    // A module: "self_attn.q_proj".
+  absl::string_view hf;    // "self_attn.q_proj"
   absl::string_view gguf;  // "attn_q"
   // Rows of a head lie as (first half, second half) here and as pairs there: llama's own rotary.
   bool paired_rows = false;
 };
 
 struct GgufArchitecture {
-  absl::string_view gguf;        // "llama"
-  absl::string_view hf;          // "LlamaForCausalLM"
-  absl::string_view model_type;  // "llama"
-  absl::string_view block_prefix;
+  absl::string_view gguf;             // "llama"
+  absl::string_view hf;               // "LlamaForCausalLM"
+  absl::string_view model_type;       // "llama"
   absl::Span<const GgufNames> outer;  // Modules outside the blocks.
   absl::Span<const GgufNames> block;
+  absl::string_view block_prefix = "model.layers.";
+  absl::string_view norm_eps = "rms_norm_eps";  // In config.json.
+  bool layer_norm = false;
+  bool norms_plus_one =
+      false;  // Gemma: norm weights are stored with the one that is added to them.
+  bool rotary = true;
 };
+absl::Span<const GgufArchitecture> GgufArchitectures();
 
 // Unimplemented names those there are.
 absl::StatusOr<const GgufArchitecture*> GgufArchitectureOf(const ModelConfig& config);
+// Of a file: an architecture that several classes share is told by its tensors.
+absl::StatusOr<const GgufArchitecture*> GgufArchitectureOf(const GgufFile& file);
 
-// A tensor by module and kind ("weight", "bias").
-struct GgufTensorName {
-  std::string module;  // "model.layers.3.self_attn.q_proj"
-  std::string kind;
+// Where a module's tensor goes.
+struct GgufPlace {
+  std::string name;     // "blk.3.attn_q.weight"
+  int64_t expert = -1;  // Which slice of the tensor; -1: all of it.
   bool paired_rows = false;
+  bool plus_one = false;
 };
-// "blk.3.attn_q.weight"; NotFound for a module that the table does not know.
-absl::StatusOr<std::string> ToGgufName(const GgufArchitecture& row, absl::string_view module,
-                                       absl::string_view kind);
-// Whether the module's rows are paired in GGUF.
-bool HasPairedRows(const GgufArchitecture& row, absl::string_view module);
-// The other way; nothing for a name that the table does not know.
-std::optional<GgufTensorName> FromGgufName(const GgufArchitecture& row, absl::string_view name);
+// `module` "model.layers.3.self_attn.q_proj", `kind` "weight" or "bias"; NotFound for a module that
+// the table does not know.
+absl::StatusOr<GgufPlace> PlaceInGguf(const GgufArchitecture& row, absl::string_view module,
+                                      absl::string_view kind);
+// The other way: the module's name, with a "*" where it stands for all experts, and the kind.
+// Nothing for a name that the table does not know.
+struct GgufOrigin {
+  std::string module;
+  std::string kind;
+};
+std::optional<GgufOrigin> OriginOfGguf(const GgufArchitecture& row, absl::string_view name);
 
 // The architecture's own keys ("llama.block_count", ...), general.architecture included.
 // Unimplemented for what GGUF cannot express.
 absl::StatusOr<GgufMetadata> GgufMetadataOf(const ModelConfig& config);
 
-// Divisors of llama3's rotary frequencies, one a pair of dimensions, which GGUF stores as the
-// tensor "rope_freqs.weight"; empty for other scalings.
-std::vector<float> RopeFactors(const ModelConfig& config);
-constexpr char kRopeFactorsTensor[] = "rope_freqs.weight";
+// Divisors of rotary frequencies, one a pair of dimensions, which GGUF stores as tensors: llama3's
+// scaling as "rope_freqs.weight", longrope's as two. None for other scalings.
+struct GgufRopeFactors {
+  std::string name;
+  std::vector<float> factors;
+};
+std::vector<GgufRopeFactors> RopeFactorsOf(const ModelConfig& config);
+bool IsRopeFactors(absl::string_view tensor_name);
 
 // A config.json that says what the file says, with a "quantization_config" of quant_method "gguf".
 // Unimplemented for an unknown architecture; DataLoss for a key that is missing or of another type.
 absl::StatusOr<nlohmann::json> ConfigOfGguf(const GgufFile& file);
+
 // A tensor of the file by Hugging Face's name and as what it would be in a safetensors file.
 struct GgufHfTensor {
-  std::string name;  // "<module>.weight", or "<module>.gguf_<type>" where it lies in blocks.
-  TensorView view;   // Its own dtype and shape, or U8 [rows, bytes a row]. Rows as GGUF has them.
+  std::string name;  // A row's own; a matrix is "<module>.gguf_<type>".
+  TensorView view;   // A matrix: U8 [rows, bytes a row]. Rows as GGUF has them.
 };
 // All but those that the configuration tells of. A name that the table does not know stays as it
-// is. DataLoss for a tensor in blocks that is no matrix.
+// is. DataLoss for what is neither a row of plain numbers nor a matrix (or one of each expert).
 absl::StatusOr<std::vector<GgufHfTensor>> HfTensorsOf(const GgufFile& file);
 constexpr char kGgufBlocksKind[] = "gguf_";
-
-// The row that ConfigOfGguf used.
-absl::StatusOr<const GgufArchitecture*> GgufArchitectureOf(const GgufFile& file);
 
 }  // namespace quantd::engine

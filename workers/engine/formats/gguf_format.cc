@@ -34,9 +34,9 @@ class GgufFormatImpl : public Format {
 
   absl::Status Supports(const LinearScheme& scheme) const override {
     if (scheme.input != InputKind::kFloat) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          scheme.module, ": format gguf does not say how a layer's input is rounded (",
-          InputKindName(scheme.input), "); use compressed-tensors or bitsandbytes"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(scheme.module, ": format gguf does not say how a layer's input is rounded (",
+                       InputKindName(scheme.input), "); use compressed-tensors or bitsandbytes"));
     }
     const absl::string_view type = TypeOf(scheme);
     const BlockEncoding* encoding = FindGgufEncoding(type);
@@ -61,42 +61,23 @@ class GgufFormatImpl : public Format {
     QD_RETURN_IF_ERROR(Check(linear), module);
     QD_ASSIGN_OR_RETURN(const QuantizedWeight kept, Kept(linear));
     const BlockLinear& blocks = std::get<BlockLinear>(kept);
-    const TensorInfo info =
-        Described(module, *blocks.encoding, blocks.outputs(), blocks.inputs());
-    return TorchCall(absl::StrCat("packing ", module), [&] {
-      at::Tensor tensor = blocks.bytes;
-      // Plain numbers are a tensor of their own type in every file.
-      if (info.dtype == DType::kF16) tensor = tensor.view(at::kHalf);
-      if (info.dtype == DType::kBF16) tensor = tensor.view(at::kBFloat16);
-      if (info.dtype == DType::kF32) tensor = tensor.view(at::kFloat);
-      return std::vector<NamedTensor>{{info.name, tensor}};
-    });
+    return std::vector<NamedTensor>{{BlocksName(module, blocks.encoding->name), blocks.bytes}};
   }
 
   absl::StatusOr<QuantizedWeight> Unpack(const nlohmann::json& configuration,
                                          absl::string_view module,
                                          const TensorLookup& lookup) const override {
     for (const BlockEncoding& encoding : GgufEncodings()) {
-      const TensorInfo info = Described(module, encoding, 1, 0);
-      const absl::StatusOr<TensorView> view = lookup(info.name);
+      const std::string name = BlocksName(module, encoding.name);
+      const absl::StatusOr<TensorView> view = lookup(name);
       if (absl::IsNotFound(view.status())) continue;
       QD_RETURN_IF_ERROR(view.status());
-      if (view->dtype != info.dtype) continue;  // Plain numbers share one name.
-      if (view->shape.size() != 2 || view->shape[0] < 1) {
-        return absl::InvalidArgumentError(absl::StrCat(info.name, " has the shape ",
-                                                       ShapeText(view->shape),
-                                                       " instead of rows"));
-      }
       QD_ASSIGN_OR_RETURN(const at::Tensor stored, ViewTensor(*view));
-      return TorchCall(absl::StrCat("unpacking ", module),
-                       [&]() -> absl::StatusOr<QuantizedWeight> {
-                         BlockLinear linear = {.encoding = &encoding,
-                                               .bytes = stored.view(at::kByte).clone()};
-                         QD_RETURN_IF_ERROR(linear.Check(), info.name);
-                         return linear;
-                       });
+      BlockLinear linear = {.encoding = &encoding, .bytes = stored};
+      QD_RETURN_IF_ERROR(linear.Check(), name);
+      return linear;
     }
-    return absl::NotFoundError(absl::StrCat(module, " has neither a weight nor blocks"));
+    return absl::NotFoundError(absl::StrCat(module, " has no rows of blocks"));
   }
 
   absl::StatusOr<QuantizedWeight> Kept(const QuantizedWeight& linear) const override {
@@ -127,15 +108,15 @@ class GgufFormatImpl : public Format {
     return WriteGguf(model, folder);
   }
 
+  // Matrices lie in blocks, if only of one number.
   absl::StatusOr<TensorInfo> DescribeDense(const Checkpoint& checkpoint,
                                            const ExpectedTensor& tensor) const override {
-    if (checkpoint.Has(tensor.name)) return Format::DescribeDense(checkpoint, tensor);
+    if (tensor.shape.size() != 2) return Format::DescribeDense(checkpoint, tensor);
     absl::string_view module = tensor.name;
-    if (absl::ConsumeSuffix(&module, ".weight") && tensor.shape.size() == 2) {
-      for (const BlockEncoding& encoding : GgufEncodings()) {
-        TensorInfo info = Described(module, encoding, tensor.shape[0], tensor.shape[1]);
-        if (checkpoint.Has(info.name)) return info;
-      }
+    absl::ConsumeSuffix(&module, ".weight");
+    for (const BlockEncoding& encoding : GgufEncodings()) {
+      TensorInfo info = Described(module, encoding, tensor.shape[0], tensor.shape[1]);
+      if (checkpoint.Has(info.name)) return info;
     }
     return checkpoint.Find(tensor.name).status();
   }
@@ -147,12 +128,6 @@ class GgufFormatImpl : public Format {
 
   static TensorInfo Described(absl::string_view module, const BlockEncoding& encoding,
                               int64_t outputs, int64_t inputs) {
-    if (encoding.block_weights == 1) {
-      const DType dtype = encoding.name == "f16"    ? DType::kF16
-                          : encoding.name == "bf16" ? DType::kBF16
-                                                    : DType::kF32;
-      return {absl::StrCat(module, ".weight"), dtype, {outputs, inputs}};
-    }
     return {BlocksName(module, encoding.name),
             DType::kU8,
             {outputs, inputs / encoding.block_weights * encoding.block_bytes}};

@@ -1,7 +1,8 @@
-// Llama's rotary turns the two halves of a head against each other here and neighbouring rows there:
-// the order of a projection's rows when it goes into a GGUF file, and back.
+// Llama's rotary turns the two halves of a head against each other here and neighbouring rows
+// there: the order of a projection's rows when it goes into a GGUF file, and back.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 

@@ -33,8 +33,10 @@ struct Alias {
   absl::string_view name;
   absl::string_view same_as;
 };
-constexpr Alias kAliases[] = {{"llama3", "llama-bpe"}, {"llama-v3", "llama-bpe"},
-                              {"phi-2", "gpt-2"},      {"gpt2", "gpt-2"},
+constexpr Alias kAliases[] = {{"llama3", "llama-bpe"},
+                              {"llama-v3", "llama-bpe"},
+                              {"phi-2", "gpt-2"},
+                              {"gpt2", "gpt-2"},
                               {"smollm", "gpt-2"}};
 
 // Sections one after the other, whether the file nests them in a Sequence or not.
@@ -65,7 +67,8 @@ std::string GgufSplitOf(const json& tokenizer) {
   for (const json& part : Parts(tokenizer, "pre_tokenizer", "pretokenizers")) {
     if (Type(part) == "Split" && regex.empty() && !byte_level) {
       const json pattern = part.value("pattern", json::object());
-      const bool plain = part.value("behavior", "") == "Isolated" && part.value("invert", false) == false;
+      const bool plain =
+          part.value("behavior", "") == "Isolated" && part.value("invert", false) == false;
       if (!plain || !pattern.contains("Regex") || !pattern["Regex"].is_string()) return "";
       regex = pattern["Regex"].get<std::string>();
     } else if (Type(part) == "ByteLevel" && !byte_level) {

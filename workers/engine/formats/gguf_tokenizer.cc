@@ -90,8 +90,7 @@ absl::StatusOr<std::vector<std::string>> ReadMerges(const json& model) {
       merges.push_back(merge.get<std::string>());
     } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
                merge[1].is_string()) {
-      merges.push_back(
-          absl::StrCat(merge[0].get<std::string>(), " ", merge[1].get<std::string>()));
+      merges.push_back(absl::StrCat(merge[0].get<std::string>(), " ", merge[1].get<std::string>()));
     } else {
       return Damaged(absl::StrCat("a merge is ", JsonText(merge), " instead of two tokens"));
     }
@@ -200,8 +199,9 @@ absl::StatusOr<GgufTokenizer> GgufTokenizerOf(const std::string& folder,
     std::string split = GgufSplitOf(document);
     if (split.empty()) {
       split = "default";
-      result.caveat = "the tokenizer's splitting rule has no name in GGUF; readers split by their "
-                      "default rule, so that some texts get other tokens";
+      result.caveat =
+          "the tokenizer's splitting rule has no name in GGUF; readers split by their "
+          "default rule, so that some texts get other tokens";
     }
     set("model", GgufValue::String("gpt2"));
     set("pre", GgufValue::String(split));

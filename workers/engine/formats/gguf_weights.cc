@@ -42,16 +42,12 @@ class GgufWeights : public WeightSource {
       QD_ASSIGN_OR_RETURN(weight, Dequantize(linear, at::kFloat));
       checkpoint_->ReleasePages(blocks.name);
     }
-    if (!HasPairedRows(row_, Module(name))) return weight;
-    const int64_t head_dim = checkpoint_->config().head_dim;
-    if (weight.size(0) % head_dim != 0) {
-      return absl::DataLossError(absl::StrCat(Where(name), ": ", name, " has ", weight.size(0),
-                                              " rows, no multiple of head_dim ", head_dim));
-    }
-    return TorchCall(absl::StrCat("ordering ", name), [&] {
-      const at::Tensor pairs =
-          weight.reshape({weight.size(0) / head_dim, head_dim / 2, 2, weight.numel() / weight.size(0)});
-      return pairs.transpose(1, 2).reshape(weight.sizes()).contiguous();
+    const absl::StatusOr<GgufPlace> place = PlaceInGguf(row_, Module(name), "weight");
+    if (!place.ok()) return weight;
+    return TorchCall(absl::StrCat("reading ", name), [&]() -> absl::StatusOr<at::Tensor> {
+      if (place->plus_one) return weight.to(at::kFloat) - 1;
+      if (place->paired_rows) return Unpair(name, weight);
+      return weight;
     });
   }
 
@@ -70,6 +66,18 @@ class GgufWeights : public WeightSource {
 
   static std::string Module(absl::string_view name) {
     return std::string(name.substr(0, name.rfind('.')));
+  }
+
+  absl::StatusOr<at::Tensor> Unpair(absl::string_view name, const at::Tensor& weight) const {
+    const int64_t head_dim = checkpoint_->config().head_dim;
+    const int64_t rows = weight.size(0);
+    if (rows % head_dim != 0) {
+      return absl::DataLossError(absl::StrCat(Where(name), ": ", name, " has ", rows,
+                                              " rows, no multiple of head_dim ", head_dim));
+    }
+    const at::Tensor pairs =
+        weight.reshape({rows / head_dim, head_dim / 2, 2, weight.numel() / rows});
+    return pairs.transpose(1, 2).reshape(weight.sizes()).contiguous();
   }
 
   Blocks Stored(absl::string_view name) const {

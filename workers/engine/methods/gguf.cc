@@ -15,7 +15,8 @@
 namespace quantd::engine {
 namespace {
 
-// A mixture: most layers have `base`, v and down projections of some blocks (and the head) `better`.
+// A mixture: most layers have `base`, v and down projections of some blocks (and the head)
+// `better`.
 struct Mixture {
   absl::string_view name;
   absl::string_view base;
@@ -84,8 +85,7 @@ class RoundedOuter : public WrappedWeights {
     return TorchCall(absl::StrCat("rounding ", name), [&]() -> absl::StatusOr<at::Tensor> {
       const at::Tensor weight = stored.to(at::kFloat).contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(name, weight));
-      return QuantizeToBlocks(weight, *FindGgufEncoding(found->second), {})
-          .Dequantize(at::kFloat);
+      return QuantizeToBlocks(weight, *FindGgufEncoding(found->second), {}).Dequantize(at::kFloat);
     });
   }
 
@@ -124,8 +124,7 @@ class GgufMethod : public Method {
     return {.inputs = importance, .hessian = importance};
   }
 
-  nlohmann::json ModuleOptions(const ModelConfig& config, int64_t layer,
-                               absl::string_view module,
+  nlohmann::json ModuleOptions(const ModelConfig& config, int64_t layer, absl::string_view module,
                                const nlohmann::json& options) const override {
     const Mixture* mixture = FindMixture(options.at("type").get<std::string>());
     if (mixture == nullptr) return options;

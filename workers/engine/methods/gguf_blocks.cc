@@ -34,8 +34,8 @@ struct Narrower {
   absl::string_view type;
   absl::string_view instead;
 };
-constexpr Narrower kNarrower[] = {{"q2_k", "q4_0"}, {"q3_k", "q4_0"}, {"q4_k", "q5_0"},
-                                  {"q5_k", "q5_1"}, {"q6_k", "q8_0"}};
+constexpr Narrower kNarrower[] = {
+    {"q2_k", "q4_0"}, {"q3_k", "q4_0"}, {"q4_k", "q5_0"}, {"q5_k", "q5_1"}, {"q6_k", "q8_0"}};
 
 }  // namespace
 
@@ -57,8 +57,7 @@ const BlockEncoding* FindGgufEncoding(absl::string_view name) {
 }
 
 GgufType GgufTypeOf(const BlockEncoding& encoding) {
-  return kernels::FindGgufBlock(std::string_view(encoding.name.data(), encoding.name.size()))
-      ->type;
+  return kernels::FindGgufBlock(std::string_view(encoding.name.data(), encoding.name.size()))->type;
 }
 
 absl::string_view GgufTypeFor(absl::string_view name, int64_t inputs) {
