@@ -9,6 +9,7 @@
 #include "workers/engine/checkpoint/gguf_model.h"
 #include "workers/engine/methods/gguf_blocks.h"
 #include "workers/engine/models/architecture.h"
+#include "workers/engine/models/weights.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/torch_call.h"
 #include "workers/engine/tensor/view.h"

@@ -173,8 +173,10 @@ absl::StatusOr<GgufTokenizer> GgufTokenizerOf(const std::string& folder,
                                               const ModelConfig& config) {
   const std::string path = absl::StrCat(folder, "/tokenizer.json");
   if (!FileExists(path)) {
-    return absl::NotFoundError(absl::StrCat(
-        folder, " holds no tokenizer.json, from which a GGUF file's tokenizer is made"));
+    GgufTokenizer none;
+    none.metadata.emplace("tokenizer.ggml.model", GgufValue::String("none"));
+    none.caveat = "the model has no tokenizer.json, so this file takes token ids only";
+    return none;
   }
   QD_ASSIGN_OR_RETURN(const json document, ReadJsonObject(path, kTokenizerBytesMax));
   const json* model = Member(document, "model");

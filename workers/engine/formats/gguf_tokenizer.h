@@ -20,7 +20,7 @@ struct GgufTokenizer {
 };
 
 // Out of `folder`'s tokenizer.json, tokenizer_config.json and chat_template.jinja. `rows` is how
-// many the embedding has: tokens are filled up to it. NotFound without a tokenizer.json;
+// many the embedding has: tokens are filled up to it. Without a tokenizer.json it is "none".
 // InvalidArgument when it does not fit the embedding or is damaged; Unimplemented for another
 // model than BPE.
 absl::StatusOr<GgufTokenizer> GgufTokenizerOf(const std::string& folder, const ModelConfig& config);
