@@ -10,13 +10,17 @@ namespace {
 constexpr Backend kBackends[] = {
     {"reference", FindParamsReference, RtnRowsReference, PackBitsReference, UnpackBitsReference,
                   GptqBlockReference, DequantizeRowsReference,
-                  GgufQuantizeReference, GgufDequantizeReference},
+                  GgufQuantizeReference, GgufDequantizeReference,
+                  QuantizeCodebookReference, DequantizeCodebookReference, HqqGroupsReference,
+                  Int8RowsReference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
                   GptqBlockCpu,       DequantizeRowsCpu,
-                  GgufQuantizeCpu,    GgufDequantizeCpu},
+                  GgufQuantizeCpu,    GgufDequantizeCpu,
+                  QuantizeCodebookCpu, DequantizeCodebookCpu, HqqGroupsCpu, Int8RowsCpu},
     {"cuda",      nullptr,             nullptr,          nullptr,           nullptr,
                   nullptr,            nullptr,
-                  nullptr,            nullptr},
+                  nullptr,            nullptr,
+                  nullptr,             nullptr,               nullptr,      nullptr},
 };
 // clang-format on
 
@@ -43,7 +47,8 @@ const Backend* FindBackend(std::string_view name) {
 bool Complete(const Backend& backend) {
   return backend.find_params && backend.rtn_rows && backend.pack_bits && backend.unpack_bits &&
          backend.gptq_block && backend.dequantize_rows && backend.gguf_quantize &&
-         backend.gguf_dequantize;
+         backend.gguf_dequantize && backend.quantize_codebook && backend.dequantize_codebook &&
+         backend.hqq_groups && backend.int8_rows;
 }
 
 const ActiveBackend& Active() {

@@ -5,10 +5,13 @@
 #include <string>
 #include <string_view>
 
+#include "kernels/codebook_blocks.h"
 #include "kernels/dequantize_rows.h"
 #include "kernels/find_params.h"
 #include "kernels/gguf_quantize.h"
 #include "kernels/gptq_block.h"
+#include "kernels/hqq_groups.h"
+#include "kernels/int8_rows.h"
 #include "kernels/pack_bits.h"
 #include "kernels/rtn_rows.h"
 
@@ -25,6 +28,10 @@ struct Backend {
   void (*dequantize_rows)(const DequantizeRows&);
   void (*gguf_quantize)(const GgufQuantize&);
   void (*gguf_dequantize)(const GgufDequantize&);
+  void (*quantize_codebook)(const QuantizeCodebook&);
+  void (*dequantize_codebook)(const DequantizeCodebook&);
+  int (*hqq_groups)(const HqqGroups&);
+  void (*int8_rows)(const Int8Rows&);
 };
 
 // Null for an unknown name. A backend may have null operations: see Complete.

@@ -20,6 +20,7 @@
 #include "workers/engine/checkpoint/gguf_model.h"
 #include "workers/engine/checkpoint/json.h"
 #include "workers/engine/checkpoint/shards.h"
+#include "workers/engine/checkpoint/torch_file.h"
 
 namespace quantd::engine {
 namespace {
@@ -30,7 +31,9 @@ constexpr int64_t kConfigBytesMax = 16 << 20;   // Real ones have a few KiB.
 constexpr int64_t kIndexBytesMax = 256 << 20;   // 100 bytes a tensor, 500,000 tensors, and room.
 constexpr size_t kShardsMax = 10'000;           // Each is a mapping; the system allows 65,530.
 constexpr size_t kDigestSliceBytes = 16 << 20;  // What hashing keeps resident.
-constexpr char kSuffix[] = ".safetensors";
+
+// The ways in which a folder may hold its weights, in the order in which they are looked for.
+constexpr ShardNames kLayouts[] = {kSafetensorsNames, kTorchNames};
 
 // Weights in forms that can run code when read, or that are another tool's.
 constexpr absl::string_view kForeignWeights[] = {".bin", ".pt",     ".pth", ".ckpt",
@@ -60,13 +63,13 @@ absl::Status NoWeights(const std::string& folder) {
         absl::StrCat(folder, " holds neither ", kSingleFileName, " nor ", kIndexFileName));
   }
   if (foreign.size() > 5) foreign.resize(5);
-  return absl::FailedPreconditionError(
-      absl::StrCat(folder, " holds its weights only as ", absl::StrJoin(foreign, ", "),
-                   "; pickles can run code when they are read and therefore never are, and only "
-                   "safetensors are supported. "
-                   "Convert a model that you trust with transformers: "
-                   "AutoModelForCausalLM.from_pretrained(folder)"
-                   ".save_pretrained(new_folder), or use the Hub's safetensors conversion"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      folder, " holds its weights only as ", absl::StrJoin(foreign, ", "),
+      "; pickles can run code when they are read and therefore never are; safetensors and "
+      "the state dictionary pytorch_model.bin are read as data. "
+      "Convert a model that you trust with transformers: "
+      "AutoModelForCausalLM.from_pretrained(folder)"
+      ".save_pretrained(new_folder), or use the Hub's safetensors conversion"));
 }
 
 // The GGUF file that `path` is, or whose folder it is; empty for other folders.
@@ -75,9 +78,9 @@ absl::StatusOr<std::string> GgufPath(const std::string& path) {
   if (std::filesystem::is_regular_file(path, error) && absl::EndsWith(path, kGgufSuffix)) {
     return path;
   }
-  if (FileExists(absl::StrCat(path, "/", kSingleFileName)) ||
-      FileExists(absl::StrCat(path, "/", kIndexFileName))) {
-    return std::string();
+  for (const ShardNames& names : kLayouts) {
+    const std::string single = absl::StrCat(path, "/", names.stem, names.suffix);
+    if (FileExists(single) || FileExists(single + ".index.json")) return std::string();
   }
   std::vector<std::string> files;
   for (const std::string& name : ListFolder(path)) {
@@ -91,7 +94,7 @@ absl::StatusOr<std::string> GgufPath(const std::string& path) {
 }
 
 absl::Status CheckShardName(const std::string& index_path, const std::string& tensor,
-                            const json& value) {
+                            const json& value, absl::string_view suffix) {
   const auto refuse = [&](absl::string_view why) {
     return absl::DataLossError(absl::StrCat(index_path, ": tensor ", Quoted(tensor),
                                             " is said to be in ", JsonText(value), ", ", why));
@@ -102,12 +105,13 @@ absl::Status CheckShardName(const std::string& index_path, const std::string& te
     return refuse("which is a path; an index may only name files of its own folder");
   }
   if (absl::Status status = CheckRelativePath(name); !status.ok()) return refuse(status.message());
-  if (!absl::EndsWith(name, kSuffix)) return refuse("which is no .safetensors file");
+  if (!absl::EndsWith(name, suffix)) return refuse(absl::StrCat("which is no ", suffix, " file"));
   return absl::OkStatus();
 }
 
 // Tensor name to file name.
-absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
+absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path,
+                                                             absl::string_view suffix) {
   QD_ASSIGN_OR_RETURN(const json index, ReadJsonObject(path, kIndexBytesMax));
   const auto map = index.find("weight_map");
   if (map == index.end() || !map->is_object()) {
@@ -117,7 +121,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
   }
   std::map<std::string, std::string> files;
   for (const auto& [tensor, file] : map->items()) {
-    QD_RETURN_IF_ERROR(CheckShardName(path, tensor, file));
+    QD_RETURN_IF_ERROR(CheckShardName(path, tensor, file, suffix));
     files.emplace(tensor, file.get<std::string>());
   }
   return files;
@@ -171,65 +175,78 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
   // It names code that is neither run nor taken over into copies.
   checkpoint->raw_config_.erase("auto_map");
   QD_RETURN_IF_ERROR(AddGenerationConfig(folder, &checkpoint->config_));
-  const std::string single = absl::StrCat(folder, "/", kSingleFileName);
-  const std::string index = absl::StrCat(folder, "/", kIndexFileName);
-  if (FileExists(single)) {  // Before an index, as transformers does.
-    QD_RETURN_IF_ERROR(checkpoint->AddFile(single));
-    const SafetensorsFile& file = *checkpoint->files_.back();
-    for (const std::string& name : file.names()) {
-      checkpoint->AddTensor(name, file.mapped(), *file.Find(name));
+  for (const ShardNames& names : kLayouts) {
+    const std::string single = absl::StrCat(folder, "/", names.stem, names.suffix);
+    const std::string index = single + ".index.json";
+    if (FileExists(single)) {  // Before an index, as transformers does.
+      QD_RETURN_IF_ERROR(checkpoint->AddSingle(single));
+    } else if (FileExists(index)) {
+      QD_RETURN_IF_ERROR(checkpoint->AddIndexed(index, names.suffix));
+    } else {
+      continue;
     }
-  } else if (FileExists(index)) {
-    QD_RETURN_IF_ERROR(checkpoint->AddIndexed(index));
-  } else {
-    return NoWeights(folder);
+    checkpoint->AddPrefix(checkpoint->config_.base_prefix);
+    return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
   }
-  checkpoint->AddPrefix(checkpoint->config_.base_prefix);
-  return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
+  return NoWeights(folder);
+}
+
+absl::Status Checkpoint::AddSingle(const std::string& path) {
+  QD_RETURN_IF_ERROR(AddFile(path));
+  const TensorFile& file = *files_.back();
+  for (const std::string& name : file.names()) AddTensor(name, file);
+  return absl::OkStatus();
 }
 
 absl::Status Checkpoint::AddFile(const std::string& path) {
-  QD_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, SafetensorsFile::Open(path));
-  files_.push_back(std::move(file));
+  if (absl::EndsWith(path, kTorchNames.suffix)) {
+    QD_ASSIGN_OR_RETURN(auto file, TorchFile::Open(path));
+    files_.push_back(std::move(file));
+  } else {
+    QD_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(path));
+    files_.push_back(std::move(file));
+  }
   return absl::OkStatus();
-}
-
-void Checkpoint::AddTensor(const std::string& name, const MappedFile& file, TensorView view) {
-  total_bytes_ += static_cast<int64_t>(view.bytes.size());
-  tensors_.emplace(name, Place{.file = &file, .view = std::move(view)});
 }
 
 absl::Status Checkpoint::AddGguf(const std::string& path) {
-  QD_ASSIGN_OR_RETURN(gguf_, GgufFile::Open(path));
+  QD_ASSIGN_OR_RETURN(auto file, GgufTensors::Open(path));
+  gguf_ = &file->gguf();
+  for (const std::string& name : file->names()) AddTensor(name, *file);
+  files_.push_back(std::move(file));
   QD_ASSIGN_OR_RETURN(raw_config_, ConfigOfGguf(*gguf_));
   QD_ASSIGN_OR_RETURN(config_, ParseModelConfig(raw_config_, path));
-  QD_ASSIGN_OR_RETURN(const std::vector<GgufHfTensor> tensors, HfTensorsOf(*gguf_));
-  for (const GgufHfTensor& tensor : tensors) AddTensor(tensor.name, gguf_->mapped(), tensor.view);
   return absl::OkStatus();
 }
 
-absl::Status Checkpoint::AddIndexed(const std::string& index_path) {
+void Checkpoint::AddTensor(const std::string& name, const TensorFile& file) {
+  const TensorView* view = file.Find(name);
+  total_bytes_ += static_cast<int64_t>(view->bytes.size());
+  tensors_.emplace(name, Place{.file = &file, .view = view});
+}
+
+absl::Status Checkpoint::AddIndexed(const std::string& index_path, absl::string_view suffix) {
   using FileOfTensor = std::map<std::string, std::string>;
-  QD_ASSIGN_OR_RETURN(const FileOfTensor file_of, ReadIndex(index_path));
+  QD_ASSIGN_OR_RETURN(const FileOfTensor file_of, ReadIndex(index_path, suffix));
   std::set<std::string> names;
   for (const auto& [tensor, file] : file_of) names.insert(file);
   if (names.size() > kShardsMax) {
     return absl::DataLossError(absl::StrCat(index_path, ": names ", names.size(),
                                             " files; at most ", kShardsMax, " are allowed"));
   }
-  std::map<std::string, const SafetensorsFile*> opened;
+  std::map<std::string, const TensorFile*> opened;
   for (const std::string& name : names) {
-    QD_RETURN_IF_ERROR(AddFile(absl::StrCat(folder_, "/", name)), "opening what ", kIndexFileName,
+    QD_RETURN_IF_ERROR(AddFile(absl::StrCat(folder_, "/", name)), "opening what ", index_path,
                        " names");
     opened[name] = files_.back().get();
   }
   for (const auto& [tensor, name] : file_of) {
-    const SafetensorsFile& file = *opened[name];
+    const TensorFile& file = *opened[name];
     if (file.Find(tensor) == nullptr) {
       return absl::DataLossError(absl::StrCat(index_path, ": tensor ", Quoted(tensor),
                                               " is said to be in ", name, ", which lacks it"));
     }
-    AddTensor(tensor, file.mapped(), *file.Find(tensor));
+    AddTensor(tensor, file);
   }
   return absl::OkStatus();
 }
@@ -253,12 +270,11 @@ std::vector<std::string> Checkpoint::names() const {
 
 absl::StatusOr<TensorView> Checkpoint::Find(absl::string_view name) const {
   const auto found = tensors_.find(name);
-  if (found != tensors_.end()) return found->second.view;
-  return absl::NotFoundError(
-      absl::StrCat("tensor ", Quoted(name), " is not in ", folder_, " (",
-                   files_.size() > 1 ? absl::StrCat(files_.size(), " files by ", kIndexFileName)
-                                     : absl::StrJoin(file_names(), ""),
-                   ", ", tensors_.size(), " tensors)"));
+  if (found != tensors_.end()) return *found->second.view;
+  return absl::NotFoundError(absl::StrCat(
+      "tensor ", Quoted(name), " is not in ", folder_, " (",
+      files_.size() == 1 ? file_names().front() : absl::StrCat(files_.size(), " files by an index"),
+      ", ", tensors_.size(), " tensors)"));
 }
 
 std::string Checkpoint::FileOf(absl::string_view name) const {
@@ -269,7 +285,7 @@ std::string Checkpoint::FileOf(absl::string_view name) const {
 
 void Checkpoint::ReleasePages(absl::string_view name) const {
   const auto found = tensors_.find(name);
-  if (found != tensors_.end()) found->second.file->ReleasePages(found->second.view.bytes);
+  if (found != tensors_.end()) found->second.file->ReleasePages(found->second.view->bytes);
 }
 
 std::vector<std::string> Checkpoint::file_names() const {
@@ -277,7 +293,6 @@ std::vector<std::string> Checkpoint::file_names() const {
   for (const auto& file : files_) {
     names.push_back(std::filesystem::path(file->path()).filename().string());
   }
-  if (gguf_ != nullptr) names.push_back(std::filesystem::path(gguf_->path()).filename().string());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -306,7 +321,7 @@ std::vector<std::string> Checkpoint::CompanionFiles() const {
 std::string Checkpoint::Digest() const {
   Sha256 sha;
   for (const auto& [name, place] : tensors_) {
-    const TensorView& view = place.view;
+    const TensorView& view = *place.view;
     // Lengths first, so that no two lists of tensors have the same stream.
     const std::string shape = ShapeText(view.shape);
     sha.Update(absl::StrCat(name.size(), ":", name, " ", DTypeName(view.dtype), " ", shape, " ",

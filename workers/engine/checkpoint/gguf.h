@@ -113,7 +113,6 @@ class GgufFile {
   const GgufTensorView* Find(absl::string_view name) const;
   // Null when there is none.
   const GgufValue* Value(absl::string_view key) const;
-  const MappedFile& mapped() const { return file_; }
 
  private:
   GgufFile() = default;

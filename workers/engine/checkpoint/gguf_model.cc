@@ -385,39 +385,57 @@ absl::StatusOr<json> ConfigOfGguf(const GgufFile& file) {
   return config;
 }
 
-absl::StatusOr<std::vector<GgufHfTensor>> HfTensorsOf(const GgufFile& file) {
-  QD_ASSIGN_OR_RETURN(const GgufArchitecture* row, GgufArchitectureOf(file));
-  std::vector<GgufHfTensor> tensors;
-  for (const std::string& name : file.names()) {
+absl::StatusOr<std::unique_ptr<GgufTensors>> GgufTensors::Open(const std::string& path) {
+  std::unique_ptr<GgufTensors> tensors(new GgufTensors());
+  QD_ASSIGN_OR_RETURN(tensors->file_, GgufFile::Open(path));
+  QD_ASSIGN_OR_RETURN(const GgufArchitecture* row, GgufArchitectureOf(*tensors->file_));
+  for (const std::string& name : tensors->file_->names()) {
     if (IsRopeFactors(name)) continue;
-    const GgufTensorView& view = *file.Find(name);
-    const std::optional<GgufOrigin> origin = OriginOfGguf(*row, name);
-    const std::string module = origin ? origin->module : name;
-    const std::optional<DType> plain = PlainDType(view.type);
-    if (view.shape.size() == 1 && plain) {
-      const std::string kind = origin ? absl::StrCat(".", origin->kind) : "";
-      tensors.push_back({module + kind, {*plain, view.shape, view.bytes}});
-      continue;
-    }
-    const bool experts = absl::StrContains(module, '*');
-    if (view.shape.size() != (experts ? 3 : 2)) {
-      return absl::DataLossError(absl::StrCat(
-          file.path(), ": tensor ", Quoted(name), " has the shape ", ShapeText(view.shape),
-          ", but is no ", experts ? "stack of matrices" : "matrix"));
-    }
-    const std::string type(kernels::FindGgufBlock(view.type)->name);
-    const int64_t count = experts ? view.shape[0] : 1;
-    const int64_t rows = view.shape[view.shape.size() - 2];
-    const size_t bytes = view.bytes.size() / static_cast<size_t>(count);
-    for (int64_t i = 0; i < count; ++i) {
-      const std::string one = absl::StrReplaceAll(module, {{"*", absl::StrCat(i)}});
-      tensors.push_back({absl::StrCat(one, ".", kGgufBlocksKind, type),
-                         {DType::kU8,
-                          {rows, static_cast<int64_t>(bytes) / rows},
-                          view.bytes.subspan(static_cast<size_t>(i) * bytes, bytes)}});
-    }
+    QD_RETURN_IF_ERROR(tensors->Add(*row, name), path);
   }
   return tensors;
+}
+
+const TensorView* GgufTensors::Find(absl::string_view name) const {
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? nullptr : &found->second;
+}
+
+absl::Status GgufTensors::AddOne(std::string name, TensorView view) {
+  if (!tensors_.emplace(name, std::move(view)).second) {
+    return absl::DataLossError(absl::StrCat("two tensors are ", Quoted(name)));
+  }
+  names_.push_back(std::move(name));
+  return absl::OkStatus();
+}
+
+absl::Status GgufTensors::Add(const GgufArchitecture& row, const std::string& name) {
+  const GgufTensorView& view = *file_->Find(name);
+  const std::optional<GgufOrigin> origin = OriginOfGguf(row, name);
+  const std::string module = origin ? origin->module : name;
+  const std::optional<DType> plain = PlainDType(view.type);
+  if (view.shape.size() == 1 && plain) {
+    return AddOne(origin ? absl::StrCat(module, ".", origin->kind) : name,
+                  {*plain, view.shape, view.bytes});
+  }
+  const bool experts = absl::StrContains(module, '*');
+  if (view.shape.size() != (experts ? 3 : 2)) {
+    return absl::DataLossError(absl::StrCat("tensor ", Quoted(name), " has the shape ",
+                                            ShapeText(view.shape), ", but is no ",
+                                            experts ? "stack of matrices" : "matrix"));
+  }
+  const std::string type(kernels::FindGgufBlock(view.type)->name);
+  const int64_t count = experts ? view.shape[0] : 1;
+  const int64_t rows = view.shape[view.shape.size() - 2];
+  const size_t bytes = view.bytes.size() / static_cast<size_t>(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const std::string one = absl::StrReplaceAll(module, {{"*", absl::StrCat(i)}});
+    QD_RETURN_IF_ERROR(AddOne(absl::StrCat(one, ".", kGgufBlocksKind, type),
+                              {DType::kU8,
+                               {rows, static_cast<int64_t>(bytes) / rows},
+                               view.bytes.subspan(static_cast<size_t>(i) * bytes, bytes)}));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace quantd::engine

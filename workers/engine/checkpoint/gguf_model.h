@@ -83,14 +83,28 @@ bool IsRopeFactors(absl::string_view tensor_name);
 // Unimplemented for an unknown architecture; DataLoss for a key that is missing or of another type.
 absl::StatusOr<nlohmann::json> ConfigOfGguf(const GgufFile& file);
 
-// A tensor of the file by Hugging Face's name and as what it would be in a safetensors file.
-struct GgufHfTensor {
-  std::string name;  // A row's own; a matrix is "<module>.gguf_<type>".
-  TensorView view;   // A matrix: U8 [rows, bytes a row]. Rows as GGUF has them.
+// The file's tensors by Hugging Face's names and as what they would be in a safetensors file: rows
+// of numbers, and matrices as bytes U8 [rows, bytes a row] called "<module>.gguf_<type>", rows in
+// GGUF's order. Without those that the configuration tells of. A name that the table does not know
+// stays as it is.
+class GgufTensors : public TensorFile {
+ public:
+  // Errors as GgufFile::Open's and ConfigOfGguf's; DataLoss for what is neither a row of plain
+  // numbers nor a matrix (or one of each expert).
+  static absl::StatusOr<std::unique_ptr<GgufTensors>> Open(const std::string& path);
+  const GgufFile& gguf() const { return *file_; }
+  const std::string& path() const override { return file_->path(); }
+  const std::vector<std::string>& names() const override { return names_; }
+  const TensorView* Find(absl::string_view name) const override;
+
+ private:
+  absl::Status Add(const GgufArchitecture& row, const std::string& name);
+  absl::Status AddOne(std::string name, TensorView view);
+
+  std::unique_ptr<GgufFile> file_;
+  std::vector<std::string> names_;
+  absl::flat_hash_map<std::string, TensorView> tensors_;
 };
-// All but those that the configuration tells of. A name that the table does not know stays as it
-// is. DataLoss for what is neither a row of plain numbers nor a matrix (or one of each expert).
-absl::StatusOr<std::vector<GgufHfTensor>> HfTensorsOf(const GgufFile& file);
 constexpr char kGgufBlocksKind[] = "gguf_";
 
 }  // namespace quantd::engine

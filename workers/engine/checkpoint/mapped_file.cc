@@ -51,7 +51,7 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
-void MappedFile::ReleasePages(absl::Span<const uint8_t> bytes) const {
+void MappedFile::ReleasePages(absl::Span<const uint8_t> bytes) {
   if (bytes.empty()) return;
   static const uintptr_t page_bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   // Outwards to whole pages: a neighbour that shares one reads it again from the page cache.

@@ -24,9 +24,9 @@ class MappedFile {
 
   const std::string& path() const { return path_; }
   absl::Span<const uint8_t> bytes() const { return bytes_; }
-  // Drops the pages under `bytes`, a part of the file, from this process (they stay in the page
-  // cache as long as the system likes). Reading them again is correct.
-  void ReleasePages(absl::Span<const uint8_t> bytes) const;
+  // Drops the pages under `bytes`, a part of a mapped file, from this process (they stay in the
+  // page cache as long as the system likes). Reading them again is correct.
+  static void ReleasePages(absl::Span<const uint8_t> bytes);
 
  private:
   std::string path_;

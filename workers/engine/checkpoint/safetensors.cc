@@ -203,4 +203,8 @@ const TensorView* SafetensorsFile::Find(absl::string_view name) const {
   return found == tensors_.end() ? nullptr : &found->second;
 }
 
+void TensorFile::ReleasePages(absl::Span<const uint8_t> bytes) const {
+  MappedFile::ReleasePages(bytes);
+}
+
 }  // namespace quantd::engine

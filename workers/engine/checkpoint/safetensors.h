@@ -45,8 +45,23 @@ absl::StatusOr<int64_t> DataBytes(DType dtype, absl::Span<const int64_t> shape);
 // "[4096, 256]".
 std::string ShapeText(absl::Span<const int64_t> shape);
 
+// A mapped file of tensors. Thread-safe.
+class TensorFile {
+ public:
+  virtual ~TensorFile() = default;
+  virtual const std::string& path() const = 0;
+  // Tensors in the file's order.
+  virtual const std::vector<std::string>& names() const = 0;
+  // nullptr when there is none of that name.
+  virtual const TensorView* Find(absl::string_view name) const = 0;
+  // Drops the file's pages under `bytes` (part of a tensor of this file) from this process (they
+  // stay in the page cache as long as the system likes): keeps resident memory bounded while a
+  // large model streams through. Reading them again is correct.
+  virtual void ReleasePages(absl::Span<const uint8_t> bytes) const;
+};
+
 // Thread-safe after Open.
-class SafetensorsFile {
+class SafetensorsFile : public TensorFile {
  public:
   // Maps `path` and checks its header. DataLoss: the file is damaged or hostile; others as
   // MappedFile's.
@@ -54,18 +69,13 @@ class SafetensorsFile {
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  const std::string& path() const { return file_.path(); }
+  const std::string& path() const override { return file_.path(); }
   int64_t size_bytes() const { return static_cast<int64_t>(file_.bytes().size()); }
   // Tensors in the order of their bytes.
-  const std::vector<std::string>& names() const { return names_; }
+  const std::vector<std::string>& names() const override { return names_; }
   // The header's "__metadata__".
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  // nullptr when there is none of that name.
-  const TensorView* Find(absl::string_view name) const;
-
-  const MappedFile& mapped() const { return file_; }
-  // `bytes` is part of a tensor of this file.
-  void ReleasePages(absl::Span<const uint8_t> bytes) const { file_.ReleasePages(bytes); }
+  const TensorView* Find(absl::string_view name) const override;
 
  private:
   SafetensorsFile() = default;

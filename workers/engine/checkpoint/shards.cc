@@ -19,7 +19,8 @@ int64_t BytesOf(const TensorInfo& tensor) {
 
 }  // namespace
 
-std::vector<Shard> PlanShards(std::vector<TensorInfo> tensors, int64_t shard_bytes) {
+std::vector<Shard> PlanShards(std::vector<TensorInfo> tensors, int64_t shard_bytes,
+                              const ShardNames& names) {
   if (shard_bytes <= 0) shard_bytes = kDefaultShardBytes;
   std::vector<Shard> shards(1);
   int64_t used = 0;
@@ -33,14 +34,15 @@ std::vector<Shard> PlanShards(std::vector<TensorInfo> tensors, int64_t shard_byt
     shards.back().tensors.push_back(std::move(tensor));
   }
   for (size_t i = 0; i < shards.size(); ++i) {
-    shards[i].file_name = shards.size() == 1 ? kSingleFileName
-                                             : absl::StrFormat("model-%05d-of-%05d.safetensors",
-                                                               i + 1, shards.size());
+    shards[i].file_name = shards.size() == 1 ? absl::StrCat(names.stem, names.suffix)
+                                             : absl::StrFormat("%s-%05d-of-%05d%s", names.stem,
+                                                               i + 1, shards.size(), names.suffix);
   }
   return shards;
 }
 
-absl::Status WriteShardIndex(const std::string& folder, absl::Span<const Shard> shards) {
+absl::Status WriteShardIndex(const std::string& folder, absl::Span<const Shard> shards,
+                             const ShardNames& names) {
   if (shards.size() < 2) return absl::OkStatus();
   int64_t total = 0;
   nlohmann::json map = nlohmann::json::object();
@@ -52,7 +54,7 @@ absl::Status WriteShardIndex(const std::string& folder, absl::Span<const Shard> 
   }
   const nlohmann::json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
   return WriteFileAtomic(
-      absl::StrCat(folder, "/", kIndexFileName),
+      absl::StrCat(folder, "/", names.stem, names.suffix, ".index.json"),
       index.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 

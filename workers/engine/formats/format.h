@@ -113,9 +113,9 @@ class Format {
   virtual absl::StatusOr<QuantizedWeight> Unpack(const nlohmann::json& configuration,
                                                  absl::string_view module,
                                                  const TensorLookup& lookup) const = 0;
-  // What reading back gives for `linear`, for formats that cannot hold it and store its decoded
-  // weights instead. The default: the same.
-  virtual absl::StatusOr<QuantizedWeight> Kept(const QuantizedWeight& linear) const;
+  // Whether one configuration can say all of it; InvalidArgument names the override that it cannot
+  // say. The default: anything.
+  virtual absl::Status CheckRequest(const ConfigRequest& request) const { return absl::OkStatus(); }
   // The value of config.json's "quantization_config"; null: the format puts none there.
   virtual nlohmann::json Configuration(const ConfigRequest& request) const = 0;
   // Whether `configuration` is this format's.

@@ -1,5 +1,5 @@
 // Linears that are blocks already are stored as they are; of any other method the decoded weights
-// are stored in 16 bits, which is said in Kept, so that what follows sees what will be read.
+// are, in 16 bits.
 #include "workers/engine/formats/gguf_format.h"
 
 #include "absl/strings/str_cat.h"
@@ -60,8 +60,7 @@ class GgufFormatImpl : public Format {
   absl::StatusOr<std::vector<NamedTensor>> Pack(absl::string_view module,
                                                 const QuantizedWeight& linear) const override {
     QD_RETURN_IF_ERROR(Check(linear), module);
-    QD_ASSIGN_OR_RETURN(const QuantizedWeight kept, Kept(linear));
-    const BlockLinear& blocks = std::get<BlockLinear>(kept);
+    QD_ASSIGN_OR_RETURN(const BlockLinear blocks, AsBlocks(linear));
     return std::vector<NamedTensor>{{BlocksName(module, blocks.encoding->name), blocks.bytes}};
   }
 
@@ -79,15 +78,6 @@ class GgufFormatImpl : public Format {
       return linear;
     }
     return absl::NotFoundError(absl::StrCat(module, " has no rows of blocks"));
-  }
-
-  absl::StatusOr<QuantizedWeight> Kept(const QuantizedWeight& linear) const override {
-    if (std::holds_alternative<BlockLinear>(linear)) return linear;
-    QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(linear, at::kFloat));
-    return TorchCall("rounding to 16 bits", [&]() -> absl::StatusOr<QuantizedWeight> {
-      const at::Tensor bytes = weight.to(at::kHalf).contiguous().view(at::kByte);
-      return BlockLinear{.encoding = FindGgufEncoding(kDecodedType), .bytes = bytes};
-    });
   }
 
   nlohmann::json Configuration(const ConfigRequest& request) const override {
@@ -123,6 +113,15 @@ class GgufFormatImpl : public Format {
   }
 
  private:
+  static absl::StatusOr<BlockLinear> AsBlocks(const QuantizedWeight& linear) {
+    if (const auto* blocks = std::get_if<BlockLinear>(&linear)) return *blocks;
+    QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(linear, at::kFloat));
+    return TorchCall("rounding to 16 bits", [&] {
+      const at::Tensor bytes = weight.to(at::kHalf).contiguous().view(at::kByte);
+      return BlockLinear{.encoding = FindGgufEncoding(kDecodedType), .bytes = bytes};
+    });
+  }
+
   static absl::string_view TypeOf(const LinearScheme& scheme) {
     return scheme.encoding == Encoding::kBlocks ? absl::string_view(scheme.type) : kDecodedType;
   }

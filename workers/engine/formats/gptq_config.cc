@@ -6,8 +6,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "base/status_macros.h"
+#include "workers/engine/formats/packed_words.h"
 #include "workers/engine/formats/pattern.h"
 
 namespace quantd::engine {
@@ -19,6 +19,11 @@ constexpr char kInclude[] = "+:";
 nlohmann::json Option(const nlohmann::json& options, const char* name, nlohmann::json otherwise) {
   const auto found = options.find(name);
   return found == options.end() ? otherwise : *found;
+}
+
+// Older tools say "checkpoint_format", newer ones "format".
+nlohmann::json VersionOf(const nlohmann::json& configuration) {
+  return Option(configuration, "checkpoint_format", Option(configuration, "format", "gptq"));
 }
 
 // Whether columns belong to groups in an order that a loader must look up.
@@ -74,6 +79,8 @@ absl::Status ReadDynamic(const nlohmann::json& dynamic, absl::string_view name,
 
 }  // namespace
 
+bool IsGptqV2(const nlohmann::json& configuration) { return VersionOf(configuration) == "gptq_v2"; }
+
 nlohmann::json GptqConfiguration(const ConfigRequest& request) {
   const nlohmann::json& options = request.options;
   const nlohmann::json damp = Option(options, "damp_percent", 0.05);
@@ -101,8 +108,7 @@ nlohmann::json GptqConfiguration(const ConfigRequest& request) {
         {"true_sequential", Option(options, "true_sequential", true)}}},
   };
   for (const ModuleException& exception : request.exceptions) {
-    const std::string pattern =
-        absl::StrCat("^", absl::StrReplaceAll(exception.module, {{".", "\\."}}), "$");
+    const std::string pattern = ExactPattern(exception.module);
     nlohmann::json value = nlohmann::json::object();
     if (!exception.skipped) {
       value = {{"bits", exception.scheme.bits},
@@ -122,7 +128,7 @@ absl::StatusOr<GptqModule> ReadGptqConfiguration(const nlohmann::json& configura
     return absl::InvalidArgumentError("quantization_config has no bits");
   }
   QD_RETURN_IF_ERROR(Overlay(configuration, result));
-  const nlohmann::json version = Option(configuration, "checkpoint_format", "gptq");
+  const nlohmann::json version = VersionOf(configuration);
   if (version != "gptq" && version != "gptq_v2") {
     return absl::InvalidArgumentError(absl::StrCat("quantization_config.checkpoint_format is ",
                                                    version.dump(),

@@ -11,6 +11,9 @@ namespace quantd::engine {
 
 nlohmann::json GptqConfiguration(const ConfigRequest& request);
 
+// Whether it says version 2, in either of the fields that tools write.
+bool IsGptqV2(const nlohmann::json& configuration);
+
 struct GptqModule {
   int bits = 4;             // 2, 3, 4 or 8.
   int64_t group_size = -1;  // Positive, or -1.

@@ -1,100 +1,34 @@
 // GPTQ on disk. For a linear P with weight [N, K], instead of P.weight:
 //
-//   P.qweight int32 [K * bits / 32, N]  codes, packed along K       P.g_idx int32 [K]  group of
-//   each column P.qzeros  int32 [G, N * bits / 32]  zeros - 1, packed along N   P.scales float16
-//   [G, N]
+//   P.qweight int32 [K * bits / 32, N]  codes, along K      P.g_idx  int32 [K]  group of each
+//   column P.qzeros  int32 [G, N * bits / 32]  zeros, along N      P.scales float16 [G, N]
 //
-// Packing is kernels/pack_bits.h's dense stream. Zeros are written minus one ("version 1"), which
-// every loader takes; none is ever 0, because loaders disagree about how a stored -1 wraps. Version
-// 2 is read too. Trusts nothing it reads.
+// Packing is kernels/pack_bits.h's dense stream. Version 1 stores zeros minus one, which every
+// loader takes; it holds no zero of 0, because loaders disagree about how a stored -1 wraps.
+// Version 2 stores them as they are. Trusts nothing it reads.
 #include "workers/engine/formats/gptq_format.h"
 
-#include <ATen/ops/floor_divide.h>
-
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "base/status_macros.h"
-#include "kernels/table.h"
+#include "workers/engine/checkpoint/checkpoint.h"
 #include "workers/engine/formats/gptq_config.h"
-#include "workers/engine/models/weights.h"
+#include "workers/engine/formats/module_weights.h"
+#include "workers/engine/formats/packed_words.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/torch_call.h"
-#include "workers/engine/tensor/view.h"
 
 namespace quantd::engine {
 namespace {
 
-constexpr int64_t kWordBits = 32;
+// qweight: codes [N, K] along K, the words of a row in a column. qzeros: zeros [N, G] along N, the
+// words of a column in a row.
+enum Side { kOutputs = 0, kInputs = 1 };
 
-uint32_t* Words(const at::Tensor& tensor) {
-  return reinterpret_cast<uint32_t*>(tensor.mutable_data_ptr<int32_t>());
-}
-const uint32_t* ConstWords(const at::Tensor& tensor) {
-  return reinterpret_cast<const uint32_t*>(tensor.const_data_ptr<int32_t>());
-}
-
-// qweight: the streams are the rows of codes [N, K]; their words lie in the columns of words [K *
-// bits / 32, N]. qzeros: the streams are the columns of codes [N, G]; their words lie in the rows
-// of words [G, N * bits / 32].
-enum class Along { kInputs, kOutputs };
-
-template <typename Streams, typename Codes, typename Words>
-Streams MakeStreams(Along along, const at::Tensor& codes, int bits, Codes* code_data,
-                    Words* words) {
-  const int64_t n = codes.size(0);
-  const int64_t k = codes.size(1);
-  const bool inputs = along == Along::kInputs;
-  return {.runs = inputs ? n : k,
-          .codes_per_run = inputs ? k : n,
-          .bits = bits,
-          .codes = code_data,
-          .run_stride = inputs ? k : 1,
-          .code_stride = inputs ? 1 : k,
-          .words = words,
-          .words_run_stride = inputs ? 1 : n * bits / kWordBits,
-          .word_stride = inputs ? n : 1};
-}
-
-at::Tensor PackCodes(const at::Tensor& codes, int bits, Along along) {
-  const bool inputs = along == Along::kInputs;
-  const int64_t words = codes.size(inputs ? 1 : 0) * bits / kWordBits;
-  at::Tensor packed = inputs ? at::empty({words, codes.size(0)}, at::kInt)
-                             : at::empty({codes.size(1), words}, at::kInt);
-  kernels::Active().backend->pack_bits(MakeStreams<kernels::PackBits>(
-      along, codes, bits, codes.const_data_ptr<uint8_t>(), Words(packed)));
-  return packed;
-}
-
-// `codes` uint8 [N, K or G], to be filled.
-void UnpackCodes(const at::Tensor& packed, int bits, Along along, const at::Tensor& codes) {
-  kernels::Active().backend->unpack_bits(MakeStreams<kernels::UnpackBits>(
-      along, codes, bits, codes.mutable_data_ptr<uint8_t>(), ConstWords(packed)));
-}
-
-absl::StatusOr<at::Tensor> ReadTensor(const TensorLookup& lookup, const std::string& name,
-                                      DType dtype) {
-  QD_ASSIGN_OR_RETURN(const TensorView view, lookup(name));
-  if (view.dtype != dtype) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, " is ", DTypeName(view.dtype), " instead of ", DTypeName(dtype)));
-  }
-  return ViewTensor(view);
-}
-
-absl::Status WrongShape(absl::string_view name, const at::Tensor& tensor,
-                        absl::string_view wanted) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(name, " has shape ", ShapeText(tensor.sizes().vec()), " instead of ", wanted));
-}
+WordLayout Along(int bits, Side side) { return {.bits = bits, .dim = side, .transposed = true}; }
 
 // scales [G, N] in float16; other floating types are converted where nothing overflows.
 absl::StatusOr<at::Tensor> ReadScales(const TensorLookup& lookup, const std::string& name) {
-  QD_ASSIGN_OR_RETURN(const TensorView view, lookup(name));
-  if (view.dtype != DType::kF16 && view.dtype != DType::kBF16 && view.dtype != DType::kF32) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, " is ", DTypeName(view.dtype), " instead of F16, BF16 or F32"));
-  }
-  QD_ASSIGN_OR_RETURN(const at::Tensor scales, ViewTensor(view));
+  QD_ASSIGN_OR_RETURN(const at::Tensor scales, ReadFloating(lookup, name));
   if (scales.dim() != 2 || scales.numel() == 0)
     return WrongShape(name, scales, "[groups, outputs]");
   return scales.to(at::kHalf);
@@ -105,8 +39,7 @@ absl::StatusOr<at::Tensor> ReadGroupIndex(const TensorLookup& lookup, const std:
                                           int64_t inputs, int64_t group_size) {
   absl::StatusOr<at::Tensor> stored = ReadTensor(lookup, name, DType::kI32);
   if (!stored.ok() && stored.status().code() == absl::StatusCode::kNotFound) {
-    const int64_t group = group_size == -1 ? inputs : group_size;
-    return at::floor_divide(at::arange(inputs, at::kInt), group).to(at::kInt);
+    return OrderedGroups(inputs, group_size == -1 ? inputs : group_size);
   }
   QD_RETURN_IF_ERROR(stored.status());
   if (stored->dim() != 1 || stored->size(0) != inputs) {
@@ -141,14 +74,11 @@ absl::StatusOr<QuantizedLinear> UnpackModule(const GptqModule& scheme, absl::str
   QuantizedLinear linear = {.bits = scheme.bits,
                             .group_size = scheme.group_size,
                             .symmetric = scheme.symmetric,
-                            .codes = at::empty({outputs, inputs}, at::kByte),
-                            .scales = scales.t().contiguous(),
-                            .zeros = at::empty({outputs, groups}, at::kByte),
-                            .group_index = {}};
+                            .scales = scales.t().contiguous()};
   QD_ASSIGN_OR_RETURN(linear.group_index,
                       ReadGroupIndex(lookup, prefix + "g_idx", inputs, scheme.group_size));
-  UnpackCodes(qweight, scheme.bits, Along::kInputs, linear.codes);
-  UnpackCodes(qzeros, scheme.bits, Along::kOutputs, linear.zeros);
+  linear.codes = UnpackWords(qweight, Along(scheme.bits, kInputs), {outputs, inputs});
+  linear.zeros = UnpackWords(qzeros, Along(scheme.bits, kOutputs), {outputs, groups});
   if (scheme.zeros_minus_one) {
     linear.zeros.add_(1).bitwise_and_((1 << scheme.bits) - 1);  // A stored -1 stands for 0.
   }
@@ -156,95 +86,24 @@ absl::StatusOr<QuantizedLinear> UnpackModule(const GptqModule& scheme, absl::str
   return linear;
 }
 
-// Decodes linears when they are read; everything else comes from the file as it is.
-class GptqWeights : public WeightSource {
- public:
-  GptqWeights(std::shared_ptr<const Checkpoint> checkpoint, nlohmann::json configuration)
-      : checkpoint_(checkpoint), plain_(checkpoint), configuration_(std::move(configuration)) {}
-
-  bool Has(absl::string_view name) const override {
-    return plain_.Has(name) || !Module(name).empty();
-  }
-
-  absl::StatusOr<std::vector<int64_t>> Shape(absl::string_view name) const override {
-    const std::string module = Module(name);
-    if (module.empty()) return plain_.Shape(name);
-    QD_ASSIGN_OR_RETURN(const GptqModule scheme, ReadGptqConfiguration(configuration_, module));
-    QD_ASSIGN_OR_RETURN(const TensorView words, checkpoint_->Find(module + ".qweight"));
-    if (words.shape.size() != 2) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          module, ".qweight has shape ", ShapeText(words.shape), " instead of two dimensions"));
-    }
-    return std::vector<int64_t>{words.shape[1], words.shape[0] * kWordBits / scheme.bits};
-  }
-
-  absl::StatusOr<at::Tensor> Read(absl::string_view name) const override {
-    const std::string module = Module(name);
-    if (module.empty()) return plain_.Read(name);
-    QD_ASSIGN_OR_RETURN(const QuantizedWeight linear,
-                        GptqFormat()->Unpack(configuration_, module, [&](absl::string_view tensor) {
-                          return checkpoint_->Find(tensor);
-                        }));
-    Release(name);
-    return Dequantize(linear, at::kFloat);
-  }
-
-  std::string Where(absl::string_view name) const override {
-    const std::string module = Module(name);
-    return plain_.Where(module.empty() ? std::string(name) : module + ".qweight");
-  }
-
-  void Release(absl::string_view name) const override {
-    const std::string module = Module(name);
-    if (module.empty()) return plain_.Release(name);
-    for (const char* suffix : {".qweight", ".qzeros", ".scales", ".g_idx"}) {
-      if (checkpoint_->Has(module + suffix)) checkpoint_->ReleasePages(module + suffix);
-    }
-  }
-
- private:
-  // The quantized module whose weight `name` is; empty when it is none.
-  std::string Module(absl::string_view name) const {
-    if (!absl::ConsumeSuffix(&name, ".weight")) return "";
-    return checkpoint_->Has(absl::StrCat(name, ".qweight")) ? std::string(name) : "";
-  }
-
-  std::shared_ptr<const Checkpoint> checkpoint_;
-  CheckpointWeights plain_;
-  nlohmann::json configuration_;
-};
-
 class GptqFormatImpl : public Format {
  public:
-  const FormatInfo& Info() const override {
-    static const auto& info = *new FormatInfo{
-        .name = "gptq",
-        .summary = "GPTQ version 1: 2, 3, 4 or 8 bits in int32 words, float16 scales",
-        .loaders = {"transformers", "vllm", "sglang", "gptqmodel"},
-        .config_file = "quantize_config.json"};
-    return info;
-  }
+  GptqFormatImpl(FormatInfo info, bool zeros_minus_one)
+      : info_(std::move(info)), zeros_minus_one_(zeros_minus_one) {}
+  const FormatInfo& Info() const override { return info_; }
 
   absl::Status Supports(const LinearScheme& scheme) const override {
     const bool packs = scheme.bits == 2 || scheme.bits == 3 || scheme.bits == 4 || scheme.bits == 8;
     if (scheme.encoding != Encoding::kAffine || scheme.axis != 1 || !scheme.integer_zeros ||
         scheme.input != InputKind::kFloat || !packs) {
       return absl::InvalidArgumentError(
-          absl::StrCat(scheme.module,
-                       ": format gptq holds 2-, 3-, 4- or 8-bit codes with whole zero points in "
+          absl::StrCat(scheme.module, ": format ", info_.name,
+                       " holds 2-, 3-, 4- or 8-bit codes with whole zero points in "
                        "groups along the inputs, and full-precision inputs; not ",
                        SchemeToJson(scheme).dump()));
     }
-    const auto check = [&](absl::string_view side, int64_t size) -> absl::Status {
-      if (size * scheme.bits % kWordBits == 0) return absl::OkStatus();
-      const int64_t step = scheme.bits == 3 ? kWordBits : kWordBits / scheme.bits;
-      return absl::InvalidArgumentError(
-          absl::StrCat(scheme.module, ".weight has ", size, " ", side, ", but format gptq packs ",
-                       scheme.bits, "-bit codes in int32 words and needs a multiple of ", step,
-                       "; use other bits or skip the module"));
-    };
-    QD_RETURN_IF_ERROR(check("input columns", scheme.inputs));
-    return check("output rows", scheme.outputs);
+    QD_RETURN_IF_ERROR(CheckWholeWords(info_.name, scheme, "input columns", scheme.inputs));
+    return CheckWholeWords(info_.name, scheme, "output rows", scheme.outputs);
   }
 
   std::vector<TensorInfo> Describe(const LinearScheme& scheme) const override {
@@ -269,14 +128,15 @@ class GptqFormatImpl : public Format {
           QD_RETURN_IF_ERROR(Check(weight), module);
           QD_RETURN_IF_ERROR(Supports(SchemeOf(module, weight)));
           const auto& linear = std::get<QuantizedLinear>(weight);
-          if (linear.zeros.min().item<int64_t>() < 1) {
-            return absl::InternalError(
-                absl::StrCat(module, ": a zero point of 0 cannot be written in format gptq"));
+          if (zeros_minus_one_ && linear.zeros.min().item<int64_t>() < 1) {
+            return absl::InvalidArgumentError(absl::StrCat(
+                module, ": a zero point of 0 cannot be written in format gptq; use gptq_v2"));
           }
+          const at::Tensor zeros = zeros_minus_one_ ? linear.zeros - 1 : linear.zeros;
           const std::string prefix = absl::StrCat(module, ".");
           return std::vector<NamedTensor>{
-              {prefix + "qweight", PackCodes(linear.codes, linear.bits, Along::kInputs)},
-              {prefix + "qzeros", PackCodes(linear.zeros - 1, linear.bits, Along::kOutputs)},
+              {prefix + "qweight", PackWords(linear.codes, Along(linear.bits, kInputs))},
+              {prefix + "qzeros", PackWords(zeros, Along(linear.bits, kOutputs))},
               {prefix + "scales", linear.scales.t().to(at::kHalf).contiguous()},
               {prefix + "g_idx", linear.group_index}};
         });
@@ -292,12 +152,15 @@ class GptqFormatImpl : public Format {
   }
 
   nlohmann::json Configuration(const ConfigRequest& request) const override {
-    return GptqConfiguration(request);
+    nlohmann::json configuration = GptqConfiguration(request);
+    configuration["checkpoint_format"] = info_.name;
+    configuration["format"] = info_.name;
+    return configuration;
   }
 
   bool Recognizes(const nlohmann::json& configuration) const override {
-    const auto method = configuration.find("quant_method");
-    return method != configuration.end() && *method == "gptq";
+    return configuration.value("quant_method", nlohmann::json()) == "gptq" &&
+           IsGptqV2(configuration) == !zeros_minus_one_;
   }
 
   absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(
@@ -305,14 +168,43 @@ class GptqFormatImpl : public Format {
     const nlohmann::json& configuration = checkpoint->raw_config().at("quantization_config");
     QD_RETURN_IF_ERROR(ReadGptqConfiguration(configuration, "").status(), checkpoint->folder(),
                        "/config.json");
-    return std::make_unique<GptqWeights>(checkpoint, configuration);
+    return OpenModuleWeights(
+        *this,
+        {.markers = {"qweight"},
+         .tensors = {"qweight", "qzeros", "scales", "g_idx"},
+         .shape = [](const StoredModule& module) -> absl::StatusOr<std::vector<int64_t>> {
+           QD_ASSIGN_OR_RETURN(const GptqModule scheme,
+                               ReadGptqConfiguration(module.configuration, module.module));
+           QD_ASSIGN_OR_RETURN(const std::vector<int64_t> words, MatrixShape(module, "qweight"));
+           return std::vector<int64_t>{words[1], words[0] * kWordBits / scheme.bits};
+         }},
+        std::move(checkpoint));
   }
+
+ private:
+  const FormatInfo info_;
+  const bool zeros_minus_one_;
 };
 
 }  // namespace
 
 const Format* GptqFormat() {
-  static const GptqFormatImpl format;
+  static const GptqFormatImpl format(
+      {.name = "gptq",
+       .summary = "GPTQ version 1: 2, 3, 4 or 8 bits in int32 words, float16 scales",
+       .loaders = {"transformers", "vllm", "sglang", "gptqmodel"},
+       .config_file = "quantize_config.json"},
+      /*zeros_minus_one=*/true);
+  return &format;
+}
+
+const Format* GptqV2Format() {
+  static const GptqFormatImpl format(
+      {.name = "gptq_v2",
+       .summary = "GPTQ version 2: zero points as they are, 0 too; fewer loaders",
+       .loaders = {"gptqmodel", "transformers", "vllm"},
+       .config_file = "quantize_config.json"},
+      /*zeros_minus_one=*/false);
   return &format;
 }
 

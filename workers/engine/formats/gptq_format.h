@@ -6,5 +6,7 @@
 namespace quantd::engine {
 
 const Format* GptqFormat();
+// Version 2: zero points as they are.
+const Format* GptqV2Format();
 
 }  // namespace quantd::engine

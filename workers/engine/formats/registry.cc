@@ -2,9 +2,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "workers/engine/checkpoint/checkpoint.h"
+#include "workers/engine/formats/awq_format.h"
+#include "workers/engine/formats/bitsandbytes_format.h"
+#include "workers/engine/formats/compressed_tensors_format.h"
+#include "workers/engine/formats/dense_format.h"
 #include "workers/engine/formats/format.h"
 #include "workers/engine/formats/gguf_format.h"
 #include "workers/engine/formats/gptq_format.h"
+#include "workers/engine/formats/hqq_format.h"
 #include "workers/engine/formats/open.h"
 #include "workers/engine/models/weights.h"
 
@@ -20,7 +25,10 @@ std::string FormatNames() {
 }  // namespace
 
 absl::Span<const Format* const> Formats() {
-  static const Format* const formats[] = {GgufFormat(), GptqFormat()};
+  static const Format* const formats[] = {
+      AwqFormat(),  BitsandbytesFormat(), CompressedTensorsFormat(),
+      GgufFormat(), GptqFormat(),         GptqV2Format(),
+      HfFormat(),   HqqFormat(),          PytorchFormat()};
   return formats;
 }
 

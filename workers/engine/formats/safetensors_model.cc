@@ -53,10 +53,6 @@ absl::Status CopyCompanionFiles(const Checkpoint& original, const std::set<std::
   return absl::OkStatus();
 }
 
-absl::StatusOr<QuantizedWeight> Format::Kept(const QuantizedWeight& linear) const {
-  return linear;
-}
-
 absl::StatusOr<TensorInfo> Format::DescribeDense(const Checkpoint& checkpoint,
                                                  const ExpectedTensor& tensor) const {
   QD_ASSIGN_OR_RETURN(const TensorView view, checkpoint.Find(tensor.name));

@@ -1,12 +1,12 @@
 // See common.h.
 #include "workers/engine/methods/common.h"
 
-#include <ATen/ops/floor_divide.h>
 #include <ATen/ops/isfinite.h>
 
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "kernels/table.h"
 #include "workers/engine/methods/tensor_spans.h"
 #include "workers/engine/tensor/aten.h"
@@ -48,6 +48,10 @@ std::vector<OptionInfo> IntegerOptions() {
   };
 }
 
+std::vector<std::string> IntegerFormats() {
+  return {"gptq", "gptq_v2", "awq", "compressed-tensors", "gguf", "hf", "pytorch"};
+}
+
 IntegerScheme IntegerSchemeOf(const nlohmann::json& options, int64_t inputs) {
   const int64_t group_size = options.at("group_size").get<int64_t>();
   return {.bits = options.at("bits").get<int>(),
@@ -78,8 +82,15 @@ QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_
           .codes = at::empty({outputs, inputs}, at::kByte),
           .scales = at::empty({outputs, groups}, at::kHalf),
           .zeros = at::empty({outputs, groups}, at::kByte),
-          .group_index =
-              at::floor_divide(at::arange(inputs, at::kInt), scheme.group_columns).to(at::kInt)};
+          .group_index = OrderedGroups(inputs, scheme.group_columns)};
+}
+
+absl::StatusOr<LinearResult> WithRoundingLoss(QuantizedWeight linear, const at::Tensor& weight) {
+  QD_ASSIGN_OR_RETURN(const at::Tensor decoded, Dequantize(linear, at::kFloat));
+  LinearResult result;
+  result.loss = (decoded - weight).square().sum(at::kDouble).item<double>() / 2;
+  result.linear = std::move(linear);
+  return result;
 }
 
 const float* ScaleSearch::Weights(int64_t begin) const {

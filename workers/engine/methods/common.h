@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "workers/engine/methods/method.h"
 
@@ -16,6 +17,9 @@ namespace quantd::engine {
 
 // bits, group_size, sym, quantize_head: first in every such method's list.
 std::vector<OptionInfo> IntegerOptions();
+
+// The formats that hold whole zero points in groups along the inputs; the first is the default.
+std::vector<std::string> IntegerFormats();
 
 // The same, read out of resolved options.
 struct IntegerScheme {
@@ -28,6 +32,9 @@ IntegerScheme IntegerSchemeOf(const nlohmann::json& options, int64_t inputs);
 
 // InvalidArgument with the tensor's name and the first place that is NaN or infinite.
 absl::Status CheckFinite(absl::string_view what, const at::Tensor& tensor);
+
+// With half the sum of squared differences to `weight` (float32 [N, K], CPU) as the loss.
+absl::StatusOr<LinearResult> WithRoundingLoss(QuantizedWeight linear, const at::Tensor& weight);
 
 // Codes, scales, zeros allocated and group_index = k / group_columns.
 QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs);

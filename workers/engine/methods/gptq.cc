@@ -238,10 +238,19 @@ class GptqMethod : public Method {
             "Error-compensated rounding from calibration data; minutes, better than rtn at "
             "4 bits and below.",
         .options = GptqOptions(),
-        .formats = {"gptq"},
+        .formats = IntegerFormats(),
         .needs_calibration = true,
         .reference = "https://arxiv.org/abs/2210.17323"};
     return info;
+  }
+
+  LinearScheme Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
+                      const nlohmann::json& options) const override {
+    LinearScheme scheme = Method::Scheme(name, outputs, inputs, options);
+    scheme.ordered_groups = !options.at("desc_act").get<bool>() ||
+                            options.at("static_groups").get<bool>() ||
+                            scheme.group_size == -1;
+    return scheme;
   }
 
   absl::Status CheckOptions(const nlohmann::json& options) const override {

@@ -79,6 +79,7 @@ nlohmann::json SchemeToJson(const LinearScheme& scheme) {
     json["encoding"] = std::string(EncodingName(scheme.encoding));
   if (!scheme.type.empty()) json["type"] = scheme.type;
   if (scheme.axis != plain.axis) json["axis"] = scheme.axis;
+  if (!scheme.ordered_groups) json["orderedGroups"] = false;
   if (scheme.integer_zeros != plain.integer_zeros) json["integerZeros"] = scheme.integer_zeros;
   if (scheme.double_quantized) json["doubleQuantized"] = true;
   if (scheme.input != plain.input) json["input"] = std::string(InputKindName(scheme.input));
@@ -104,6 +105,7 @@ absl::StatusOr<LinearScheme> SchemeFromJson(const nlohmann::json& json) {
   QD_RETURN_IF_ERROR(ReadEnum(json, "encoding", kEncodings, EncodingName, &scheme.encoding));
   QD_RETURN_IF_ERROR(ReadField(json, "type", &scheme.type));
   QD_RETURN_IF_ERROR(ReadField(json, "axis", &axis));
+  QD_RETURN_IF_ERROR(ReadField(json, "orderedGroups", &scheme.ordered_groups));
   QD_RETURN_IF_ERROR(ReadField(json, "integerZeros", &scheme.integer_zeros));
   QD_RETURN_IF_ERROR(ReadField(json, "doubleQuantized", &scheme.double_quantized));
   QD_RETURN_IF_ERROR(ReadEnum(json, "input", kInputKinds, InputKindName, &scheme.input));

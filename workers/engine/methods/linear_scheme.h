@@ -24,8 +24,9 @@ struct LinearScheme {
   int64_t group_size = -1;  // Weights that share a scale; -1: a whole row.
   bool symmetric = true;    // Affine: every zero is 2^(bits-1).
   Encoding encoding = Encoding::kAffine;
-  std::string type;                     // Codebook "nf4", "fp4"; blocks "q4_0", "q6_k", "f16", ...
+  std::string type = {};                // Codebook "nf4", "fp4"; blocks "q4_0", "q6_k", "f16", ...
   int axis = 1;                         // Affine: 1: groups along inputs; 0: along outputs (HQQ).
+  bool ordered_groups = true;           // Affine, axis 1: groups are runs of neighbouring inputs.
   bool integer_zeros = true;            // Affine: zeros are whole numbers (false: HQQ).
   bool double_quantized = false;        // Codebook: its scales are codes themselves.
   InputKind input = InputKind::kFloat;  // What the layer's input is rounded to at run time.

@@ -2,6 +2,7 @@
 // dequantize_rows kernel; everything rarer through libtorch, with the same single rounding.
 #include "workers/engine/methods/quantized_linear.h"
 
+#include <ATen/ops/floor_divide.h>
 #include <ATen/ops/isfinite.h>
 
 #include <string>
@@ -13,6 +14,7 @@
 #include "workers/engine/checkpoint/safetensors.h"
 #include "workers/engine/methods/tensor_spans.h"
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/dtype.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -103,6 +105,16 @@ at::Tensor Look(const at::Tensor& codebook, const at::Tensor& codes) {
 }
 
 }  // namespace
+
+at::Tensor OrderedGroups(int64_t inputs, int64_t group) {
+  return at::floor_divide(at::arange(inputs, at::kInt), group).to(at::kInt);
+}
+
+bool QuantizedLinear::ordered_groups() const {
+  if (axis == 0) return true;
+  return groups() > 0 && inputs() % groups() == 0 &&
+         group_index.equal(OrderedGroups(inputs(), inputs() / groups()));
+}
 
 absl::Status QuantizedLinear::Check() const {
   if (bits < 2 || bits > 8) {
@@ -227,8 +239,11 @@ LinearScheme SchemeOf(absl::string_view module, const QuantizedWeight& weight) {
     scheme.group_size = affine->group_size;
     scheme.symmetric = affine->symmetric;
     scheme.axis = affine->axis;
+    scheme.ordered_groups = affine->ordered_groups();
     scheme.integer_zeros = affine->integer_zeros();
     scheme.input = affine->input.kind;
+    // Floating zeros are stored in a type that the scheme must tell.
+    if (!affine->integer_zeros()) scheme.type = ComputeDtypeName(affine->zeros.scalar_type());
   } else if (const auto* table = std::get_if<CodebookLinear>(&weight)) {
     scheme.group_size = table->block_size;
     scheme.encoding = Encoding::kCodebook;

@@ -32,18 +32,19 @@ struct QuantizedLinear {
   int bits = 4;             // 2 to 8.
   int64_t group_size = -1;  // Weights that share one scale; -1: all K.
   bool symmetric = true;    // Every zero is 2^(bits-1).
-  at::Tensor codes;         // uint8 [N, K], in the layer's own column order, each < 2^bits.
-  at::Tensor scales;        // float16, bfloat16 or float32, finite.
+  at::Tensor codes = {};    // uint8 [N, K], in the layer's own column order, each < 2^bits.
+  at::Tensor scales = {};   // float16, bfloat16 or float32, finite.
   // uint8, each < 2^bits (methods write 1 at least: format gptq v1 needs it), or floating like
   // scales.
-  at::Tensor zeros;
-  at::Tensor group_index;  // int32 [K], each < G.
+  at::Tensor zeros = {};
+  at::Tensor group_index = {};  // int32 [K], each < G.
   int axis = 1;
-  InputQuantization input;
+  InputQuantization input = {};
 
   int64_t outputs() const { return codes.size(0); }
   int64_t inputs() const { return codes.size(1); }
   int64_t groups() const { return scales.size(1); }  // Axis 1 only.
+  bool ordered_groups() const;                       // Axis 0, or group_index is OrderedGroups.
   bool integer_zeros() const { return zeros.scalar_type() == at::kByte; }
 
   // The product is formed in float32 and then rounded once to `dtype`, so that every reader of the
@@ -51,6 +52,9 @@ struct QuantizedLinear {
   absl::StatusOr<at::Tensor> Dequantize(at::ScalarType dtype) const;
   absl::Status Check() const;
 };
+
+// group_index of runs of `group` neighbouring columns: int32 [inputs].
+at::Tensor OrderedGroups(int64_t inputs, int64_t group);
 
 // Scales that are codes themselves (bitsandbytes' double quantization):
 // absmax[i] = codebook[codes[i]] * absmax2[i / block_size] + offset.
@@ -65,7 +69,8 @@ struct QuantizedScales {
 // Codes into a table of numbers: NF4, FP4. Blocks are runs of the flattened weight and may straddle
 // rows: weight.flatten()[i] = codebook[codes.flatten()[i]] * absmax[i / block_size].
 struct CodebookLinear {
-  std::string type;  // "nf4", "fp4"
+  std::string type;                              // "nf4", "fp4"
+  at::ScalarType compute_dtype = at::kBFloat16;  // In which readers multiply.
   int64_t block_size = 64;
   at::Tensor codes;     // uint8 [N, K], each < 16.
   at::Tensor codebook;  // float32 [16]

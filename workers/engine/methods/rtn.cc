@@ -31,7 +31,7 @@ class RtnMethod : public Method {
         *new MethodInfo{.name = "rtn",
                         .summary = "Round to nearest: seconds, no data, the baseline to beat.",
                         .options = RtnOptions(),
-                        .formats = {"gptq"},
+                        .formats = IntegerFormats(),
                         .needs_calibration = false,
                         .reference =
                             "The convention of the GPTQ family: symmetric scale "

@@ -14,6 +14,7 @@
 #include "workers/engine/quantize/stream_block_job.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
+#include "workers/engine/tensor/dtype.h"
 #include "workers/engine/tensor/torch_call.h"
 #include "workers/engine/tensor/view.h"
 
@@ -25,6 +26,18 @@ nlohmann::json Record(const PlannedLinear& linear, const LinearResult& result) {
   record["loss"] = result.loss;
   record["damping"] = result.damping;
   return record;
+}
+
+// Valid as long as `tensors`.
+TensorLookup LookupIn(const std::vector<NamedTensor>& tensors) {
+  return [&tensors](absl::string_view name) -> absl::StatusOr<TensorView> {
+    for (const NamedTensor& tensor : tensors) {
+      if (tensor.name != name) continue;
+      QD_ASSIGN_OR_RETURN(const DType dtype, ToDType(tensor.tensor.scalar_type()));
+      return TensorView{dtype, tensor.tensor.sizes().vec(), TensorBytes(tensor.tensor)};
+    }
+    return absl::NotFoundError(absl::StrCat(name, " is not among the packed tensors"));
+  };
 }
 
 }  // namespace
@@ -182,12 +195,15 @@ absl::Status BlockQuantizer::Take(const PlannedLinear& linear, const LinearResul
   output.records.push_back(Record(linear, result));
   QD_ASSIGN_OR_RETURN(std::vector<NamedTensor> packed,
                       plan_.format->Pack(linear.name, result.linear));
+  if (block != nullptr) {
+    // What readers will see, not what the method made: formats may round once more.
+    QD_ASSIGN_OR_RETURN(const QuantizedWeight stored,
+                        plan_.format->Unpack(plan_.configuration, linear.name, LookupIn(packed)));
+    QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(stored, plan_.dtype));
+    QD_RETURN_IF_ERROR(block->SetWeight(linear.shape.module, weight), linear.name);
+    block->linear(linear.shape.module).input = InputOf(stored);
+  }
   for (NamedTensor& tensor : packed) output.tensors.push_back(std::move(tensor));
-  if (block == nullptr) return absl::OkStatus();
-  QD_ASSIGN_OR_RETURN(const QuantizedWeight kept, plan_.format->Kept(result.linear));
-  QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(kept, plan_.dtype));
-  QD_RETURN_IF_ERROR(block->SetWeight(linear.shape.module, weight), linear.name);
-  block->linear(linear.shape.module).input = InputOf(result.linear);
   return absl::OkStatus();
 }
 

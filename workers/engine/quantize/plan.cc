@@ -190,11 +190,13 @@ absl::Status PlanOutput(QuantizePlan& plan) {
   }
   // An unquantized head is said by "lm_head": false alone.
   if (plan.head.quantized) visit(plan.head);
-  plan.configuration = plan.format->Configuration({.method = plan.method->Info().name,
-                                                   .options = plan.options,
-                                                   .head_quantized = plan.head.quantized,
-                                                   .exceptions = exceptions,
-                                                   .scheme = plan.scheme});
+  const ConfigRequest request = {.method = plan.method->Info().name,
+                                 .options = plan.options,
+                                 .head_quantized = plan.head.quantized,
+                                 .exceptions = exceptions,
+                                 .scheme = plan.scheme};
+  QD_RETURN_IF_ERROR(plan.format->CheckRequest(request));
+  plan.configuration = plan.format->Configuration(request);
   for (const ExpectedTensor& tensor : ExpectedTensors(plan.config, *plan.row)) {
     const auto found = quantized.find(tensor.name);
     if (found != quantized.end()) {
