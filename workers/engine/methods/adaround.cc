@@ -49,8 +49,9 @@ std::vector<OptionInfo> Options() {
       "Learning rate; 0: 1 / steps for signround, 0.01 for adaround.");
   add("range_rate", OptionType::kFloat, 0.0, {}, 0.0, 1.0,
       "Of the ranges, which only signround learns; 0: as rate.");
-  add("scale_search", OptionType::kBool, true, {}, {}, {},
-      "Begin at the ranges with the smallest weighted error instead of the largest weights.");
+  add("scale_search", OptionType::kBool, false, {}, {}, {},
+      "Begin at the ranges with the smallest weighted error instead of the largest weights; "
+      "adaround always does, because its ranges stay.");
   add("regularization", OptionType::kFloat, 0.01, {}, 0.0, 10.0,
       "adaround: weight of the term that drives every choice to floor or ceiling.");
   add("warm_start", OptionType::kFloat, 0.2, {}, 0.0, 0.9,
@@ -77,11 +78,8 @@ struct Pupil {
 
 RangeGrid FirstGrid(const at::Tensor& weight, const IntegerScheme& scheme,
                     const nlohmann::json& options, const at::Tensor& column_weights) {
-  if (options.at("scale_search").get<bool>()) return SearchGrid(weight, scheme, column_weights);
-  QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
-  FindScales(weight.to(at::kCPU).contiguous(), scheme, {}, linear);
-  return {linear.scales.to(weight.device(), at::kFloat).unsqueeze(-1),
-          linear.zeros.to(weight.device(), at::kFloat).unsqueeze(-1)};
+  const bool search = options.at("scale_search").get<bool>() || !IsSignRound(options);
+  return search ? SearchGrid(weight, scheme, column_weights) : WholeGrid(weight, scheme);
 }
 
 std::unique_ptr<RoundingLearner> MakeLearner(const at::Tensor& weight, const RangeGrid& grid,
@@ -326,7 +324,7 @@ class AdaRound : public Method {
         .summary = "Rounding learned by gradient descent on block outputs (SignRound, AdaRound): "
                    "the best quality, tens of minutes.",
         .options = Options(),
-        .formats = {"gptq"},
+        .formats = IntegerFormats(),
         .needs_calibration = true,
         .reference = "https://arxiv.org/abs/2309.05516, https://arxiv.org/abs/2004.10568"};
     return info;

@@ -258,6 +258,19 @@ class AdaRounding : public Learner {
 
 }  // namespace
 
+RangeGrid WholeGrid(const at::Tensor& weight, const IntegerScheme& scheme) {
+  const at::Tensor grouped = Grouped(weight, scheme);
+  const at::Tensor low = grouped.amin(-1, true).clamp_max(0);
+  const at::Tensor high = grouped.amax(-1, true).clamp_min(0);
+  if (!scheme.symmetric) {
+    const at::Tensor scale = StoredScale((high - low) / CodeMax(scheme));
+    return {scale, ZeroOf(low, scale, scheme)};
+  }
+  const double half = static_cast<double>(int64_t{1} << (scheme.bits - 1));
+  const at::Tensor scale = at::where(high < -low, -low, -high) / half;
+  return {StoredScale(scale), at::full_like(low, half)};
+}
+
 RangeGrid SearchGrid(const at::Tensor& weight, const IntegerScheme& scheme,
                      const at::Tensor& column_weights) {
   const at::Tensor grouped = Grouped(weight, scheme);

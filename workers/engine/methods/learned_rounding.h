@@ -21,9 +21,11 @@ struct RangeGrid {
   at::Tensor zero;
 };
 
+// The grid whose ends are the group's own; a symmetric one gives its larger end the extra code.
+RangeGrid WholeGrid(const at::Tensor& weight, const IntegerScheme& scheme);
 // The grid that leaves the smallest squared error of nearest rounding, weighted by `column_weights`
 // (float32 [K]; undefined: all alike). Symmetric grids may have negative scales: the one code more
-// below zero then lies where a group's larger end is. All of it throws what libtorch throws.
+// below zero then lies where a group's larger end is. Both throw what libtorch throws.
 RangeGrid SearchGrid(const at::Tensor& weight, const IntegerScheme& scheme,
                      const at::Tensor& column_weights);
 

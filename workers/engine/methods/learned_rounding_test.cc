@@ -89,6 +89,7 @@ TEST_F(LearnedRoundingTest, SymmetricGridsUseTheExtraCode) {
   at::Tensor weight = at::full({1, 32}, -0.1, at::kFloat);
   weight[0][3] = 1.0;
   const IntegerScheme scheme = {2, 32, 32, true};
+  EXPECT_EQ(WholeGrid(weight, scheme).scale.item<float>(), -0.5);
   const RangeGrid grid = SearchGrid(weight, scheme, {});
   EXPECT_LT(grid.scale.item<float>(), 0);
   const auto squared = [&](double scale) {

@@ -3,18 +3,22 @@
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "workers/engine/methods/adaround.h"
+#include "workers/engine/methods/awq.h"
 #include "workers/engine/methods/bnb.h"
 #include "workers/engine/methods/gguf.h"
 #include "workers/engine/methods/gptq.h"
 #include "workers/engine/methods/hqq.h"
 #include "workers/engine/methods/method.h"
+#include "workers/engine/methods/quarot.h"
 #include "workers/engine/methods/rtn.h"
+#include "workers/engine/methods/smoothquant.h"
 
 namespace quantd::engine {
 
 absl::Span<const Method* const> Methods() {
-  static const Method* const methods[] = {AdaRoundMethod(), Bnb4Bit(), Bnb8Bit(), Gguf(),
-                                          Gptq(),           Hqq(),     Rtn()};
+  static const Method* const methods[] = {
+      AdaRoundMethod(), Awq(), Bnb4Bit(), Bnb8Bit(), Gguf(),
+      Gptq(),           Hqq(), QuaRot(),  Rtn(),     SmoothQuant()};
   return methods;
 }
 

@@ -221,7 +221,8 @@ absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& line
                      .statistics = statistics,
                      .options = &linear.options};
     const int64_t tokens = plan_.sequences * plan_.sequence_length;
-    if (statistics != nullptr && SawTooFewTokens(linear.shape, *statistics, tokens)) {
+    if (plan_.needs.hessian && statistics != nullptr &&
+        SawTooFewTokens(linear.shape, *statistics, tokens)) {
       return RoundInstead(std::move(job), tokens);
     }
     absl::StatusOr<LinearResult> result = plan_.method->Quantize(std::move(job));

@@ -1,0 +1,264 @@
+// AWQ (Lin, Tang, Tang, Yang, Chen, Wang, Xiao, Dang, Gan, Han, 2023): input columns that carry
+// large activations are scaled up in the weight, and down in what makes them, before rounding. The
+// scales x^r / w^(1-r) are searched over r by the error of the block's output; then groups are
+// clipped where that lowers the error of the layer's own output. Under grouped-query attention query
+// heads that share a value head share their scale. Where nothing can take a scale, the result says
+// so and only clipping is left.
+#include "workers/engine/methods/awq.h"
+
+#include <ATen/ops/ones_like.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "workers/engine/methods/clip_search.h"
+#include "workers/engine/methods/common.h"
+#include "workers/engine/methods/folding.h"
+#include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/torch_call.h"
+
+namespace quantd::engine {
+namespace {
+
+constexpr int kRatios = 20;
+constexpr double kSmallestScale = 1e-4;
+
+std::vector<OptionInfo> Options() {
+  std::vector<OptionInfo> options = IntegerOptions();
+  for (OptionInfo& option : options) {
+    if (option.name == "bits") option.allowed = {3, 4, 8};
+    if (option.name == "sym") {
+      option.default_value = false;
+      option.help = "Symmetric around zero, without zero points.";
+    }
+  }
+  const auto flag = [&](const char* name, const char* help) {
+    options.push_back({name, OptionType::kBool, true, {}, {}, {}, help, /*whole_job=*/true});
+  };
+  flag("scale_search", "Scale input columns by the searched power of their size.");
+  flag("duo_scaling", "Let the size of the weights take part in the scales.");
+  flag("clip_search", "Clip groups where that lowers the error of the layer's output.");
+  options.push_back({"search_sequences",
+                     OptionType::kInt,
+                     32,
+                     {},
+                     1,
+                     1024,
+                     "Calibration sequences on which scales are compared.",
+                     /*whole_job=*/true});
+  return options;
+}
+
+// `weight` as it comes back from its codes; float32 on the CPU.
+absl::StatusOr<at::Tensor> Rounded(const at::Tensor& weight, const nlohmann::json& options) {
+  const IntegerScheme scheme = IntegerSchemeOf(options, weight.size(1));
+  QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
+  RoundToNearest(weight.contiguous(), scheme, {}, linear);
+  return linear.Dequantize(at::kFloat);
+}
+
+// A layer of a fold.
+struct Reader {
+  std::string module;
+  const nlohmann::json* options = nullptr;
+  at::Tensor weight;  // float32 [N, K] on the CPU, with the folds before it.
+};
+
+// Mean over all layers and rows of |w| relative to the largest of its group, float32 [K].
+at::Tensor WeightSize(const std::vector<Reader>& readers) {
+  at::Tensor sum;
+  int64_t rows = 0;
+  for (const Reader& reader : readers) {
+    const IntegerScheme scheme = IntegerSchemeOf(*reader.options, reader.weight.size(1));
+    const at::Tensor groups =
+        reader.weight.reshape({reader.weight.size(0), -1, scheme.group_columns}).abs();
+    const at::Tensor sizes =
+        (groups / (groups.amax(-1, true) + 1e-6)).reshape(reader.weight.sizes()).sum(0);
+    sum = sum.defined() ? sum + sizes : sizes;
+    rows += reader.weight.size(0);
+  }
+  return sum / static_cast<double>(rows);
+}
+
+// Searches and folds the scales of one block.
+class ScaleFolding {
+ public:
+  ScaleFolding(BlockJob& job, const nlohmann::json& options)
+      : job_(job),
+        options_(options),
+        prefix_(BlockPrefix(job.decoder().architecture(), job.layer())),
+        sequences_(options.at("search_sequences").get<int64_t>()) {}
+
+  absl::Status Run() {
+    const std::vector<Fold> folds = UsableFolds(job_);
+    if (folds.empty()) {
+      job_.Fallback("fold", prefix_,
+                    "no layer of this block can take a scale; its weights are only clipped");
+      return absl::OkStatus();
+    }
+    QD_ASSIGN_OR_RETURN(block_, job_.FloatBlock());
+    // What the folds leave as it is: their inputs only change by the scales.
+    QD_RETURN_IF_ERROR(RunBlock(job_, block_, job_.sequences(), &columns_, {}));
+    QD_RETURN_IF_ERROR(RunBlock(job_, block_, sequences_, nullptr,
+                                [&](const at::Tensor&, const at::Tensor& output) {
+                                  wanted_.push_back(output);
+                                  return absl::OkStatus();
+                                }));
+    nlohmann::json ratios = nlohmann::json::object();
+    for (const Fold& fold : folds) {
+      QD_ASSIGN_OR_RETURN(const double ratio, FoldOne(fold), fold.previous);
+      ratios[fold.previous] = ratio;
+    }
+    job_.Note(absl::StrCat("awq.block_", job_.layer()), {{"ratios", ratios}});
+    return absl::OkStatus();
+  }
+
+ private:
+  // The chosen ratio; -1: nothing is scaled.
+  absl::StatusOr<double> FoldOne(const Fold& fold) {
+    QD_ASSIGN_OR_RETURN(const at::Tensor inputs, InputSize(fold));
+    if (!inputs.defined()) return -1;
+    QD_ASSIGN_OR_RETURN(const std::vector<Reader> readers, Readers(fold));
+    double best_ratio = -1, best = 0;
+    at::Tensor best_scales;
+    QD_ASSIGN_OR_RETURN(const at::Tensor weights,
+                        TorchCall("measuring weights", [&] { return WeightSize(readers); }));
+    for (int i = 0; i < kRatios; ++i) {
+      const double ratio = static_cast<double>(i) / kRatios;
+      QD_ASSIGN_OR_RETURN(const at::Tensor scales, TorchCall("making scales", [&] {
+                            return Scales(fold, inputs, weights, ratio);
+                          }));
+      QD_ASSIGN_OR_RETURN(const double error, ErrorWith(readers, scales));
+      if (best_ratio >= 0 && error >= best) continue;
+      best = error;
+      best_ratio = ratio;
+      best_scales = scales;
+    }
+    if (!std::isfinite(best)) {
+      return absl::InvalidArgumentError("the block's output is not finite on calibration text");
+    }
+    QD_RETURN_IF_ERROR(ApplyFold(job_, fold, best_scales));
+    return best_ratio;
+  }
+
+  // Mean |x| over all tokens; undefined where none came by.
+  absl::StatusOr<at::Tensor> InputSize(const Fold& fold) {
+    return TorchCall("measuring inputs", [&] {
+      at::Tensor sum;
+      double tokens = 0;
+      for (const std::string& module : fold.linears) {
+        const ColumnStatistics* seen = columns_.Of(module);
+        if (seen == nullptr) continue;
+        sum = sum.defined() ? sum + seen->sum : seen->sum;
+        tokens += seen->tokens;
+      }
+      return sum.defined() ? sum / tokens : sum;
+    });
+  }
+
+  absl::StatusOr<std::vector<Reader>> Readers(const Fold& fold) {
+    std::vector<Reader> readers;
+    for (const BlockJob::LinearInfo& linear : job_.linears()) {
+      const std::string& module = linear.shape.module;
+      if (std::find(fold.linears.begin(), fold.linears.end(), module) == fold.linears.end()) continue;
+      QD_ASSIGN_OR_RETURN(at::Tensor weight, job_.Read(linear.name + ".weight"));
+      readers.push_back({module, linear.options, std::move(weight)});
+    }
+    return readers;
+  }
+
+  at::Tensor Scales(const Fold& fold, const at::Tensor& inputs, const at::Tensor& weights,
+                    double ratio) const {
+    at::Tensor scales = inputs.pow(ratio);
+    if (options_.at("duo_scaling").get<bool>()) {
+      scales = scales / (weights.pow(1 - ratio) + kSmallestScale);
+    }
+    scales = ShareScales(fold, scales.clamp_min(kSmallestScale));
+    scales = scales / (scales.max() * scales.min()).sqrt();
+    return at::where(scales.isfinite().logical_and(scales > 0), scales, at::ones_like(scales));
+  }
+
+  // Squared error of the block's output when only the readers are rounded, scaled like that.
+  absl::StatusOr<double> ErrorWith(const std::vector<Reader>& readers, const at::Tensor& scales) {
+    Block trial = block_;
+    for (const Reader& reader : readers) {
+      QD_ASSIGN_OR_RETURN(const at::Tensor weight,
+                          TorchCall("trying scales", [&]() -> absl::StatusOr<at::Tensor> {
+                            QD_ASSIGN_OR_RETURN(const at::Tensor rounded,
+                                                Rounded(reader.weight * scales, *reader.options));
+                            return rounded / scales;
+                          }));
+      QD_RETURN_IF_ERROR(trial.SetWeight(reader.module, weight));
+    }
+    double error = 0;
+    size_t batch = 0;
+    QD_RETURN_IF_ERROR(RunBlock(
+        job_, trial, sequences_, nullptr, [&](const at::Tensor&, const at::Tensor& output) {
+          return TorchCall("comparing outputs", [&] {
+            const at::Tensor difference = output.to(at::kFloat) - wanted_[batch++].to(at::kFloat);
+            error += difference.square().sum(at::kDouble).item<double>();
+          });
+        }));
+    return error;
+  }
+
+  BlockJob& job_;
+  const nlohmann::json& options_;
+  const std::string prefix_;
+  const int64_t sequences_;
+  Block block_;
+  ColumnCollector columns_;
+  std::vector<at::Tensor> wanted_;  // The block's outputs, one a batch.
+};
+
+class AwqMethod : public Method {
+ public:
+  const MethodInfo& Info() const override {
+    static const auto& info = *new MethodInfo{
+        .name = "awq",
+        .summary = "Activation-aware scaling and clipping, then rounding; minutes, robust at 4 "
+                   "bits.",
+        .options = Options(),
+        .formats = {"awq", "gptq", "gptq_v2", "compressed-tensors", "hf", "pytorch"},
+        .needs_calibration = true,
+        .reference = "https://arxiv.org/abs/2306.00978"};
+    return info;
+  }
+
+  CalibrationNeeds Needs(const nlohmann::json& options) const override {
+    return {.inputs = true, .block_copies = 3};
+  }
+
+  absl::Status PrepareBlock(BlockJob& job) const override {
+    if (job.linears().empty()) return absl::OkStatus();
+    const nlohmann::json& options = *job.linears().front().options;
+    if (options.at("scale_search").get<bool>()) {
+      QD_RETURN_IF_ERROR(ScaleFolding(job, options).Run());
+    }
+    if (options.at("clip_search").get<bool>()) return ClipBlock(job);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
+    return TorchCall(absl::StrCat("rounding ", job.name), [&]() -> absl::StatusOr<LinearResult> {
+      const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+      QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
+      const IntegerScheme scheme = IntegerSchemeOf(*job.options, weight.size(1));
+      QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
+      RoundToNearest(weight, scheme, {}, linear);
+      return WithRoundingLoss(std::move(linear), weight);
+    });
+  }
+};
+
+}  // namespace
+
+const Method* Awq() {
+  static const AwqMethod method;
+  return &method;
+}
+
+}  // namespace quantd::engine

@@ -1,0 +1,56 @@
+// Moving a scale from a layer's input columns into what makes them (models/folds.h): what AWQ and
+// SmoothQuant do with the scales that they find.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "workers/engine/methods/block_job.h"
+#include "workers/engine/models/folds.h"
+
+namespace quantd::engine {
+
+// The folds of the job's block whose layers are all to be quantized, so that scaling them can pay.
+// What is left out, and why, is reported as a fallback "fold".
+std::vector<Fold> UsableFolds(BlockJob& job);
+
+// Columns that share a row of the previous layer (query heads of one value head) get the mean of
+// their scales. `scales` float32 [K], positive.
+at::Tensor ShareScales(const Fold& fold, const at::Tensor& scales);
+
+// Divides the rows of fold.previous by `scales` (float32 [K], shared as above) and multiplies the
+// columns that read them, in the job's weights. A norm is stored in the checkpoint's own type: what
+// its rounded weight really divides by is what the columns are multiplied with, so that the block
+// computes what it did.
+absl::Status ApplyFold(BlockJob& job, const Fold& fold, const at::Tensor& scales);
+
+// Per column of every linear's input, gathered over a block's calibration inputs.
+struct ColumnStatistics {
+  at::Tensor largest;  // max |x|, float32 [K]
+  at::Tensor sum;      // of |x|
+  double tokens = 0;
+};
+
+class ColumnCollector : public LinearHook {
+ public:
+  absl::Status OnInput(absl::string_view module, const at::Tensor& input) override;
+  // Null where no token reached the module.
+  const ColumnStatistics* Of(const std::string& module) const;
+
+ private:
+  std::map<std::string, ColumnStatistics> statistics_;
+};
+
+// Runs `block` over at most `sequences_max` calibration sequences with `hook` (may be null) and
+// shows `consume` (may be empty) every batch of inputs and outputs.
+absl::Status RunBlock(
+    BlockJob& job, const Block& block, int64_t sequences_max, LinearHook* hook,
+    const std::function<absl::Status(const at::Tensor& input, const at::Tensor& output)>& consume);
+
+}  // namespace quantd::engine
