@@ -80,9 +80,9 @@ class Checkpoint {
   ModelConfig config_;
   nlohmann::json raw_config_;
   std::vector<std::unique_ptr<TensorFile>> files_;
-  const GgufFile* gguf_ = nullptr;  // In files_.
   absl::btree_map<std::string, Place> tensors_;
   int64_t total_bytes_ = 0;
+  const GgufFile* gguf_ = nullptr;  // In files_.
 };
 
 }  // namespace quantd::engine

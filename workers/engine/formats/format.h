@@ -123,14 +123,14 @@ class Format {
   // Dense float32 weights out of a checkpoint of this format, decoded when they are read.
   virtual absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(
       std::shared_ptr<const Checkpoint> checkpoint) const = 0;
-  // What a checkpoint of this format holds for a tensor outside the quantized linears. The default:
-  // the tensor itself in whatever type. NotFound when there is none.
-  virtual absl::StatusOr<TensorInfo> DescribeDense(const Checkpoint& checkpoint,
-                                                   const ExpectedTensor& tensor) const;
   // Writes the whole model into `folder`. The default: safetensors shards with an index,
   // config.json, FormatInfo::config_file and the original's companion files.
   virtual absl::StatusOr<WrittenModel> WriteModel(ModelReader& model,
                                                   const std::string& folder) const;
+  // What a checkpoint of this format holds for a tensor outside the quantized linears. The default:
+  // the tensor itself in whatever type. NotFound when there is none.
+  virtual absl::StatusOr<TensorInfo> DescribeDense(const Checkpoint& checkpoint,
+                                                   const ExpectedTensor& tensor) const;
 };
 
 // Tokenizer, generation configuration and the like as they are, without those in `own`; appends

@@ -109,14 +109,7 @@ class GgufMethod : public Method {
 
   LinearScheme Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
                       const nlohmann::json& options) const override {
-    const BlockEncoding& encoding = *FindGgufEncoding(TypeOf(options, inputs));
-    return {.module = std::string(name),
-            .outputs = outputs,
-            .inputs = inputs,
-            .bits = encoding.bits,
-            .group_size = encoding.block_weights,
-            .encoding = Encoding::kBlocks,
-            .type = std::string(encoding.name)};
+    return BlockScheme(name, outputs, inputs, BaseType(options));
   }
 
   CalibrationNeeds Needs(const nlohmann::json& options) const override {
@@ -156,23 +149,8 @@ class GgufMethod : public Method {
     return TorchCall(absl::StrCat("quantizing ", job.name), [&]() -> absl::StatusOr<LinearResult> {
       const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
-      const std::string wanted = BaseType(*job.options);
-      const absl::string_view type = TypeOf(*job.options, weight.size(1));
-      LinearResult result;
-      if (type != wanted) {
-        result.fallbacks.push_back(
-            {"type", job.name,
-             absl::StrCat(weight.size(1), " input columns are no multiple of ", wanted,
-                          "'s block; stored as ", type)});
-      }
       QD_ASSIGN_OR_RETURN(const at::Tensor importance, Importance(job));
-      BlockLinear linear = QuantizeToBlocks(weight, *FindGgufEncoding(type), importance);
-      QD_ASSIGN_OR_RETURN(const at::Tensor decoded, linear.Dequantize(at::kFloat));
-      at::Tensor error = (decoded - weight).square();
-      if (importance.defined()) error = error * importance;
-      result.loss = error.sum(at::kDouble).item<double>() / 2;
-      result.linear = std::move(linear);
-      return result;
+      return QuantizeBlocks(job.name, weight, BaseType(*job.options), importance);
     });
   }
 
@@ -181,9 +159,6 @@ class GgufMethod : public Method {
     const std::string type = options.at("type").get<std::string>();
     const Mixture* mixture = FindMixture(type);
     return mixture == nullptr ? type : std::string(mixture->base);
-  }
-  static absl::string_view TypeOf(const nlohmann::json& options, int64_t inputs) {
-    return FindGgufEncoding(GgufTypeFor(BaseType(options), inputs))->name;
   }
   // Mean squares of the input channels, scaled to a mean of one. Channels that calibration never
   // saw keep a little weight: other text may use them.

@@ -1,6 +1,8 @@
 // See gguf_blocks.h.
 #include "workers/engine/methods/gguf_blocks.h"
 
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "kernels/table.h"
 #include "workers/engine/tensor/aten.h"
 
@@ -23,7 +25,7 @@ void Decode(const uint8_t* bytes, int64_t blocks, float* weights) {
 }
 
 template <GgufType type>
-BlockEncoding Encoding(int bits) {
+BlockEncoding MakeEncoding(int bits) {
   constexpr kernels::GgufBlock kBlock = *kernels::FindGgufBlock(type);
   return {absl::string_view(kBlock.name.data(), kBlock.name.size()), bits, kBlock.weights,
           kBlock.bytes, Decode<type>};
@@ -41,11 +43,13 @@ constexpr Narrower kNarrower[] = {
 
 absl::Span<const BlockEncoding> GgufEncodings() {
   static const auto& encodings = *new std::vector<BlockEncoding>{
-      Encoding<GgufType::kF32>(32), Encoding<GgufType::kF16>(16), Encoding<GgufType::kBF16>(16),
-      Encoding<GgufType::kQ8_0>(8), Encoding<GgufType::kQ5_1>(5), Encoding<GgufType::kQ5_0>(5),
-      Encoding<GgufType::kQ4_1>(4), Encoding<GgufType::kQ4_0>(4), Encoding<GgufType::kQ6K>(6),
-      Encoding<GgufType::kQ5K>(5),  Encoding<GgufType::kQ4K>(4),  Encoding<GgufType::kQ3K>(3),
-      Encoding<GgufType::kQ2K>(2)};
+      MakeEncoding<GgufType::kF32>(32),  MakeEncoding<GgufType::kF16>(16),
+      MakeEncoding<GgufType::kBF16>(16), MakeEncoding<GgufType::kQ8_0>(8),
+      MakeEncoding<GgufType::kQ5_1>(5),  MakeEncoding<GgufType::kQ5_0>(5),
+      MakeEncoding<GgufType::kQ4_1>(4),  MakeEncoding<GgufType::kQ4_0>(4),
+      MakeEncoding<GgufType::kQ6K>(6),   MakeEncoding<GgufType::kQ5K>(5),
+      MakeEncoding<GgufType::kQ4K>(4),   MakeEncoding<GgufType::kQ3K>(3),
+      MakeEncoding<GgufType::kQ2K>(2)};
   return encodings;
 }
 
@@ -83,6 +87,36 @@ BlockLinear QuantizeToBlocks(const at::Tensor& weight, const BlockEncoding& enco
        .blocks = linear.bytes.mutable_data_ptr<uint8_t>(),
        .row_bytes = row_bytes});
   return linear;
+}
+
+LinearScheme BlockScheme(absl::string_view name, int64_t outputs, int64_t inputs,
+                         absl::string_view type) {
+  const BlockEncoding& encoding = *FindGgufEncoding(GgufTypeFor(type, inputs));
+  return {.module = std::string(name),
+          .outputs = outputs,
+          .inputs = inputs,
+          .bits = encoding.bits,
+          .group_size = encoding.block_weights,
+          .encoding = Encoding::kBlocks,
+          .type = std::string(encoding.name)};
+}
+
+absl::StatusOr<LinearResult> QuantizeBlocks(const std::string& name, const at::Tensor& weight,
+                                            absl::string_view type, const at::Tensor& importance) {
+  const BlockEncoding& encoding = *FindGgufEncoding(GgufTypeFor(type, weight.size(1)));
+  LinearResult result;
+  if (encoding.name != type) {
+    result.fallbacks.push_back({"type", name,
+                                absl::StrCat(weight.size(1), " input columns are no multiple of ",
+                                             type, "'s block; stored as ", encoding.name)});
+  }
+  BlockLinear linear = QuantizeToBlocks(weight, encoding, importance);
+  QD_ASSIGN_OR_RETURN(const at::Tensor decoded, linear.Dequantize(at::kFloat));
+  at::Tensor error = (decoded - weight).square();
+  if (importance.defined()) error = error * importance;
+  result.loss = error.sum(at::kDouble).item<double>() / 2;
+  result.linear = std::move(linear);
+  return result;
 }
 
 }  // namespace quantd::engine

@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "kernels/gguf_types.h"
+#include "workers/engine/methods/method.h"
 #include "workers/engine/methods/quantized_linear.h"
 
 namespace quantd::engine {
@@ -27,5 +28,14 @@ absl::string_view GgufTypeFor(absl::string_view name, int64_t inputs);
 // multiple of the type's block.
 BlockLinear QuantizeToBlocks(const at::Tensor& weight, const BlockEncoding& encoding,
                              const at::Tensor& importance);
+
+// What a layer is stored as where `type` was asked for.
+LinearScheme BlockScheme(absl::string_view name, int64_t outputs, int64_t inputs,
+                         absl::string_view type);
+
+// A whole layer: the blocks, the (weighted) squared error that they leave, and a fallback where the
+// rows do not fit the type. Throws what libtorch throws.
+absl::StatusOr<LinearResult> QuantizeBlocks(const std::string& name, const at::Tensor& weight,
+                                            absl::string_view type, const at::Tensor& importance);
 
 }  // namespace quantd::engine

@@ -100,11 +100,6 @@ class Method {
   // group_size and sym.
   virtual LinearScheme Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
                               const nlohmann::json& options) const;
-  // The options of one linear of a block (`module` is its name within it) before the user's
-  // overrides: methods that treat some layers better say so here. The default: `options`.
-  virtual nlohmann::json ModuleOptions(const ModelConfig& config, int64_t layer,
-                                       absl::string_view module,
-                                       const nlohmann::json& options) const;
   // The default: nothing, or inputs and Hessians where the method needs calibration.
   virtual CalibrationNeeds Needs(const nlohmann::json& options) const;
 
@@ -120,6 +115,12 @@ class Method {
   virtual absl::StatusOr<std::vector<LinearResult>> QuantizeBlock(BlockJob& job) const;
   // InvalidArgument for NaN or infinity in the weight or statistics; ResourceExhausted for memory.
   virtual absl::StatusOr<LinearResult> Quantize(LinearJob job) const = 0;
+
+  // The options of one linear of a block (`module` is its name within it) before the user's
+  // overrides: methods that treat some layers better say so here. The default: `options`.
+  virtual nlohmann::json ModuleOptions(const ModelConfig& config, int64_t layer,
+                                       absl::string_view module,
+                                       const nlohmann::json& options) const;
 };
 
 // Sorted by name.

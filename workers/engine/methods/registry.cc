@@ -17,8 +17,8 @@ namespace quantd::engine {
 
 absl::Span<const Method* const> Methods() {
   static const Method* const methods[] = {
-      AdaRoundMethod(), Awq(), Bnb4Bit(), Bnb8Bit(), Gguf(),
-      Gptq(),           Hqq(), QuaRot(),  Rtn(),     SmoothQuant()};
+      AdaRoundMethod(), Awq(),  AwqF16(), AwqQ4_0(), AwqQ4_1(), AwqQ8_0(), Bnb4Bit(),
+      Bnb8Bit(),        Gguf(), Gptq(),   Hqq(),     QuaRot(),  Rtn(),     SmoothQuant()};
   return methods;
 }
 
