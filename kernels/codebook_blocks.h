@@ -10,15 +10,13 @@ namespace quantd::kernels {
 
 // The `count` numbers of `values` (f32, finite) are cut into blocks of `block_size`, the last one
 // may be shorter. absmax[b] = max|v| of block b; codes[i] = the codebook's code for
-// clamp(v * (1 / max(absmax, 1e-38)), -1, 1), in float32. Where `zero_code` is not negative, a
-// block of zeros has that code (bitsandbytes' 8-bit blocks: 0). In and out disjoint. Allocates
-// nothing, thread-safe.
+// clamp(v * (1 / max(absmax, 1e-38)), -1, 1), in float32. In and out disjoint. Allocates nothing,
+// thread-safe.
 struct QuantizeCodebook {
   const float* values = nullptr;
   int64_t count = 0;
   int64_t block_size = 64;  // > 0
   const Codebook* codebook = nullptr;
-  int zero_code = -1;
   float* absmax = nullptr;   // [ceil(count / block_size)]
   uint8_t* codes = nullptr;  // [count]
 };

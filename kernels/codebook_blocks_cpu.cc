@@ -2,7 +2,6 @@
 // branch, which vectorizes. Eight bits search: there are 64 to 4096 times fewer of them.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/codebook_blocks.h"
 #include "kernels/largest_magnitude.h"
@@ -32,10 +31,6 @@ void QuantizeBlock(const QuantizeCodebook& args, int64_t block) {
   uint8_t* codes = args.codes + begin;
   const float largest = LargestMagnitude(values, count);
   args.absmax[block] = largest;
-  if (largest == 0 && args.zero_code >= 0) {
-    std::memset(codes, args.zero_code, static_cast<size_t>(count));
-    return;
-  }
   const float inverse = 1.0f / std::max(largest, 1e-38f);
   if (book.entries == kSmallEntries) {
     RankSmall(values, count, inverse, book.bounds, codes);

@@ -17,8 +17,7 @@ void QuantizeCodebookReference(const QuantizeCodebook& args) {
     for (int64_t i = begin; i < end; ++i) {
       const float value = std::clamp(args.values[i] * inverse, -1.0f, 1.0f);
       const float* bound = std::lower_bound(book.bounds, book.bounds + book.entries - 1, value);
-      args.codes[i] = largest == 0 && args.zero_code >= 0 ? static_cast<uint8_t>(args.zero_code)
-                                                          : book.codes[bound - book.bounds];
+      args.codes[i] = book.codes[bound - book.bounds];
     }
   }
 }

@@ -18,12 +18,11 @@ struct Coded {
 };
 
 Coded Quantize(const std::vector<float>& values, int64_t block_size, const Codebook& book,
-               int zero_code, void (*quantize)(const QuantizeCodebook&)) {
+               void (*quantize)(const QuantizeCodebook&)) {
   const auto count = static_cast<int64_t>(values.size());
   Coded coded = {std::vector<float>((count + block_size - 1) / block_size),
                  std::vector<uint8_t>(count)};
-  quantize({values.data(), count, block_size, &book, zero_code, coded.absmax.data(),
-            coded.codes.data()});
+  quantize({values.data(), count, block_size, &book, coded.absmax.data(), coded.codes.data()});
   return coded;
 }
 
@@ -31,8 +30,8 @@ TEST(CodebookBlocksTest, VariantsAgree) {
   const std::vector<float> values = RandomWeights(37, 193, 11);  // Ends with a short block.
   for (const Codebook* book : {&Nf4Codebook(), &Fp4Codebook(), &DynamicCodebook()}) {
     for (const int64_t block_size : {32, 64, 256, 4096}) {
-      const Coded slow = Quantize(values, block_size, *book, -1, QuantizeCodebookReference);
-      const Coded fast = Quantize(values, block_size, *book, -1, QuantizeCodebookCpu);
+      const Coded slow = Quantize(values, block_size, *book, QuantizeCodebookReference);
+      const Coded fast = Quantize(values, block_size, *book, QuantizeCodebookCpu);
       EXPECT_EQ(slow.codes, fast.codes);
       EXPECT_EQ(slow.absmax, fast.absmax);
       const auto count = static_cast<int64_t>(values.size());
@@ -49,7 +48,7 @@ TEST(CodebookBlocksTest, VariantsAgree) {
 TEST(CodebookBlocksTest, CodesAreNearest) {
   const std::vector<float> values = RandomWeights(16, 256, 12);
   for (const Codebook* book : {&Nf4Codebook(), &Fp4Codebook(), &DynamicCodebook()}) {
-    const Coded coded = Quantize(values, 64, *book, -1, QuantizeCodebookCpu);
+    const Coded coded = Quantize(values, 64, *book, QuantizeCodebookCpu);
     for (size_t i = 0; i < values.size(); ++i) {
       const double absmax = coded.absmax[i / 64];
       if (absmax == 0) continue;
@@ -68,21 +67,20 @@ TEST(CodebookBlocksTest, ABoundBelongsToTheLowerEntry) {
   for (const auto quantize : {QuantizeCodebookReference, QuantizeCodebookCpu}) {
     std::vector<float> values = {1.0f};
     values.insert(values.end(), book.bounds, book.bounds + 15);
-    const Coded coded = Quantize(values, 16, book, -1, quantize);
+    const Coded coded = Quantize(values, 16, book, quantize);
     for (int i = 0; i < 15; ++i) EXPECT_EQ(coded.codes[i + 1], i);
     for (float& value : values) value = std::nextafter(value, 2.0f);
     values[0] = 1.0f;
-    const Coded above = Quantize(values, 16, book, -1, quantize);
+    const Coded above = Quantize(values, 16, book, quantize);
     for (int i = 0; i < 15; ++i) EXPECT_EQ(above.codes[i + 1], i + 1);
   }
 }
 
-TEST(CodebookBlocksTest, ZerosHaveTheirOwnCode) {
+TEST(CodebookBlocksTest, ZerosStayZeros) {
   for (const auto quantize : {QuantizeCodebookReference, QuantizeCodebookCpu}) {
-    EXPECT_EQ(Quantize({0, 0}, 2, Nf4Codebook(), -1, quantize).codes, (std::vector<uint8_t>{7, 7}));
-    EXPECT_EQ(Quantize({0, 0}, 2, DynamicCodebook(), 0, quantize).codes,
-              (std::vector<uint8_t>{0, 0}));
-    EXPECT_EQ(Quantize({0, 1}, 2, DynamicCodebook(), 0, quantize).codes,
+    EXPECT_EQ(Quantize({0, 0}, 2, Nf4Codebook(), quantize).codes, (std::vector<uint8_t>{7, 7}));
+    EXPECT_EQ(Quantize({0, 0}, 2, Fp4Codebook(), quantize).codes, (std::vector<uint8_t>{0, 0}));
+    EXPECT_EQ(Quantize({0, 1}, 2, DynamicCodebook(), quantize).codes,
               (std::vector<uint8_t>{127, 255}));
   }
 }

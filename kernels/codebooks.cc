@@ -1,4 +1,4 @@
-// Built once from their definitions; the rules for what lies between two entries are bitsandbytes'.
+// Built once from their definitions; what lies between two entries belongs to the nearer one.
 #include "kernels/codebooks.h"
 
 #include <algorithm>
@@ -9,14 +9,14 @@
 namespace quantd::kernels {
 namespace {
 
-template <int kEntries>
+template <size_t kEntries>
 struct Tables {
   std::array<float, kEntries> values{};
   std::array<float, kEntries - 1> bounds{};
   std::array<uint8_t, kEntries> codes{};
 
   Codebook View() const {
-    return {.entries = kEntries,
+    return {.entries = static_cast<int>(kEntries),
             .values = values.data(),
             .bounds = bounds.data(),
             .codes = codes.data()};
@@ -24,7 +24,7 @@ struct Tables {
 };
 
 // Codes in the order of their values; equal values keep the order of their codes.
-template <int kEntries>
+template <size_t kEntries>
 void Rank(Tables<kEntries>& tables) {
   std::iota(tables.codes.begin(), tables.codes.end(), uint8_t{0});
   std::stable_sort(tables.codes.begin(), tables.codes.end(), [&](uint8_t left, uint8_t right) {
@@ -32,32 +32,21 @@ void Rank(Tables<kEntries>& tables) {
   });
 }
 
-// Four bits: the middle of two neighbours, rounded to float32.
-Tables<16> WithMiddles(const std::array<float, 16>& values) {
-  Tables<16> tables = {.values = values, .bounds = {}, .codes = {}};
+// Bounds are the middles of neighbours, rounded to float32.
+template <size_t kEntries>
+Tables<kEntries> WithMiddles(const std::array<float, kEntries>& values) {
+  Tables<kEntries> tables = {.values = values, .bounds = {}, .codes = {}};
   Rank(tables);
-  for (int i = 0; i < 15; ++i) {
+  for (size_t i = 0; i + 1 < kEntries; ++i) {
     tables.bounds[i] = (values[tables.codes[i]] + values[tables.codes[i + 1]]) / 2;
   }
   return tables;
 }
 
-// Eight bits: the upper neighbour only where its distance, rounded to float32, is the smaller one.
-float LastOfLower(float lower, float upper) {
-  float bound = (lower + upper) / 2;
-  const auto is_lower = [&](float value) { return !(upper - value < value - lower); };
-  while (!is_lower(bound)) bound = std::nextafter(bound, lower);
-  for (float next = std::nextafter(bound, upper); is_lower(next);) {
-    bound = next;
-    next = std::nextafter(bound, upper);
-  }
-  return bound;
-}
-
 // Decades from 1e-6 to 1, the i-th one cut into 2^i equal parts of [0.1, 1] that are represented by
 // their middles; both signs, zero, and one without its negative.
 Tables<256> MakeDynamic() {
-  Tables<256> tables;
+  std::array<float, 256> values{};
   int count = 0;
   for (int decade = 0; decade < 7; ++decade) {
     const int parts = 1 << decade;
@@ -65,25 +54,21 @@ Tables<256> MakeDynamic() {
     const auto border = [&](int i) { return static_cast<float>(0.1 + 0.9 * i / parts); };
     for (int part = 0; part < parts; ++part) {
       const float middle = factor * ((border(part) + border(part + 1)) / 2);
-      tables.values[count++] = middle;
-      tables.values[count++] = -middle;
+      values[count++] = middle;
+      values[count++] = -middle;
     }
   }
-  tables.values[count++] = 0;
-  tables.values[count++] = 1;
-  std::sort(tables.values.begin(), tables.values.end());
-  Rank(tables);
-  for (int i = 0; i < 255; ++i) {
-    tables.bounds[i] = LastOfLower(tables.values[i], tables.values[i + 1]);
-  }
-  return tables;
+  values[count++] = 0;
+  values[count++] = 1;
+  std::sort(values.begin(), values.end());
+  return WithMiddles(values);
 }
 
 }  // namespace
 
 const Codebook& Nf4Codebook() {
   // Quantiles of the normal distribution, each half scaled to one.
-  static const Tables<16> tables = WithMiddles(
+  static const Tables<16> tables = WithMiddles<16>(
       {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
        -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
        0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,

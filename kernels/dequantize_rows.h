@@ -21,6 +21,7 @@ struct DequantizeRows {
   int64_t groups = 0;
   float* weight = nullptr;
   int64_t weight_stride = 0;
+  void* stream = nullptr;  // cuda only.
 };
 
 void DequantizeRowsReference(const DequantizeRows& args);

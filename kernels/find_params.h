@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels/params_of_range.h"
+
 namespace quantd::kernels {
 
 // weight[rows, columns] f32, finite, row r at weight + r * weight_stride. Group g covers columns
@@ -35,22 +37,11 @@ struct FindParams {
   uint16_t* scales = nullptr;
   uint8_t* zeros = nullptr;
   int64_t params_stride = 0;
+  void* stream = nullptr;  // cuda only.
 };
 
 // A range is never shrunk below a tenth: a scale that clips nearly everything is never best.
 constexpr int kSearchStepsMax = 90;
-
-struct GroupParams {
-  uint16_t scale = 0;
-  uint8_t zero = 0;
-};
-
-// The range of the search's i-th step.
-inline float SearchFactor(int step) { return 1.0f - static_cast<float>(step) / 100.0f; }
-
-// The rule above for one group's smallest and largest weight; shared by every variant so that they
-// cannot differ.
-GroupParams ParamsOfRange(float low, float high, int bits, bool symmetric);
 
 void FindParamsReference(const FindParams& args);
 void FindParamsCpu(const FindParams& args);

@@ -8,9 +8,6 @@
 namespace quantd::kernels {
 namespace {
 
-constexpr uint16_t kHalfSmallest = 0x0001;  // 2^-24: a scale of zero would divide by zero.
-constexpr uint16_t kHalfLargest = 0x7bff;   // 65504.
-
 // Squared error of a group's weights rounded with `params`.
 float GroupError(const float* weight, const float* column_weights, int64_t count,
                  GroupParams params, int bits) {
@@ -27,33 +24,7 @@ float GroupError(const float* weight, const float* column_weights, int64_t count
   return error;
 }
 
-uint16_t StoredScale(float scale) {
-  return std::clamp(FloatToHalf(scale), kHalfSmallest, kHalfLargest);
-}
-
 }  // namespace
-
-GroupParams ParamsOfRange(float low, float high, int bits, bool symmetric) {
-  const float code_max = static_cast<float>((1 << bits) - 1);
-  low = std::min(low, 0.0f);
-  high = std::max(high, 0.0f);
-  if (low == 0 && high == 0) {
-    low = -1;
-    high = 1;
-  }
-  if (symmetric) {
-    const float largest = std::max(-low, high);
-    return {.scale = StoredScale(2 * largest / code_max),
-            .zero = static_cast<uint8_t>(1 << (bits - 1))};
-  }
-  GroupParams params = {.scale = StoredScale((high - low) / code_max), .zero = 0};
-  const float zero = std::nearbyint(-low / HalfToFloat(params.scale));
-  if (zero < 1) {
-    return {.scale = StoredScale(high / (code_max - 1)), .zero = 1};
-  }
-  params.zero = static_cast<uint8_t>(std::min(zero, code_max));
-  return params;
-}
 
 void FindParamsReference(const FindParams& args) {
   for (int64_t row = 0; row < args.rows; ++row) {

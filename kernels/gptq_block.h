@@ -38,6 +38,7 @@ struct GptqBlock {
   float* errors = nullptr;
   int64_t errors_stride = 0;
   double* losses = nullptr;
+  void* stream = nullptr;  // cuda only.
 };
 
 void GptqBlockReference(const GptqBlock& args);

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "kernels/device_test.h"
 #include "kernels/find_params.h"
 #include "kernels/random_test.h"
 #include "kernels/rtn_rows.h"
@@ -69,6 +70,75 @@ Outcome Quantize(const Shape& shape, const std::vector<float>& weight,
          .errors_stride = shape.columns,
          .losses = run.losses.data()});
   return run;
+}
+
+// The CUDA variant between copies to the device and back.
+void GptqBlockOnDevice(const GptqBlock& host) {
+  const auto vector = [](auto* data, int64_t size) {
+    return std::vector<std::remove_cv_t<std::remove_reference_t<decltype(*data)>>>(data,
+                                                                                   data + size);
+  };
+  const int64_t size = host.rows * host.columns;
+  const int64_t params = host.rows * host.params_stride;
+  const OnDevice<float> weight(vector(host.weight, size)), errors(static_cast<size_t>(size));
+  const OnDevice<float> inverse(vector(host.inverse, host.columns * host.columns));
+  const OnDevice<int32_t> group_of_column(vector(host.group_of_column, host.columns));
+  const OnDevice<uint16_t> scales(vector(host.scales, params));
+  const OnDevice<uint8_t> zeros(vector(host.zeros, params)), codes(static_cast<size_t>(size));
+  const OnDevice<double> losses(vector(host.losses, host.rows));
+  const OnDevice<float> column_weights(host.column_weights == nullptr
+                                           ? std::vector<float>()
+                                           : vector(host.column_weights, host.columns));
+  GptqBlock device = host;
+  device.weight = weight.data();
+  device.inverse = inverse.data();
+  device.group_of_column = group_of_column.data();
+  device.scales = scales.data();
+  device.zeros = zeros.data();
+  device.codes = codes.data();
+  device.errors = errors.data();
+  device.losses = losses.data();
+  if (host.column_weights != nullptr) device.column_weights = column_weights.data();
+  FindBackend("cuda")->gptq_block(device);
+  ExpectNoDeviceError();
+  const auto back = [](const auto& from, auto* to) {
+    const auto values = from.Read();
+    std::copy(values.begin(), values.end(), to);
+  };
+  back(weight, host.weight);
+  back(scales, host.scales);
+  back(zeros, host.zeros);
+  back(codes, host.codes);
+  back(errors, host.errors);
+  back(losses, host.losses);
+}
+
+TEST(GptqBlockTest, CudaAgreesBitForBit) {
+  QD_SKIP_WITHOUT_GPU();
+  for (const int64_t rows : {1, 16, 41}) {
+    for (const int64_t columns : {32, 64, 96, 128, 160, 256}) {
+      const std::vector<float> weight = RandomWeights(rows, columns, 14);
+      std::vector<float> inverse = RandomWeights(columns, columns, 15);
+      for (int64_t i = 0; i < columns; ++i) {
+        inverse[i * columns + i] = 0.5f + std::abs(inverse[i * columns + i]);
+      }
+      for (const int bits : {2, 3, 4, 8}) {
+        for (const bool symmetric : {true, false}) {
+          for (const int search_steps : {-1, 0, 80}) {
+            const Shape shape = {
+                rows, columns, 32, bits, symmetric, search_steps >= 0, std::max(search_steps, 0)};
+            const Outcome reference = Quantize(shape, weight, inverse, GptqBlockReference);
+            const Outcome cuda = Quantize(shape, weight, inverse, GptqBlockOnDevice);
+            EXPECT_EQ(reference.codes, cuda.codes);
+            EXPECT_EQ(reference.scales, cuda.scales);
+            EXPECT_EQ(reference.zeros, cuda.zeros);
+            EXPECT_EQ(reference.errors, cuda.errors);
+            EXPECT_EQ(reference.losses, cuda.losses);
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST(GptqBlockTest, VariantsAgree) {

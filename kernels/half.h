@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/host_device.h"
+
 namespace quantd::kernels {
 
-inline float HalfToFloat(uint16_t half) {
+QD_HOST_DEVICE inline float HalfToFloat(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
   const uint32_t exponent = (half >> 10) & 0x1f;
   const uint32_t mantissa = half & 0x3ff;
@@ -29,7 +31,7 @@ inline float HalfToFloat(uint16_t half) {
 }
 
 // Beyond 65504 becomes infinity, NaN stays NaN.
-inline uint16_t FloatToHalf(float value) {
+QD_HOST_DEVICE inline uint16_t FloatToHalf(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);

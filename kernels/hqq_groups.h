@@ -9,10 +9,10 @@ namespace quantd::kernels {
 // weight[rows, columns] f32, finite, contiguous. axis 1: every row is a group; axis 0: every
 // column. With 2^bits - 1 = m, for each group:
 //
-//   s = m / (max - min), 1 where that range is at most 1e-4, at most 2e4;  z = -min * s, rounded to
-//   an integer when round_zero.
-//   then up to `iterations` times, all groups together, until the mean over the matrix of |w - r|
-//   has stopped falling (the zeros of the step that did not improve are kept):
+//   s = m * (1 / (max - min)), 1 where that range is at most 1e-4, at most 2e4;  z = -min * s,
+//   rounded to an integer when round_zero. then up to `iterations` times, all groups together,
+//   until the mean over the matrix of |w - r| has stopped falling (the zeros of the step that did
+//   not improve are kept):
 //     q = clamp(round(w * s + z), 0, m);  r = (q - z) / s;  d = w - r;
 //     e = sign(d) * max(|d| - |d|^(norm - 1) / beta, 0);  z = mean(q - (w - e) * s)
 //   code = clamp(round(w * s + z), 0, m);  scale = 1 / s.

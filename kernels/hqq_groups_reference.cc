@@ -11,7 +11,7 @@ namespace quantd::kernels {
 HqqParams HqqParamsOfRange(float low, float high, int bits, bool round_zero) {
   const float range = high - low;
   HqqParams params;
-  params.inverse = static_cast<float>((1 << bits) - 1) / range;
+  params.inverse = static_cast<float>((1 << bits) - 1) * (1 / range);
   if (range <= 1e-4f) params.inverse = 1;
   params.inverse = std::min(params.inverse, 2e4f);
   params.zero = -low * params.inverse;

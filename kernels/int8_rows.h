@@ -6,10 +6,10 @@
 
 namespace quantd::kernels {
 
-// absmax[r] = max|weight[r, :]|; codes[r, k] = 128 + round(weight * (127 / absmax[r])), halves to
-// even, in float32; 128 throughout for a row of zeros. weight f32, finite, zero or
-// above 1e-30 in magnitude (binary16 numbers are); codes 1 ... 255. All row-major with the strides
-// given; in and out disjoint. Allocates nothing, thread-safe.
+// absmax[r] = max|weight[r, :]|; codes[r, k] = 128 + round(weight * (127 * (1 / absmax[r]))),
+// halves to even, in float32; 128 throughout for a row of zeros. weight f32, finite, zero or above
+// 1e-30 in magnitude (binary16 numbers are); codes 1 ... 255. All row-major with the strides given;
+// in and out disjoint. Allocates nothing, thread-safe.
 struct Int8Rows {
   const float* weight = nullptr;
   int64_t weight_stride = 0;

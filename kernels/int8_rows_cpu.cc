@@ -22,7 +22,7 @@ void Int8RowsCpu(const Int8Rows& args) {
       const float* weight = args.weight + row * args.weight_stride;
       const float largest = LargestMagnitude(weight, args.columns);
       args.absmax[row] = largest;
-      RoundRow(weight, args.columns, largest == 0 ? 0.0f : 127.0f / largest,
+      RoundRow(weight, args.columns, largest == 0 ? 0.0f : 127.0f * (1.0f / largest),
                args.codes + row * args.codes_stride);
     }
   });

@@ -13,7 +13,8 @@ void Int8RowsReference(const Int8Rows& args) {
     for (int64_t k = 0; k < args.columns; ++k) largest = std::max(largest, std::abs(weight[k]));
     args.absmax[row] = largest;
     for (int64_t k = 0; k < args.columns; ++k) {
-      const float code = largest == 0 ? 0.0f : std::nearbyint(weight[k] * (127.0f / largest));
+      const float code =
+          largest == 0 ? 0.0f : std::nearbyint(weight[k] * (127.0f * (1.0f / largest)));
       args.codes[row * args.codes_stride + k] = static_cast<uint8_t>(128 + code);
     }
   }

@@ -25,6 +25,7 @@ struct BitStreams {
   Words* words = nullptr;
   int64_t words_run_stride = 0;
   int64_t word_stride = 1;
+  void* stream = nullptr;  // cuda only.
 };
 using PackBits = BitStreams<const uint8_t, uint32_t>;
 using UnpackBits = BitStreams<uint8_t, const uint32_t>;

@@ -20,6 +20,7 @@ struct RtnRows {
   int64_t params_stride = 0;
   uint8_t* codes = nullptr;
   int64_t codes_stride = 0;
+  void* stream = nullptr;  // cuda only.
 };
 
 void RtnRowsReference(const RtnRows& args);

@@ -1,4 +1,4 @@
-// A new variant is a cell here.
+// A new variant is a cell here, or in the CUDA module's column (module_cuda.cu).
 #include "kernels/table.h"
 
 #include <cstdlib>
@@ -12,15 +12,12 @@ constexpr Backend kBackends[] = {
                   GptqBlockReference, DequantizeRowsReference,
                   GgufQuantizeReference, GgufDequantizeReference,
                   QuantizeCodebookReference, DequantizeCodebookReference, HqqGroupsReference,
-                  Int8RowsReference},
+                  Int8RowsReference,
+                  PackW4Reference, UnpackW4Reference, GemmW4A16Reference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
                   GptqBlockCpu,       DequantizeRowsCpu,
                   GgufQuantizeCpu,    GgufDequantizeCpu,
                   QuantizeCodebookCpu, DequantizeCodebookCpu, HqqGroupsCpu, Int8RowsCpu},
-    {"cuda",      nullptr,             nullptr,          nullptr,           nullptr,
-                  nullptr,            nullptr,
-                  nullptr,            nullptr,
-                  nullptr,             nullptr,               nullptr,      nullptr},
 };
 // clang-format on
 
@@ -32,7 +29,7 @@ ActiveBackend ReadEnvironment() {
   if (backend != nullptr && Complete(*backend)) return {.backend = backend, .error = {}};
   return {.backend = cpu,
           .error = "QUANTD_BACKEND=" + std::string(forced) +
-                   " names no complete set of kernels; reference and cpu are"};
+                   " names no complete set of the quantizers' kernels; reference and cpu are"};
 }
 
 }  // namespace
@@ -41,7 +38,9 @@ const Backend* FindBackend(std::string_view name) {
   for (const Backend& backend : kBackends) {
     if (backend.name == name) return &backend;
   }
-  return nullptr;
+  if (name != "cuda") return nullptr;
+  const CudaModule* module = LoadCudaModule(nullptr);
+  return module == nullptr ? nullptr : module->backend;
 }
 
 bool Complete(const Backend& backend) {

@@ -7,7 +7,9 @@
 
 #include "kernels/codebook_blocks.h"
 #include "kernels/dequantize_rows.h"
+#include "kernels/device.h"
 #include "kernels/find_params.h"
+#include "kernels/gemm_w4a16.h"
 #include "kernels/gguf_quantize.h"
 #include "kernels/gptq_block.h"
 #include "kernels/hqq_groups.h"
@@ -17,30 +19,38 @@
 
 namespace quantd::kernels {
 
-// A column of the table: one variant of every operation. Null: that variant does not exist.
+// A column of the table: one variant of every operation. Null: that variant does not exist. In the
+// cuda column all pointers of the arguments are the device's and the work is put on their stream;
+// a launch that fails is reported by DeviceOps::take_error (and by the next call into CUDA).
 struct Backend {
   std::string_view name;
-  void (*find_params)(const FindParams&);
-  void (*rtn_rows)(const RtnRows&);
-  void (*pack_bits)(const PackBits&);
-  void (*unpack_bits)(const UnpackBits&);
-  void (*gptq_block)(const GptqBlock&);
-  void (*dequantize_rows)(const DequantizeRows&);
-  void (*gguf_quantize)(const GgufQuantize&);
-  void (*gguf_dequantize)(const GgufDequantize&);
-  void (*quantize_codebook)(const QuantizeCodebook&);
-  void (*dequantize_codebook)(const DequantizeCodebook&);
-  int (*hqq_groups)(const HqqGroups&);
-  void (*int8_rows)(const Int8Rows&);
+  // What quantizers need.
+  void (*find_params)(const FindParams&) = nullptr;
+  void (*rtn_rows)(const RtnRows&) = nullptr;
+  void (*pack_bits)(const PackBits&) = nullptr;
+  void (*unpack_bits)(const UnpackBits&) = nullptr;
+  void (*gptq_block)(const GptqBlock&) = nullptr;
+  void (*dequantize_rows)(const DequantizeRows&) = nullptr;
+  void (*gguf_quantize)(const GgufQuantize&) = nullptr;
+  void (*gguf_dequantize)(const GgufDequantize&) = nullptr;
+  void (*quantize_codebook)(const QuantizeCodebook&) = nullptr;
+  void (*dequantize_codebook)(const DequantizeCodebook&) = nullptr;
+  int (*hqq_groups)(const HqqGroups&) = nullptr;
+  void (*int8_rows)(const Int8Rows&) = nullptr;
+  // What running quantized models needs.
+  void (*pack_w4)(const PackW4&) = nullptr;
+  void (*unpack_w4)(const UnpackW4&) = nullptr;
+  const char* (*gemm_w4a16)(const GemmW4A16&) = nullptr;
 };
 
-// Null for an unknown name. A backend may have null operations: see Complete.
+// Null for an unknown name, and for "cuda" where LoadCudaModule finds none.
 const Backend* FindBackend(std::string_view name);
+// Whether every operation of the quantizers is there.
 bool Complete(const Backend& backend);
 
-// What QUANTD_BACKEND names, "cpu" without it; read once. When it names something that is not
-// there, `error` says so and `backend` is the cpu column, which callers that can report errors
-// should then refuse to use.
+// What QUANTD_BACKEND names, "cpu" without it; read once. Quantizers work in the host's memory, for
+// which the cuda column is no choice. When it names something that is not there, `error` says so
+// and `backend` is the cpu column, which callers that can report errors should then refuse to use.
 struct ActiveBackend {
   const Backend* backend = nullptr;
   std::string error;

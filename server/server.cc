@@ -2,7 +2,7 @@
 // undoes it.
 #include "server/server.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <dlfcn.h>
 #include <grpcpp/health_check_service_interface.h>
 
 #include <thread>
@@ -127,7 +127,10 @@ absl::Status Server::Parts::Listen() {
   catalogs = std::make_unique<CatalogServiceImpl>(&context);
   artifact_service = std::make_unique<ArtifactServiceImpl>(&context);
   grpc::EnableDefaultHealthCheckService(true);
-  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  if (options.reflection && dlopen(QUANTD_REFLECTION_LIBRARY, RTLD_NOW) == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "--reflection: ", dlerror(), "; install gRPC's reflection library or leave the flag out"));
+  }
   grpc::ServerBuilder builder;
   ApplyServerArguments(&builder);
   int port = 0;

@@ -2,10 +2,15 @@
 // on.
 #include "server/server.h"
 
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <random>
@@ -318,7 +323,7 @@ TEST_F(ServerTest, ALongPollIsWokenByASubmitAndEndsEmptyHanded) {
   EXPECT_GE(absl::Now() - start, absl::Milliseconds(900));
   absl::StatusOr<v1::LeaseJobResponse> leased;
   std::thread poll([&] { leased = Lease(absl::Seconds(20)); });
-  while (server_->queue()->Counters().jobs_submitted == 0) ASSERT_TRUE(Submit(Request()).ok());
+  while (server_->queue()->Counters().jobs_submitted.empty()) ASSERT_TRUE(Submit(Request()).ok());
   poll.join();
   ASSERT_TRUE(leased.ok()) << leased.status();
   EXPECT_TRUE(leased->has_lease());
@@ -488,6 +493,168 @@ TEST_F(ServerTest, StalledWatchersAreLetGo) {
   const absl::Status end = FromGrpcStatus(reader->Finish());
   EXPECT_EQ(ReasonOf(end), kReasonSlowConsumer) << end;
   EXPECT_LE(std::stoll(ReasonMetadata(end, "after_sequence")), last);
+}
+
+TEST_F(ServerTest, ASweepsWatchTellsItsJobsEventsAndResumesByToken) {
+  Register();
+  v1::SubmitSweepRequest request;
+  request.mutable_spec()->add_models("/models/tiny");
+  v1::VariantSpec& variant = *request.mutable_spec()->add_variants();
+  variant.set_method("rtn");
+  google::protobuf::ListValue& bits =
+      *(*variant.mutable_options()->mutable_fields())["bits"].mutable_list_value();
+  for (const int n : {8, 4}) bits.add_values()->set_number_value(n);
+  v1::SubmitSweepResponse submitted;
+  const absl::Status status =
+      Ask(&v1::SweepService::Stub::SubmitSweep, sweeps_.get(), request, &submitted);
+  ASSERT_TRUE(status.ok()) << status;
+
+  // Every stored event of the sweep, one stream a `batch` of them, each resumed where the last
+  // stopped.
+  const auto read_all = [&](int batch) {
+    std::vector<std::string> seen;
+    v1::WatchSweepRequest watch;
+    watch.set_name(submitted.sweep().name());
+    for (bool more = true; more;) {
+      grpc::ClientContext context;
+      auto reader = sweeps_->WatchSweep(&context, watch);
+      v1::SweepEvent event;
+      int read = 0;
+      while (read < batch && reader->Read(&event)) {
+        if (event.event().has_keep_alive()) continue;
+        seen.push_back(absl::StrCat(event.event().job(), " ", event.event().sequence()));
+        watch.set_resume_token(event.resume_token());
+        ++read;
+      }
+      more = read == batch;
+      if (more) {
+        context.TryCancel();
+        reader->Finish();
+        continue;
+      }
+      const absl::Status end = FromGrpcStatus(reader->Finish());
+      EXPECT_TRUE(end.ok()) << end;
+    }
+    return seen;
+  };
+  v1::CancelSweepRequest cancel;
+  cancel.set_name(submitted.sweep().name());
+  v1::Sweep ended;
+  ASSERT_TRUE(Ask(&v1::SweepService::Stub::CancelSweep, sweeps_.get(), cancel, &ended).ok());
+  const std::vector<std::string> whole = read_all(1000);
+  EXPECT_GE(whole.size(), 2u * submitted.sweep().cells_size()) << "created and cancelled, each job";
+  EXPECT_EQ(std::set<std::string>(whole.begin(), whole.end()).size(), whole.size());
+  EXPECT_EQ(read_all(3), whole);
+
+  v1::WatchSweepRequest forged;
+  forged.set_name(submitted.sweep().name());
+  forged.set_resume_token("forged");
+  grpc::ClientContext context;
+  auto reader = sweeps_->WatchSweep(&context, forged);
+  v1::SweepEvent event;
+  EXPECT_FALSE(reader->Read(&event));
+  EXPECT_EQ(FromGrpcStatus(reader->Finish()).code(), absl::StatusCode::kInvalidArgument);
+}
+
+// Sends one message to a method without its generated code and returns the first answer.
+absl::StatusOr<std::string> CallRaw(const std::string& address, const std::string& method,
+                                    const std::string& request) {
+  grpc::GenericStub stub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(10)));
+  grpc::CompletionQueue queue;
+  const auto done = [&] {
+    void* tag;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  auto call = stub.PrepareCall(&context, method, &queue);
+  call->StartCall(nullptr);
+  done();
+  const grpc::Slice slice(request);
+  call->WriteLast(grpc::ByteBuffer(&slice, 1), grpc::WriteOptions(), nullptr);
+  done();
+  grpc::ByteBuffer buffer;
+  call->Read(&buffer, nullptr);
+  const bool answered = done();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  done();
+  if (!answered) return FromGrpcStatus(status);
+  grpc::Slice answer;
+  if (!buffer.DumpToSingleSlice(&answer).ok()) return absl::InternalError("no single slice");
+  return std::string(answer.begin(), answer.end());
+}
+
+TEST_F(ServerTest, HealthFollowsTheDrain) {
+  const std::string check = "/grpc.health.v1.Health/Check";
+  const std::string serving("\x08\x01", 2), not_serving("\x08\x02", 2);
+  const std::string jobs = "\x0a\x14quantd.v1.JobService";  // HealthCheckRequest.service.
+  EXPECT_EQ(CallRaw(server_->address(), check, "").value_or("?"), serving);
+  EXPECT_EQ(CallRaw(server_->address(), check, jobs).value_or("?"), serving);
+  EXPECT_EQ(CallRaw(server_->address(), check, "\x0a\x05other").status().code(),
+            absl::StatusCode::kNotFound);
+  server_->StartDraining();
+  EXPECT_EQ(CallRaw(server_->address(), check, jobs).value_or("?"), not_serving);
+}
+
+TEST_F(ServerTest, ReflectionIsThereWhenAskedFor) {
+  const std::string info = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+  const std::string list_services = "\x3a\x01*";
+  EXPECT_EQ(CallRaw(server_->address(), info, list_services).status().code(),
+            absl::StatusCode::kUnimplemented);
+  options_.reflection = true;
+  Restart();
+  const auto answer = CallRaw(server_->address(), info, list_services);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_THAT(*answer, HasSubstr("quantd.v1.WorkerService"));
+}
+
+// The body of http://{address}/metrics.
+std::string Scrape(const std::string& address) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in to = {};
+  to.sin_family = AF_INET;
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
+  std::string answer;
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) == 0) {
+    const std::string request = "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+    char buffer[65536];
+    for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;)
+      answer.append(buffer, static_cast<size_t>(n));
+  }
+  close(fd);
+  return answer;
+}
+
+TEST_F(ServerTest, AScrapeCountsWhatHappened) {
+  options_.metrics_listen = "127.0.0.1:0";
+  Restart();
+  Register();
+  EXPECT_THAT(Scrape(server_->metrics_address()),
+              HasSubstr("quantd_jobs_finished_total{kind=\"quantize\",outcome=\"failed\"} 0"))
+      << "every series is there from the start";
+  ASSERT_TRUE(Submit(Request("once")).ok());
+  ASSERT_TRUE(Submit(Request("once")).ok());
+  ASSERT_TRUE(Submit(Request()).ok());
+  ASSERT_TRUE(Complete(Lease(absl::Seconds(5))->lease()).ok());
+  EXPECT_FALSE(Submit({}).ok());
+  const std::string scrape = Scrape(server_->metrics_address());
+  for (const char* line :
+       {"quantd_jobs{kind=\"quantize\",state=\"queued\"} 1\n",
+        "quantd_jobs{kind=\"quantize\",state=\"succeeded\"} 1\n",
+        "quantd_jobs{kind=\"evaluate\",state=\"queued\"} 0\n",
+        "quantd_jobs_submitted_total{kind=\"quantize\"} 2\n",
+        "quantd_jobs_finished_total{kind=\"quantize\",outcome=\"succeeded\"} 1\n",
+        "quantd_leases_granted_total 1\n", "quantd_idempotent_replays_total 1\n",
+        "quantd_duplicate_completions_total 0\n", "quantd_workers{state=\"idle\"} 1\n",
+        "quantd_job_run_seconds_count{kind=\"quantize\"} 1\n", "quantd_build_info{version="}) {
+    EXPECT_THAT(scrape, HasSubstr(line));
+  }
+  EXPECT_THAT(scrape,
+              testing::ContainsRegex("grpc_server_handled_total\\{[^}]*SubmitJob[^}]*\\} [13]"));
 }
 
 TEST_F(ServerTest, ASecondServerOnThePortOrTheDatabaseIsRefused) {

@@ -15,6 +15,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "server/scheduler/transitions.h"
 
 namespace quantd {
 namespace {
@@ -42,6 +43,23 @@ constexpr const char* kCodeNames[] = {
 std::string StateLabel(int state) {
   const std::string name = v1::JobState_Name(static_cast<v1::JobState>(state));
   return absl::AsciiStrToLower(name.substr(sizeof("JOB_STATE_") - 1));
+}
+
+// All kinds of job, so that every series is there from the start.
+const std::vector<std::string>& Kinds() {
+  static const auto& kinds = *[] {
+    auto* names = new std::vector<std::string>;
+    const auto* oneof = v1::JobSpec::descriptor()->FindOneofByName("kind");
+    for (int i = 0; i < oneof->field_count(); ++i) names->push_back(oneof->field(i)->name());
+    return names;
+  }();
+  return kinds;
+}
+
+template <typename Counts, typename Key>
+double Of(const Counts& counts, const Key& key) {
+  const auto found = counts.find(key);
+  return found == counts.end() ? 0 : static_cast<double>(found->second);
 }
 
 class Families {
@@ -81,17 +99,24 @@ class Families {
 };
 
 void AddQueue(const QueueCounters& counters, const QueueStatistics& statistics, Families* out) {
-  constexpr int kStates = 9;
-  for (int state = 1; state < kStates; ++state) {
-    out->Gauge("quantd_jobs", "Jobs in the store by state.",
-               static_cast<double>(statistics.jobs[state]), {{"state", StateLabel(state)}});
+  for (const std::string& kind : Kinds()) {
+    for (int state = 1; state < kJobStateCount; ++state) {
+      out->Gauge("quantd_jobs", "Jobs in the store.",
+                 Of(statistics.jobs, std::pair(kind, static_cast<v1::JobState>(state))),
+                 {{"kind", kind}, {"state", StateLabel(state)}});
+    }
   }
-  out->Counter("quantd_jobs_submitted_total", "Jobs accepted, those of sweeps included.",
-               static_cast<double>(counters.jobs_submitted));
-  for (const int state : {v1::JOB_STATE_SUCCEEDED, v1::JOB_STATE_FAILED, v1::JOB_STATE_CANCELLED,
-                          v1::JOB_STATE_SKIPPED}) {
-    out->Counter("quantd_jobs_finished_total", "Jobs that ended, by outcome.",
-                 static_cast<double>(counters.jobs_ended[state]), {{"outcome", StateLabel(state)}});
+  for (const std::string& kind : Kinds()) {
+    out->Counter("quantd_jobs_submitted_total", "Jobs accepted, those of sweeps included.",
+                 Of(counters.jobs_submitted, kind), {{"kind", kind}});
+  }
+  for (const std::string& kind : Kinds()) {
+    for (const auto state : {v1::JOB_STATE_SUCCEEDED, v1::JOB_STATE_FAILED, v1::JOB_STATE_CANCELLED,
+                             v1::JOB_STATE_SKIPPED}) {
+      out->Counter("quantd_jobs_finished_total", "Jobs that ended.",
+                   Of(counters.jobs_ended, std::pair(kind, state)),
+                   {{"kind", kind}, {"outcome", StateLabel(state)}});
+    }
   }
   const auto count = [&](const char* name, const char* help, int64_t value) {
     out->Counter(name, help, static_cast<double>(value));

@@ -26,8 +26,10 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -88,10 +90,13 @@ struct QueueOptions {
   QueueFaults faults;
 };
 
+// By kind ("quantize") and state.
+using JobCounts = std::map<std::pair<std::string, v1::JobState>, int64_t>;
+
 // Cumulative since the queue was made.
 struct QueueCounters {
-  int64_t jobs_submitted = 0;
-  int64_t jobs_ended[9] = {};  // By final JobState.
+  std::map<std::string, int64_t> jobs_submitted;  // By kind.
+  JobCounts jobs_ended;                           // By final state.
   int64_t leases_granted = 0;
   int64_t lease_expirations = 0;
   int64_t fenced_writes = 0;          // Worker calls refused with LEASE_LOST.
@@ -105,7 +110,13 @@ struct QueueCounters {
 
 // For metrics: what stands in the store now.
 struct QueueStatistics {
-  int64_t jobs[9] = {};  // By JobState.
+  JobCounts jobs;
+  // Of all kinds.
+  int64_t JobsIn(v1::JobState state) const {
+    int64_t sum = 0;
+    for (const auto& [key, count] : jobs) sum += key.second == state ? count : 0;
+    return sum;
+  }
   int64_t workers_idle = 0;
   int64_t workers_busy = 0;
   int64_t workers_draining = 0;

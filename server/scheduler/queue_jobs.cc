@@ -68,6 +68,7 @@ absl::StatusOr<JobRow> InsertJob(QueueOperation& op, const std::string& tenant,
   row.tenant = tenant;
   row.priority = spec.priority();
   *row.record.mutable_create_time() = ToProto(op.now);
+  SetKind(spec, row.record.mutable_spec());
   *row.record.mutable_spec()->mutable_limits() = spec.limits();
   *row.record.mutable_spec()->mutable_retry() = spec.retry();
   if (sweep != nullptr) {
@@ -91,7 +92,7 @@ absl::StatusOr<JobRow> InsertJob(QueueOperation& op, const std::string& tenant,
   QD_RETURN_IF_ERROR(op.Append(&row, std::move(event)));
   QD_RETURN_IF_ERROR(op.Save(&row));
   QD_RETURN_IF_ERROR(op.Evaluate(&row));
-  ++op.effects.counters.jobs_submitted;
+  ++op.effects.counters.jobs_submitted[KindOf(spec)];
   return row;
 }
 

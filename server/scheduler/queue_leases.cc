@@ -32,6 +32,14 @@ absl::Status TouchWorker(QueueOperation& op, WorkerRow* worker) {
   return op.txn.TouchWorker(*worker);
 }
 
+// A job that logs without end must not fill the database: of later events only those are kept that
+// say what became of it.
+constexpr int64_t kKeptEventsMax = 200'000;
+
+bool MustBeKept(const v1::JobEvent& event) {
+  return !event.has_log() && !event.has_progress() && !event.has_metric();
+}
+
 // Takes every event number once. Sets `progressed` if the job moved.
 absl::Status AcceptEvents(QueueOperation& op, JobRow* row, int64_t first_event,
                           const google::protobuf::RepeatedPtrField<v1::JobEvent>& events,
@@ -60,6 +68,11 @@ absl::Status AcceptEvents(QueueOperation& op, JobRow* row, int64_t first_event,
         break;
       case v1::JobEvent::kCheckpoint:
         *progressed = true;
+        if (event.checkpoint().blocks_done() > row->blocks_done) {
+          // What failed before is behind it: machines may vanish as often as blocks are won.
+          row->blocks_done = event.checkpoint().blocks_done();
+          row->counted_attempts = 0;
+        }
         if (event.checkpoint().has_manifest()) {
           row->record.set_has_checkpoint(true);
           QD_RETURN_IF_ERROR(op.txn.PutCheckpoint(row->seq, event.checkpoint().manifest()));
@@ -81,7 +94,9 @@ absl::Status AcceptEvents(QueueOperation& op, JobRow* row, int64_t first_event,
         *progressed = true;
         break;
     }
-    QD_RETURN_IF_ERROR(op.Append(row, event));
+    if (row->last_sequence < kKeptEventsMax || MustBeKept(event)) {
+      QD_RETURN_IF_ERROR(op.Append(row, event));
+    }
   }
   row->attempt_events = std::max<int64_t>(row->attempt_events, first_event + events.size() - 1);
   return absl::OkStatus();
@@ -189,7 +204,7 @@ absl::Status ApplyOutcome(QueueOperation& op, JobRow* row, const v1::CompleteJob
       }
       *outcome.mutable_output() = request.success().output();
       QD_RETURN_IF_ERROR(op.txn.PutOutcome(row->seq, outcome));
-      row->lost_in_row = row->released_in_row = 0;
+      row->released_in_row = 0;
       return op.Change(row, JobCommand::kSucceed, "");
     }
     case v1::CompleteJobRequest::kFailure:

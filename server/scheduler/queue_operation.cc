@@ -3,7 +3,6 @@
 #include "server/scheduler/queue_operation.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,8 +12,8 @@
 namespace quantd {
 
 void AddCounters(const QueueCounters& more, QueueCounters* sum) {
-  sum->jobs_submitted += more.jobs_submitted;
-  for (size_t i = 0; i < std::size(sum->jobs_ended); ++i) sum->jobs_ended[i] += more.jobs_ended[i];
+  for (const auto& [kind, count] : more.jobs_submitted) sum->jobs_submitted[kind] += count;
+  for (const auto& [key, count] : more.jobs_ended) sum->jobs_ended[key] += count;
   sum->leases_granted += more.leases_granted;
   sum->lease_expirations += more.lease_expirations;
   sum->fenced_writes += more.fenced_writes;
@@ -87,7 +86,7 @@ void QueueOperation::Enter(JobRow* row, v1::JobState state, const std::string& r
     row->end_time = now;
     *row->record.mutable_end_time() = ToProto(now);
     ended_.push_back(row->seq);
-    ++effects.counters.jobs_ended[state];
+    ++effects.counters.jobs_ended[{KindOf(row->record.spec()), state}];
     if (row->sweep_seq != 0) sweeps_.insert(row->sweep_seq);
   }
 }
@@ -109,11 +108,9 @@ absl::Status QueueOperation::Change(JobRow* row, JobCommand command, const std::
 absl::Status QueueOperation::EndAttempt(JobRow* row, v1::Failure failure) {
   const FailureRule rule = RuleOf(failure.error_class());
   row->counted_attempts += rule.counts;
-  row->lost_in_row = rule.crash ? row->lost_in_row + 1 : 0;
   if (rule.counts) row->released_in_row = 0;
-  const RetryDecision decision =
-      DecideRetry(failure.error_class(), row->record.spec().retry(),
-                  {.counted = row->counted_attempts, .lost_in_row = row->lost_in_row}, Random());
+  const RetryDecision decision = DecideRetry(failure.error_class(), row->record.spec().retry(),
+                                             row->counted_attempts, Random());
   failure.set_attempt(row->record.attempt());
   if (!decision.final_why.empty()) {
     failure.set_message(absl::StrCat(failure.message(), " (", decision.final_why, ")"));
@@ -180,7 +177,7 @@ absl::Status QueueOperation::SettleSweep(int64_t sweep_seq) {
 }
 
 absl::Status QueueOperation::Requeue(JobRow* row, JobCommand command) {
-  row->counted_attempts = row->lost_in_row = row->released_in_row = 0;
+  row->counted_attempts = row->released_in_row = 0;
   row->not_before = absl::InfinitePast();
   row->end_time = absl::InfiniteFuture();
   for (const int field :

@@ -55,7 +55,7 @@ TEST(Queue, TheSameRequestIdIsTheSameJob) {
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(ReasonOf(refused.status()), kReasonRequestIdReused);
   EXPECT_EQ(t.queue->Counters().idempotent_replays, 1);
-  EXPECT_EQ(t.queue->Counters().jobs_submitted, 1);
+  EXPECT_EQ(t.queue->Counters().jobs_submitted["quantize"], 1);
   // Another tenant's request ids are its own.
   auto elsewhere = QuantizeRequest("r1");
   elsewhere.set_parent("tenants/other");
@@ -73,7 +73,7 @@ TEST(Queue, ValidateOnlyStoresNothing) {
   EXPECT_EQ(response->job().name(), "");
   EXPECT_EQ(response->job().state(), v1::JOB_STATE_QUEUED);
   EXPECT_EQ(t.queue->ListJobs({}, t.now)->jobs_size(), 0);
-  EXPECT_EQ(t.queue->Counters().jobs_submitted, 0);
+  EXPECT_EQ(t.queue->Counters().jobs_submitted["quantize"], 0);
 }
 
 TEST(Queue, RefusesBadSpecsWithTheField) {
@@ -228,7 +228,7 @@ TEST(Queue, OneOutcomePerAttempt) {
   const QueueCounters counters = t.queue->Counters();
   EXPECT_EQ(counters.repeated_completions, 1);
   EXPECT_EQ(counters.duplicate_completions, 1);
-  EXPECT_EQ(counters.jobs_ended[v1::JOB_STATE_SUCCEEDED], 1);
+  EXPECT_EQ((counters.jobs_ended.at({"quantize", v1::JOB_STATE_SUCCEEDED})), 1);
   EXPECT_EQ(StatesOf(t.Events(job)),
             (std::vector<v1::JobState>{v1::JOB_STATE_QUEUED, v1::JOB_STATE_RUNNING,
                                        v1::JOB_STATE_SUCCEEDED}));
@@ -295,18 +295,50 @@ TEST(Queue, RetriesByClassWithPausesAndABudget) {
   EXPECT_EQ(t.State(bad), v1::JOB_STATE_FAILED);
 }
 
-TEST(Queue, CrashLoopEndsAJobWhateverItsBudget) {
+TEST(Queue, CrashesAreCountedFromTheLastNewCheckpoint) {
   TestQueue t;
   t.Register(TestWorker("w"));
-  auto request = QuantizeRequest();
-  request.mutable_spec()->mutable_retry()->set_max_attempts(50);
-  const std::string job = t.Submit(request);
-  for (int i = 0; i < 3; ++i) {
-    ASSERT_TRUE(t.Fail(t.MustLease(), v1::ERROR_CLASS_ENGINE_CRASH).ok());
-    t.Advance(absl::Seconds(20));
-  }
+  const std::string job = t.Submit(QuantizeRequest());
+  const auto crash_after = [&](int blocks_done) {
+    const v1::Lease lease = t.MustLease();
+    v1::JobEvent saved;
+    saved.mutable_checkpoint()->set_blocks_done(blocks_done);
+    ASSERT_TRUE(t.Report(lease, 1, {saved}).ok());
+    ASSERT_TRUE(t.Fail(lease, v1::ERROR_CLASS_ENGINE_CRASH).ok());
+    t.Advance(absl::Minutes(6));
+    t.Register(TestWorker("w"));
+  };
+  for (int block = 1; block <= 10; ++block) crash_after(block);
+  EXPECT_EQ(t.State(job), v1::JOB_STATE_QUEUED) << "ten crashes, each a block further";
+  // The same block again and again is no progress.
+  crash_after(10);
+  EXPECT_EQ(t.State(job), v1::JOB_STATE_QUEUED);
+  crash_after(4);
   EXPECT_EQ(t.State(job), v1::JOB_STATE_FAILED);
-  EXPECT_THAT(t.Get(job).failure().message(), HasSubstr("crash loop"));
+  EXPECT_THAT(t.Get(job).failure().message(), HasSubstr("3 of 3 attempts used"));
+}
+
+TEST(Queue, AJobThatLogsWithoutEndKeepsWhatMatters) {
+  TestQueue t;
+  t.Register(TestWorker("w"));
+  const std::string job = t.Submit(QuantizeRequest());
+  const v1::Lease lease = t.MustLease();
+  v1::JobEvent line, fallback;
+  line.mutable_log()->set_text("again");
+  fallback.mutable_fallback()->set_kind("cpu");
+  const std::vector<v1::JobEvent> batch(10'000, line);
+  int64_t next = 1;
+  for (int i = 0; i < 21; ++i, next += 10'000) ASSERT_TRUE(t.Report(lease, next, batch).ok());
+  ASSERT_TRUE(t.Report(lease, next, {fallback}).ok());
+  const int64_t last = t.Get(job).last_sequence();
+  EXPECT_LT(last, 200'010);
+  v1::WatchJobRequest watch;
+  watch.set_name(job);
+  watch.set_after_sequence(last - 1);
+  const auto page = t.queue->ReadEvents(watch);
+  ASSERT_TRUE(page.ok()) << page.status();
+  ASSERT_EQ(page->events.size(), 1);
+  EXPECT_EQ(page->events[0].fallback().kind(), "cpu");
 }
 
 TEST(Queue, ReleasesAndPreemptionsAreFree) {

@@ -207,9 +207,11 @@ absl::StatusOr<v1::Catalog> Queue::GetCatalog(absl::Time now) {
 absl::StatusOr<QueueStatistics> Queue::Statistics(absl::Time now) {
   QueueStatistics statistics;
   QD_RETURN_IF_ERROR(store_->Read([&](ReadTxn& txn) -> absl::Status {
-    QD_ASSIGN_OR_RETURN(const auto counts, txn.CountByState());
-    for (const auto& [state, count] : counts) {
-      if (state >= 0 && state < kJobStateCount) statistics.jobs[state] = count;
+    QD_ASSIGN_OR_RETURN(const std::vector<JobCount> counts, txn.CountJobs());
+    for (const JobCount& jobs : counts) {
+      v1::JobSpec needs;
+      if (!needs.ParseFromString(jobs.needs_key)) continue;
+      statistics.jobs[{KindOf(needs), jobs.state}] += jobs.count;
     }
     QD_ASSIGN_OR_RETURN(const auto workers, PresentAll(txn, options_.lease_time, now));
     for (const v1::Worker& worker : workers) {

@@ -170,6 +170,12 @@ std::string KindOf(const v1::JobSpec& spec) {
   return spec.kind_case() == v1::JobSpec::KIND_NOT_SET ? "" : field->name();
 }
 
+void SetKind(const v1::JobSpec& from, v1::JobSpec* to) {
+  if (from.kind_case() == v1::JobSpec::KIND_NOT_SET) return;
+  const auto* field = v1::JobSpec::descriptor()->FindFieldByNumber(from.kind_case());
+  to->GetReflection()->MutableMessage(to, field);
+}
+
 absl::StatusOr<uint32_t> EventKinds(const google::protobuf::RepeatedPtrField<std::string>& kinds) {
   if (kinds.empty()) return ~uint32_t{0};
   const auto* oneof = v1::JobEvent::descriptor()->FindOneofByName("event");

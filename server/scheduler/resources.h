@@ -52,6 +52,8 @@ inline bool IsArtifactReference(absl::string_view reference) {
 
 // "quantize", "evaluate", ...: the field set in JobSpec.kind; empty when none is.
 std::string KindOf(const v1::JobSpec& spec);
+// Gives `to` the kind of `from`, with nothing in it.
+void SetKind(const v1::JobSpec& from, v1::JobSpec* to);
 
 // Bit n for the oneof field n of JobEvent, from the names of WatchJobRequest.kinds ("log"); all
 // when empty, and always "state". InvalidArgument names an unknown one.

@@ -549,7 +549,7 @@ bool World::AllEnded() {
   const auto statistics = t_.queue->Statistics(t_.now);
   int64_t unended = 0;
   for (int state = v1::JOB_STATE_PENDING; state < v1::JOB_STATE_SUCCEEDED; ++state) {
-    unended += statistics->jobs[state];
+    unended += statistics->JobsIn(static_cast<v1::JobState>(state));
   }
   const bool all_sent = std::none_of(submissions_.begin(), submissions_.end(),
                                      [](const Submission& s) { return s.job.empty(); });

@@ -237,7 +237,7 @@ TEST(Sweep, CancelEndsAllOfIt) {
   t.Advance(absl::Seconds(31));
   EXPECT_EQ(t.State(lease.job()), v1::JOB_STATE_CANCELLED);
   EXPECT_EQ(t.GetSweep().state(), v1::JOB_STATE_FAILED);
-  EXPECT_EQ(t.queue->Statistics(t.now)->jobs[v1::JOB_STATE_CANCELLED], 15);
+  EXPECT_EQ(t.queue->Statistics(t.now)->JobsIn(v1::JOB_STATE_CANCELLED), 15);
 }
 
 TEST(Sweep, ValidateOnlyShowsTheJobs) {
@@ -261,9 +261,9 @@ TEST(Sweep, RetentionRemovesWholeSweepsOnly) {
   t.RunAll();
   const std::string waiting = t.Submit(QuantizeRequest());
   t.Advance(absl::Minutes(59));
-  EXPECT_EQ(t.queue->Statistics(t.now)->jobs[v1::JOB_STATE_SUCCEEDED], 15);
+  EXPECT_EQ(t.queue->Statistics(t.now)->JobsIn(v1::JOB_STATE_SUCCEEDED), 15);
   for (int i = 0; i < 8; ++i) t.Advance(absl::Minutes(10));
-  EXPECT_EQ(t.queue->Statistics(t.now)->jobs[v1::JOB_STATE_SUCCEEDED], 0);
+  EXPECT_EQ(t.queue->Statistics(t.now)->JobsIn(v1::JOB_STATE_SUCCEEDED), 0);
   EXPECT_EQ(t.queue->ListSweeps({})->sweeps_size(), 0);
   EXPECT_EQ(t.State(waiting), v1::JOB_STATE_QUEUED);
 }

@@ -70,12 +70,11 @@ FailureRule RuleOf(v1::ErrorClass error_class) {
     case v1::ERROR_CLASS_DISK_FULL:
     case v1::ERROR_CLASS_DEVICE_FAULT:
     case v1::ERROR_CLASS_NO_PROGRESS:
-      return {.retried = true, .counts = true, .crash = false};
     case v1::ERROR_CLASS_ENGINE_CRASH:
     case v1::ERROR_CLASS_WORKER_LOST:
-      return {.retried = true, .counts = true, .crash = true};
+      return {.retried = true, .counts = true};
     case v1::ERROR_CLASS_PREEMPTED:
-      return {.retried = true, .counts = false, .crash = false};
+      return {.retried = true, .counts = false};
     case v1::ERROR_CLASS_INVALID_SPEC:
     case v1::ERROR_CLASS_BAD_INPUT:
     case v1::ERROR_CLASS_OUT_OF_MEMORY:
@@ -89,7 +88,7 @@ FailureRule RuleOf(v1::ErrorClass error_class) {
     case v1::ErrorClass_INT_MAX_SENTINEL_DO_NOT_USE_:
       break;
   }
-  return {.retried = false, .counts = true, .crash = false};
+  return {.retried = false, .counts = true};
 }
 
 absl::Duration Backoff(const v1::RetryPolicy& policy, int64_t n, uint64_t random) {
@@ -103,24 +102,18 @@ absl::Duration Backoff(const v1::RetryPolicy& policy, int64_t n, uint64_t random
 }
 
 RetryDecision DecideRetry(v1::ErrorClass error_class, const v1::RetryPolicy& policy,
-                          const AttemptCounts& counts, uint64_t random) {
+                          int64_t counted, uint64_t random) {
   const FailureRule rule = RuleOf(error_class);
   if (!rule.retried) return {};
   if (!rule.counts) return {.again = true, .pause = absl::ZeroDuration(), .final_why = ""};
-  if (rule.crash && counts.lost_in_row >= kCrashLoopAttempts) {
-    return {.again = false,
-            .pause = absl::ZeroDuration(),
-            .final_why = absl::StrCat("crash loop: ", counts.lost_in_row,
-                                      " attempts in a row ended in a crash or a lost worker")};
-  }
   const int64_t max_attempts =
       policy.max_attempts() > 0 ? policy.max_attempts() : kDefaultMaxAttempts;
-  if (counts.counted >= max_attempts) {
+  if (counted >= max_attempts) {
     return {.again = false,
             .pause = absl::ZeroDuration(),
-            .final_why = absl::StrCat(counts.counted, " of ", max_attempts, " attempts used")};
+            .final_why = absl::StrCat(counted, " of ", max_attempts, " attempts used")};
   }
-  return {.again = true, .pause = Backoff(policy, counts.counted, random), .final_why = ""};
+  return {.again = true, .pause = Backoff(policy, counted, random), .final_why = ""};
 }
 
 absl::Duration FromProto(const google::protobuf::Duration& duration) {

@@ -46,21 +46,13 @@ absl::string_view CommandWord(JobCommand command);
 struct FailureRule {
   bool retried = false;
   bool counts = true;  // consumes an attempt
-  bool crash = false;  // part of a crash loop when it happens again and again
 };
 FailureRule RuleOf(v1::ErrorClass error_class);
 
-// After so many crashes or lost workers in a row the job itself is taken for the cause.
-inline constexpr int kCrashLoopAttempts = 3;
 inline constexpr int kDefaultMaxAttempts = 3;
 inline constexpr absl::Duration kDefaultBackoff = absl::Seconds(1);
 inline constexpr absl::Duration kDefaultBackoffMax = absl::Minutes(5);
 inline constexpr absl::Duration kDefaultNoProgress = absl::Minutes(15);
-
-struct AttemptCounts {
-  int64_t counted = 0;      // with the attempt that just failed, if it counts
-  int64_t lost_in_row = 0;  // with it, if it was a crash
-};
 
 struct RetryDecision {
   bool again = false;
@@ -69,9 +61,10 @@ struct RetryDecision {
       final_why;  // if not, and the class alone would have allowed it: "3 of 3 attempts used"
 };
 
+// `counted`: attempts since the last new checkpoint, with the one that just failed, if it counts.
 // `random`: 64 bits for the jitter.
 RetryDecision DecideRetry(v1::ErrorClass error_class, const v1::RetryPolicy& policy,
-                          const AttemptCounts& counts, uint64_t random);
+                          int64_t counted, uint64_t random);
 
 // backoff × 2^(n-1), at most backoff_max, and of that between a half and all, so that a crowd does
 // not come back at one moment. n >= 1.

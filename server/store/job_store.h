@@ -19,7 +19,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -52,14 +51,14 @@ struct JobRow {
   int64_t fencing_token = 0;     // Of the current or last lease.
   bool lease_reported = false;   // The worker has shown that it knows of the lease.
   int64_t attempt_events = 0;    // Events accepted from the current attempt.
-  int64_t counted_attempts = 0;  // Attempts that consumed the budget.
-  int64_t lost_in_row = 0;       // Consecutive attempts that ended in a crash or a lost worker.
+  int64_t blocks_done = 0;       // The most that a checkpoint held; grows only.
+  int64_t counted_attempts = 0;  // Attempts since then that consumed the budget.
   int64_t released_in_row = 0;   // Consecutive attempts given back undone.
   int64_t outcome_token = 0;     // The lease whose outcome was accepted last ...
   std::string outcome_digest;    // ... what it said ...
   v1::JobState outcome_state = v1::JOB_STATE_UNSPECIFIED;  // ... and the state it led to.
   int64_t last_sequence = 0;  // Of the job's events; kept by AppendEvent.
-  v1::Job record;             // Without result and output; of the spec only limits and retry.
+  v1::Job record;  // Without result and output; of the spec only its kind, limits, retry.
 };
 
 struct DependencyRow {
@@ -126,6 +125,13 @@ struct EventFilter {
   int64_t bytes_max = 1 << 20;  // Stops after the event that passes this.
 };
 
+// How many jobs with these needs stand in this state.
+struct JobCount {
+  std::string needs_key;
+  v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
+  int64_t count = 0;
+};
+
 struct SweepLoad {
   int64_t sweep_seq = 0;
   int64_t running = 0;
@@ -152,7 +158,7 @@ class ReadTxn {
   virtual absl::StatusOr<int64_t> UnendedSweepJobs(int64_t sweep_seq) = 0;
   // Number of QUEUED jobs that come before this one.
   virtual absl::StatusOr<int64_t> JobsAhead(int64_t priority, int64_t seq) = 0;
-  virtual absl::StatusOr<absl::flat_hash_map<v1::JobState, int64_t>> CountByState() = 0;
+  virtual absl::StatusOr<std::vector<JobCount>> CountJobs() = 0;
 
   virtual absl::StatusOr<std::vector<DependencyRow>> Dependencies(int64_t seq) = 0;
   virtual absl::StatusOr<std::vector<DependencyRow>> Dependents(int64_t seq) = 0;

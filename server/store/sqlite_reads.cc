@@ -141,15 +141,18 @@ absl::StatusOr<int64_t> SqliteTxn::JobsAhead(int64_t priority, int64_t seq) {
   return not_lower - from_here_on;
 }
 
-absl::StatusOr<absl::flat_hash_map<v1::JobState, int64_t>> SqliteTxn::CountByState() {
-  auto query = db_.Query("SELECT state, COUNT(*) FROM jobs GROUP BY state");
-  absl::flat_hash_map<v1::JobState, int64_t> counts;
+absl::StatusOr<std::vector<JobCount>> SqliteTxn::CountJobs() {
+  auto query = db_.Query(
+      "SELECT n.key, j.state, COUNT(*) FROM jobs j JOIN needs n ON n.id=j.needs "
+      "GROUP BY j.needs, j.state");
+  std::vector<JobCount> counts;
   while (true) {
     QD_ASSIGN_OR_RETURN(const bool more, query.Step());
     if (!more) return counts;
-    v1::JobState state;
-    query.Next(&state);
-    query.Next(&counts[state]);
+    JobCount& count = counts.emplace_back();
+    query.Next(&count.needs_key);
+    query.Next(&count.state);
+    query.Next(&count.count);
   }
 }
 

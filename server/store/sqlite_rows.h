@@ -38,7 +38,7 @@ void VisitColumns(Row& row, Visit&& visit) {
   visit("lease_reported", row.lease_reported);
   visit("attempt_events", row.attempt_events);
   visit("counted_attempts", row.counted_attempts);
-  visit("lost_in_row", row.lost_in_row);
+  visit("blocks_done", row.blocks_done);
   visit("released_in_row", row.released_in_row);
   visit("outcome_token", row.outcome_token);
   visit("outcome_digest", row.outcome_digest);

@@ -97,6 +97,14 @@ CREATE TABLE requests(
   resource TEXT NOT NULL, time INTEGER NOT NULL, PRIMARY KEY(tenant, request_id)) WITHOUT ROWID;
 CREATE INDEX requests_time ON requests(time);
 )sql",
+    // Counts by kind of job come out of the index alone; attempts are counted from the last new
+    // checkpoint.
+    R"sql(
+DROP INDEX jobs_state;
+CREATE INDEX jobs_needs_state ON jobs(needs, state);
+ALTER TABLE jobs RENAME COLUMN lost_in_row TO blocks_done;
+UPDATE jobs SET blocks_done = 0;
+)sql",
 };
 constexpr int64_t kVersion = std::size(kMigrations);
 

@@ -25,7 +25,7 @@ class SqliteTxn final : public Txn {
   absl::StatusOr<std::vector<JobRow>> SweepJobs(int64_t sweep_seq) override;
   absl::StatusOr<int64_t> UnendedSweepJobs(int64_t sweep_seq) override;
   absl::StatusOr<int64_t> JobsAhead(int64_t priority, int64_t seq) override;
-  absl::StatusOr<absl::flat_hash_map<v1::JobState, int64_t>> CountByState() override;
+  absl::StatusOr<std::vector<JobCount>> CountJobs() override;
   absl::StatusOr<std::vector<DependencyRow>> Dependencies(int64_t seq) override;
   absl::StatusOr<std::vector<DependencyRow>> Dependents(int64_t seq) override;
   absl::StatusOr<std::vector<EventRow>> ReadEvents(int64_t seq, const EventFilter& filter) override;

@@ -69,11 +69,17 @@ def modules_of(tensors):
 
 
 def dequantized_model(original, quantized, bits_of=lambda module: 4):
-    """The original in float32 through transformers, its quantized linears replaced by decoded ones."""
+    """The original in float32 through transformers, with every tensor that the quantized copy holds, linears decoded."""
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)
     tensors = read_tensors(quantized)
-    for module in modules_of(tensors):
+    modules = modules_of(tensors)
+    if "lm_head.weight" in tensors:  # A rotated model's head is its own.
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+    for name, tensor in tensors.items():
+        if name.rpartition(".")[0] not in modules or name.endswith(".bias"):
+            model.get_parameter(name).data.copy_(tensor)
+    for module in modules:
         weight = torch.from_numpy(dense_gptq(tensors, module, bits_of(module)))
         model.get_submodule(module).weight.data.copy_(weight)
     return model.eval()

@@ -111,12 +111,17 @@ def exact_bnb_4bit(options, weight, tensors, module):
     offset = torch.tensor(stored["nested_offset"], dtype=torch.float32)
     # bitsandbytes sums the mean in float32 in an order of its machine's.
     assert abs(offset - state.absmax.mean()) <= 1e-5 * abs(offset), (module, "offset")
-    codes, nested = functional.quantize_blockwise(state.absmax - offset, code=tensors[prefix + ".nested_quant_map"],
-                                                  blocksize=256)
-    assert torch.equal(codes, tensors[prefix + ".absmax"]), (module, "scale codes")
-    assert torch.equal(nested.absmax, tensors[prefix + ".nested_absmax"]), (module, "nested absmax")
+    # Its formula for machines without kernels, which is what its GPU kernels compute; its CPU library looks the nearest
+    # entry up in a table of 65536 steps and misses it for one code in 500.
+    scales = torch.nn.functional.pad(state.absmax - offset, (0, -state.absmax.numel() % 256)).view(-1, 256)
+    largest = scales.abs().amax(dim=1)
+    assert torch.equal(largest, tensors[prefix + ".nested_absmax"]), (module, "nested absmax")
+    stored_table = tensors[prefix + ".nested_quant_map"]
+    scaled = scales * (1.0 / largest.clamp(min=1e-38))[:, None]
+    codes = torch.bucketize(scaled, (stored_table[:-1] + stored_table[1:]) / 2).flatten()[: state.absmax.numel()]
+    assert torch.equal(codes.to(torch.uint8), tensors[prefix + ".absmax"]), (module, "scale codes")
     table = functional.create_dynamic_map()
-    assert (table - tensors[prefix + ".nested_quant_map"]).abs().max() <= 2**-23, (module, "nested table")
+    assert (table - stored_table).abs().max() <= 2**-23, (module, "nested table")
 
 
 def exact_bnb_8bit(options, weight, tensors, module):
@@ -127,8 +132,8 @@ def exact_bnb_8bit(options, weight, tensors, module):
 
 
 def exact_hqq(options, weight, tensors, module):
-    """Without optimizing nothing is summed and all bits are the reference's. With it, the mean over a group is summed
-    in another order and the solver may stop a step earlier or later: nearly all codes must be equal."""
+    """Without optimizing nothing is summed and all bits are the reference's. With it the mean over a group is summed in
+    another order: zeros differ by float32's noise, and a code may where it lies on the border."""
     from hqq.core.quantize import Quantizer
     bits, axis, group = options.get("bits", 4), options.get("axis", 1), options.get("group_size", 64)
     optimize = options.get("optimize", True)
@@ -146,8 +151,10 @@ def exact_hqq(options, weight, tensors, module):
         assert torch.equal(meta["zero"].to(dtype), stored["zero"]), (module, "zero")
         return
     different = (theirs != ours).float().mean().item()
-    assert different < 2e-3, (module, "codes", different)
-    assert (meta["zero"] - stored["zero"].float()).abs().max() < 0.05 * 2**bits, (module, "zero")
+    assert different < 1e-4, (module, "codes", different)
+    error = (meta["zero"] - stored["zero"].float()).abs()
+    rounding = torch.finfo(dtype).eps * meta["zero"].abs()
+    assert (error <= rounding + 1e-4).all(), (module, "zero", error.max().item())
 
 
 EXACT = {"bnb_4bit": exact_bnb_4bit, "bnb_8bit": exact_bnb_8bit, "hqq": exact_hqq}

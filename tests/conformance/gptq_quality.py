@@ -1,11 +1,12 @@
-"""KL divergence of GPTQ and RTN against bf16 on ref-17m, under the protocol of the published figures.
+"""KL divergence of the integer methods against bf16 on ref-17m, under the protocol of the published figures.
 
     gptq_quality.py QUANT_ENGINE [case ...]
 
 QUANTD_REF_MODELS names the folder that holds ref-17m, beside a folder data with wikitext-2/wiki.test.raw; without it
 the test is skipped (exit 77). Calibration: 128 x 512 tokens of the engine's own text. QUANTD_DEVICE=cuda runs all of it on a GPU. Figure: mean KL(bf16 || variant), natural logarithm, over the 51,100 predicted positions of the first 100
 windows of 512 tokens of the raw WikiText-2 test text (tokenized whole, no special tokens), everything computed in
-float32. The bounds are what GPTQModel 7.7.0 reaches at the same bits and group size, and RTN's.
+float32. The bounds are what GPTQModel 7.7.0 reaches at the same bits and group size (awq: its AWQ; adaround: AutoRound
+0.16.1), and RTN's.
 """
 import os
 import sys
@@ -18,7 +19,7 @@ from engine_jobs import dequantized_model, run_job
 WINDOWS, LENGTH = 100, 512
 DEVICE = os.environ.get("QUANTD_DEVICE", "cpu")
 CLASSIC = {"scale_search": False, "desc_act": True}
-# name: method, options, GPTQModel's best KL divergence at the same bits and group (RTN: its published one), RTN's.
+# name: method, options, the best published KL divergence of that method at the same bits and group, RTN's.
 CASES = {
     "rtn4": ("rtn", {"bits": 4}, 0.0413, None),
     "rtn3": ("rtn", {"bits": 3}, 0.1980, None),
@@ -32,6 +33,12 @@ CASES = {
     "3-classic": ("gptq", {"bits": 3, **CLASSIC}, 0.1463, 0.1979),
     "2": ("gptq", {"bits": 2}, 1.0006, 1.4109),
     "2-asym": ("gptq", {"bits": 2, "sym": False}, 0.7695, 1.4109),
+    "awq4": ("awq", {"bits": 4}, 0.0311, 0.0412),
+    "quarot4": ("quarot", {"bits": 4}, 0.0296, 0.0412),
+    "quarot3": ("quarot", {"bits": 3}, 0.1463, 0.1979),
+    "adaround4": ("adaround", {"bits": 4}, 0.0226, 0.0412),
+    "adaround3": ("adaround", {"bits": 3}, 0.0879, 0.1979),
+    "adaround2-g32": ("adaround", {"bits": 2, "group_size": 32}, 0.2821, 1.4109),
     "2-asym-g32": ("gptq", {"bits": 2, "sym": False, "group_size": 32}, 0.4609, 1.4109),
 }
 
@@ -66,7 +73,7 @@ def main(engine, *names):
     for name in names or CASES:
         method, options, bound, rtn = CASES[name]
         with tempfile.TemporaryDirectory() as folder:
-            spec = {"quantize": {"model": reference, "method": method, "options": options,
+            spec = {"quantize": {"model": reference, "method": method, "options": options, "format": "gptq",
                                  "calibration": {"sequences": 128, "sequenceLength": 512}},
                     "runtime": {"device": DEVICE, "dtype": "float32"}}
             start = time.time()

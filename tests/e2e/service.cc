@@ -63,7 +63,7 @@ void Service::StartScheduler() {
       std::vector<std::string>{Program("quantd"), "--listen", address_, "--metrics-listen",
                                "127.0.0.1:0", "--data", folder_ / "scheduler", "--ready-file",
                                ready, "--lease-seconds", absl::StrCat(options_.lease_seconds)},
-      folder_ / "scheduler.log");
+      folder_ / "scheduler.log", Environment("scheduler"));
   for (int i = 0; i < 600 && !FileExists(ready); ++i) {
     ASSERT_TRUE(scheduler_->Running()) << scheduler_->Log();
     absl::SleepFor(absl::Milliseconds(50));
@@ -78,7 +78,12 @@ void Service::StartWorker(int index) {
   worker = std::make_unique<Process>(
       std::vector<std::string>{Program("quant-worker"), "--scheduler", address_, "--name", name,
                                "--data", folder_ / name},
-      folder_ / absl::StrCat(name, ".log"));
+      folder_ / absl::StrCat(name, ".log"), Environment(name));
+}
+
+std::map<std::string, std::string> Service::Environment(const std::string& process) const {
+  if (process != options_.preloaded) return {};
+  return {{"LD_PRELOAD", options_.preload}, {"QUANTD_FULL_FOLDER", folder_ / process}};
 }
 
 std::vector<pid_t> Service::Engines(int index) {

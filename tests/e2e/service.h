@@ -18,6 +18,10 @@ class Service {
   struct Options {
     int workers = 1;
     int lease_seconds = 30;
+    // A library that is loaded into one process ("scheduler", "worker-0") and what it starts, with
+    // the process's folder in QUANTD_FULL_FOLDER.
+    std::string preload = {};
+    std::string preloaded = {};
   };
   explicit Service(const Options& options);
 
@@ -42,6 +46,8 @@ class Service {
   std::string operator/(const std::string& name) const { return folder_ / name; }
 
  private:
+  std::map<std::string, std::string> Environment(const std::string& process) const;
+
   TemporaryFolder folder_;
   Options options_;
   std::string address_;

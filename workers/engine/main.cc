@@ -32,6 +32,7 @@ int Main(int argc, char** argv) {
   AddQuantize(app, &exit_code);
   AddEvaluate(app, &exit_code);
   AddBenchmark(app, &exit_code);
+  AddBench(app, &exit_code);
   AddVerify(app, &exit_code);
   AddCompare(app, &exit_code);
   AddInspect(app, &exit_code);

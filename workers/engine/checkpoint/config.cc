@@ -152,8 +152,7 @@ absl::Status ParseExperts(FieldReader& fields, const ConfigDialect& dialect, Mod
   const json& plain = fields.At("mlp_only_layers");
   bool good = plain.is_array();
   for (size_t i = 0; good && i < plain.size(); ++i) {
-    good = plain[i].is_number_unsigned() &&
-           plain[i].get<uint64_t>() < static_cast<uint64_t>(config->layers);
+    good = plain[i].is_number_integer() && plain[i] >= 0 && plain[i] < config->layers;
     if (good) config->layer_is_dense[plain[i].get<size_t>()] = true;
   }
   if (!good) {

@@ -10,6 +10,7 @@ void AddRun(CLI::App& app, int* exit_code);
 void AddQuantize(CLI::App& app, int* exit_code);
 void AddEvaluate(CLI::App& app, int* exit_code);
 void AddBenchmark(CLI::App& app, int* exit_code);
+void AddBench(CLI::App& app, int* exit_code);
 void AddVerify(CLI::App& app, int* exit_code);
 void AddCompare(CLI::App& app, int* exit_code);  // Also "report".
 void AddInspect(CLI::App& app, int* exit_code);

@@ -152,7 +152,7 @@ TEST(FormatsTest, WhatIsPackedWasDescribedAndComesBack) {
     }
     const auto back = tensors.Unpack();
     ASSERT_TRUE(back.ok()) << back.status();
-    const bool dense = item.format->Configuration({}).is_null();
+    const bool dense = tensors.configuration.is_null();
     const at::ScalarType type = dense ? at::kHalf : at::kFloat;
     EXPECT_TRUE(Dequantize(*back, type)->equal(*Dequantize(made.weight, type)));
     if (!dense) EXPECT_EQ(InputOf(*back).kind, InputOf(made.weight).kind);

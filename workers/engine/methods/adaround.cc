@@ -146,8 +146,8 @@ class BlockLearning {
   BlockLearning(BlockJob& job, const nlohmann::json& options)
       : job_(job),
         options_(options),
-        generator_(at::detail::createCPUGenerator(
-            job.seed() * 1000003 + static_cast<uint64_t>(job.layer()))) {}
+        generator_(at::detail::createCPUGenerator(job.seed() * 1000003 +
+                                                  static_cast<uint64_t>(job.layer()))) {}
 
   absl::StatusOr<std::vector<LinearResult>> Run() {
     QD_ASSIGN_OR_RETURN(Block block, job_.FloatBlock());
@@ -190,8 +190,7 @@ class BlockLearning {
 
   // Inputs and targets of the step's sequences.
   absl::Status Draw(at::Tensor& inputs, at::Tensor& targets) {
-    const int64_t count =
-        std::min(options_.at("step_sequences").get<int64_t>(), job_.sequences());
+    const int64_t count = std::min(options_.at("step_sequences").get<int64_t>(), job_.sequences());
     if (position_ + count > order_.size(0)) {
       QD_ASSIGN_OR_RETURN(order_, TorchCall("shuffling", [&] {
                             return at::randperm(job_.sequences(), generator_);
@@ -235,8 +234,8 @@ class BlockLearning {
       }));
     }
     if (!std::isfinite(loss)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the output of block ", job_.layer(), " is not finite on calibration text"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the output of block ", job_.layer(), " is not finite on calibration text"));
     }
     const double progress = static_cast<double>(step) / static_cast<double>(steps);
     QD_RETURN_IF_ERROR(TorchCall("learning", [&] {
@@ -278,8 +277,8 @@ class BlockLearning {
   double first_loss_ = 0, best_loss_ = 0;
 };
 
-// Learns one layer's rounding on tr(D H D^T), D the weight's error: the error of its output over all
-// of calibration, whose gradient 2 D H needs no forward pass.
+// Learns one layer's rounding on tr(D H D^T), D the weight's error: the error of its output over
+// all of calibration, whose gradient 2 D H needs no forward pass.
 absl::StatusOr<LinearResult> LearnLayer(LinearJob& job) {
   const nlohmann::json& options = *job.options;
   if (job.statistics == nullptr) {
@@ -321,8 +320,9 @@ class AdaRound : public Method {
   const MethodInfo& Info() const override {
     static const auto& info = *new MethodInfo{
         .name = "adaround",
-        .summary = "Rounding learned by gradient descent on block outputs (SignRound, AdaRound): "
-                   "the best quality, tens of minutes.",
+        .summary =
+            "Rounding learned by gradient descent on block outputs (SignRound, AdaRound): "
+            "the best quality, tens of minutes.",
         .options = Options(),
         .formats = IntegerFormats(),
         .needs_calibration = true,

@@ -56,7 +56,7 @@ std::vector<OptionInfo> Options(const std::string& block_type) {
   flag("clip_search", "Clip groups where that lowers the error of the layer's output.");
   options.push_back({"search_sequences",
                      OptionType::kInt,
-                     32,
+                     16,
                      {},
                      1,
                      1024,

@@ -1,6 +1,7 @@
 // What bitsandbytes computes, through kernels/codebook_blocks.h and int8_rows.h: its codes and
-// scales bit for bit, but for the offset of double quantization, which is a mean that bitsandbytes
-// sums in an order of its machine's and this file in double precision.
+// scales bit for bit, but for double quantization: its offset is a mean that bitsandbytes sums in
+// an order of its machine's and this file in double precision, and its 8-bit codes are the nearest,
+// as on GPUs, where bitsandbytes' CPU library looks up an approximation.
 #include "workers/engine/methods/bnb.h"
 
 #include <ATen/ops/from_blob.h>
@@ -31,8 +32,7 @@ struct Blocks {
   at::Tensor codes;   // uint8, like `values`.
   at::Tensor absmax;  // float32 [blocks]
 };
-Blocks QuantizeBlocks(const at::Tensor& values, int64_t block_size, const kernels::Codebook& book,
-                      int zero_code) {
+Blocks QuantizeBlocks(const at::Tensor& values, int64_t block_size, const kernels::Codebook& book) {
   const int64_t count = values.numel();
   Blocks blocks = {.codes = at::empty(values.sizes(), at::kByte),
                    .absmax = at::empty({(count + block_size - 1) / block_size}, at::kFloat)};
@@ -40,7 +40,6 @@ Blocks QuantizeBlocks(const at::Tensor& values, int64_t block_size, const kernel
                                                 .count = count,
                                                 .block_size = block_size,
                                                 .codebook = &book,
-                                                .zero_code = zero_code,
                                                 .absmax = blocks.absmax.mutable_data_ptr<float>(),
                                                 .codes = blocks.codes.mutable_data_ptr<uint8_t>()});
   return blocks;
@@ -49,7 +48,7 @@ Blocks QuantizeBlocks(const at::Tensor& values, int64_t block_size, const kernel
 QuantizedScales QuantizeScales(const at::Tensor& absmax) {
   const at::Tensor offset = absmax.mean(at::kDouble).to(at::kFloat);
   const kernels::Codebook& book = kernels::DynamicCodebook();
-  const Blocks blocks = QuantizeBlocks(absmax - offset, kScaleBlock, book, /*zero_code=*/0);
+  const Blocks blocks = QuantizeBlocks(absmax - offset, kScaleBlock, book);
   return {.codes = blocks.codes,
           .codebook = Table(book),
           .absmax = blocks.absmax,
@@ -133,7 +132,7 @@ class Bnb4BitMethod : public Method {
       QD_ASSIGN_OR_RETURN(linear.compute_dtype,
                           ParseComputeDtype(job.options->at("compute_dtype").get<std::string>()));
       const kernels::Codebook& book = CodebookOf(linear.type);
-      const Blocks blocks = QuantizeBlocks(weight, linear.block_size, book, /*zero_code=*/-1);
+      const Blocks blocks = QuantizeBlocks(weight, linear.block_size, book);
       linear.codes = blocks.codes;
       linear.codebook = Table(book);
       if (job.options->at("double_quant").get<bool>()) {

@@ -78,9 +78,9 @@ std::vector<Fold> UsableFolds(BlockJob& job) {
   for (const BlockJob::LinearInfo& linear : job.linears()) quantized.insert(linear.shape.module);
   std::vector<Fold> usable;
   for (Fold& fold : Folds(job.decoder().config(), job.decoder().architecture(), job.layer())) {
-    const auto skipped = std::find_if_not(
-        fold.linears.begin(), fold.linears.end(),
-        [&](const std::string& module) { return quantized.contains(module); });
+    const auto skipped =
+        std::find_if_not(fold.linears.begin(), fold.linears.end(),
+                         [&](const std::string& module) { return quantized.contains(module); });
     // A linear that is scaled but stays in 16 bits would be rounded anew.
     const bool previous_stays = !fold.previous_is_norm && !quantized.contains(fold.previous);
     if (skipped == fold.linears.end() && !previous_stays) {
@@ -88,7 +88,8 @@ std::vector<Fold> UsableFolds(BlockJob& job) {
       continue;
     }
     const std::string& reason = previous_stays ? fold.previous : *skipped;
-    job.Fallback("fold", absl::StrCat(BlockPrefix(job.decoder().architecture(), job.layer()), reason),
+    job.Fallback("fold",
+                 absl::StrCat(BlockPrefix(job.decoder().architecture(), job.layer()), reason),
                  absl::StrCat(reason, " is not quantized, so no scale moves from ", fold.previous,
                               " into what reads it"));
   }

@@ -248,8 +248,7 @@ class GptqMethod : public Method {
                       const nlohmann::json& options) const override {
     LinearScheme scheme = Method::Scheme(name, outputs, inputs, options);
     scheme.ordered_groups = !options.at("desc_act").get<bool>() ||
-                            options.at("static_groups").get<bool>() ||
-                            scheme.group_size == -1;
+                            options.at("static_groups").get<bool>() || scheme.group_size == -1;
     return scheme;
   }
 

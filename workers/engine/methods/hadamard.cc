@@ -141,7 +141,8 @@ bool IsPaley(int64_t order) {
          (second % 4 == 1 && Factor(second).prime != 0);
 }
 
-// The largest divisor m 2^k of `size` for which there is a Hadamard matrix with m by Paley; gives m.
+// The largest divisor m 2^k of `size` for which there is a Hadamard matrix with m by Paley; gives
+// m.
 int64_t PaleyPart(int64_t size, int64_t* power) {
   int64_t largest_power = 1;
   while (size % (2 * largest_power) == 0) largest_power *= 2;

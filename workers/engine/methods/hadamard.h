@@ -22,8 +22,8 @@ at::Tensor PaleyHadamard(int64_t order);
 // R = D (F_1 x F_2 x ... ) / sqrt(block), D a diagonal of signs: orthogonal, size x size.
 class Rotation {
  public:
-  // The largest Hadamard order that divides `size` such that blocks of it tile the diagonal; a whole
-  // matrix wherever one is known. `seed` chooses the signs; `random_signs` false: none.
+  // The largest Hadamard order that divides `size` such that blocks of it tile the diagonal; a
+  // whole matrix wherever one is known. `seed` chooses the signs; `random_signs` false: none.
   static Rotation Make(int64_t size, uint64_t seed, bool random_signs);
 
   int64_t size() const { return size_; }

@@ -29,8 +29,8 @@ TEST(HadamardTest, PaleyOrdersAreHadamard) {
 }
 
 TEST(HadamardTest, EveryWidthInUseIsRotatedWhole) {
-  for (const int64_t size : {64, 80, 96, 128, 256, 384, 576, 768, 896, 1024, 1152, 1536, 2048, 2304,
-                             2560, 3072, 3584, 4096, 5120, 8192}) {
+  for (const int64_t size : {64,   80,   96,   128,  256,  384,  576,  768,  896,  1024,
+                             1152, 1536, 2048, 2304, 2560, 3072, 3584, 4096, 5120, 8192}) {
     EXPECT_EQ(Rotation::Make(size, 1, true).block(), size);
   }
   // Widths of MLPs: 28 64, 108 128, 76 64, 140 64, 344 32, 924 32, 684 16; 107 128 has none.

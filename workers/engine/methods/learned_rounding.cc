@@ -38,10 +38,10 @@ double CodeMax(const IntegerScheme& scheme) {
 // As it will be stored: float16, with its sign, away from zero.
 at::Tensor StoredScale(const at::Tensor& scale) {
   constexpr double kSmallest = 0x1p-14;  // The smallest normal float16.
-  const at::Tensor safe =
-      at::where(scale.abs() < kSmallest,
-                at::where(scale < 0, at::full_like(scale, -kSmallest), at::full_like(scale, kSmallest)),
-                scale);
+  const at::Tensor safe = at::where(
+      scale.abs() < kSmallest,
+      at::where(scale < 0, at::full_like(scale, -kSmallest), at::full_like(scale, kSmallest)),
+      scale);
   return safe.to(at::kHalf).to(at::kFloat);
 }
 
@@ -61,8 +61,7 @@ class GridSearch {
       : weight_(weight), scheme_(scheme), weights_(weights) {}
 
   void Try(const at::Tensor& scale, const at::Tensor& zero) {
-    const at::Tensor decoded =
-        (Codes(weight_ / scale, zero, scheme_) - zero) * scale;
+    const at::Tensor decoded = (Codes(weight_ / scale, zero, scheme_) - zero) * scale;
     at::Tensor error = (decoded - weight_).square_();
     if (weights_.defined()) error.mul_(weights_);
     error = error.sum(-1, /*keepdim=*/true);
@@ -137,8 +136,7 @@ class SignRounding : public Learner {
     const at::Tensor inside = below.logical_or(above).logical_not();
     const at::Tensor signs = (g * used_.scale).sign() * inside;
     // By the scale: what a code is worth, less what the weight's own share of it is.
-    const at::Tensor by_scale =
-        g * (codes_ - used_.zero - (weight_ / used_.scale) * inside);
+    const at::Tensor by_scale = g * (codes_ - used_.zero - (weight_ / used_.scale) * inside);
     const auto descend = [](at::Tensor& parameter, const at::Tensor& slope, double rate) {
       parameter = parameter.sub(slope.sign(), rate).clamp(kFactorMin, kFactorMax);
     };

@@ -56,11 +56,11 @@ std::unique_ptr<RoundingLearner> MakeSignRounding(const at::Tensor& weight,
                                                   const SignRoundOptions& options);
 
 struct AdaRoundOptions {
-  double rate = 0.01;          // Of Adam.
+  double rate = 0.01;            // Of Adam.
   double regularization = 0.01;  // Weight of the term that drives every choice to 0 or 1.
-  double warm_start = 0.2;     // Share of the steps before that term counts.
-  double beta_start = 20;      // Its exponent falls from here ...
-  double beta_end = 2;         // ... to here along a cosine.
+  double warm_start = 0.2;       // Share of the steps before that term counts.
+  double beta_start = 20;        // Its exponent falls from here ...
+  double beta_end = 2;           // ... to here along a cosine.
 };
 std::unique_ptr<RoundingLearner> MakeAdaRounding(const at::Tensor& weight,
                                                  const IntegerScheme& scheme, const RangeGrid& grid,

@@ -83,7 +83,9 @@ TEST_F(MethodsTest, RtnSearchesScales) {
       return Quantize(Rtn(), {{"bits", bits}, {"scale_search", search}})->loss;
     };
     EXPECT_LE(error(true), error(false)) << bits;
-    if (bits < 8) EXPECT_LT(error(true), error(false)) << bits;
+    if (bits < 8) {
+      EXPECT_LT(error(true), error(false)) << bits;
+    }
   }
 }
 

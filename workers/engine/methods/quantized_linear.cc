@@ -243,9 +243,12 @@ LinearScheme SchemeOf(absl::string_view module, const QuantizedWeight& weight) {
     scheme.integer_zeros = affine->integer_zeros();
     scheme.input = affine->input.kind;
     // Floating zeros are stored in a type that the scheme must tell.
-    if (!affine->integer_zeros()) scheme.type = ComputeDtypeName(affine->zeros.scalar_type());
+    if (!affine->integer_zeros()) {
+      scheme.type = std::string(ComputeDtypeName(affine->zeros.scalar_type()));
+    }
   } else if (const auto* table = std::get_if<CodebookLinear>(&weight)) {
     scheme.group_size = table->block_size;
+    scheme.symmetric = false;
     scheme.encoding = Encoding::kCodebook;
     scheme.type = table->type;
     scheme.double_quantized = table->nested.has_value();

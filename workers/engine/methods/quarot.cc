@@ -1,7 +1,8 @@
 // QuaRot (Ashkboos, Mohtashami, Croci, Li, Cameron, Jaggi, Alistarh, Hoefler, Hensman, 2024) in the
-// form that every runtime loads: the rotations of the residual stream (R1) and of the values of each
-// head (R2) are folded into the weights, so that the result is an ordinary checkpoint of the same
-// architecture with neutral norms and an untied head. Then the weights are quantized by rtn or gptq.
+// form that every runtime loads: the rotations of the residual stream (R1) and of the values of
+// each head (R2) are folded into the weights, so that the result is an ordinary checkpoint of the
+// same architecture with neutral norms and an untied head. Then the weights are quantized by rtn or
+// gptq.
 #include "workers/engine/methods/quarot.h"
 
 #include <algorithm>
@@ -39,8 +40,9 @@ std::vector<OptionInfo> Options() {
                      .allowed = {},
                      .minimum = {},
                      .maximum = {},
-                     .help = "Flip the signs of channels at random (from the job's seed) before the "
-                             "Hadamard matrix.",
+                     .help =
+                         "Flip the signs of channels at random (from the job's seed) before the "
+                         "Hadamard matrix.",
                      .whole_job = true});
   return options;
 }
@@ -50,7 +52,8 @@ class QuaRotMethod : public Method {
   const MethodInfo& Info() const override {
     static const auto& info = *new MethodInfo{
         .name = "quarot",
-        .summary = "Rotates outliers away (Hadamard), then gptq or rtn; for low bits and few groups.",
+        .summary =
+            "Rotates outliers away (Hadamard), then gptq or rtn; for low bits and few groups.",
         .options = Options(),
         .formats = IntegerFormats(),
         .needs_calibration = true,
@@ -80,11 +83,10 @@ class QuaRotMethod : public Method {
     TransformedModel model;
     for (const Rotation* rotation : {&stream, &values}) {
       if (rotation->block() == rotation->size()) continue;
-      model.fallbacks.push_back(
-          {"block_hadamard", "",
-           absl::StrCat("no Hadamard matrix of order ", rotation->size(),
-                        " is known to be constructed here; blocks of ", rotation->block(),
-                        " channels are rotated")});
+      model.fallbacks.push_back({"block_hadamard", "",
+                                 absl::StrCat("no Hadamard matrix of order ", rotation->size(),
+                                              " is known to be constructed here; blocks of ",
+                                              rotation->block(), " channels are rotated")});
     }
     model.source = std::make_shared<RotatedWeights>(request.config, request.row, request.source,
                                                     std::move(stream), std::move(values));

@@ -26,7 +26,7 @@ struct RotatedWeights::Part {
   bool reads_stream = false;   // Input columns: norm folded in and R.
   bool writes_stream = false;  // Output rows (and bias): R.
   bool bias = false;
-  std::string norm_name;       // The norm in front, where reads_stream; empty: none (embedding).
+  std::string norm_name;  // The norm in front, where reads_stream; empty: none (embedding).
   // Value rows [begin, begin + count) of the output side, or all input columns when `value_inputs`.
   int64_t value_begin = 0, value_count = 0;
   bool value_inputs = false;
@@ -148,9 +148,8 @@ absl::StatusOr<at::Tensor> RotatedWeights::Read(absl::string_view name) const {
   const Part part = PartOf(name);
   const double one = row_.norm == NormKind::kRmsPlusOne ? 0 : 1;
   if (part.norm) {
-    return TorchCall("making a norm neutral", [&] {
-      return at::full(stored.sizes(), one, at::kFloat);
-    });
+    return TorchCall("making a norm neutral",
+                     [&] { return at::full(stored.sizes(), one, at::kFloat); });
   }
   at::Tensor norm;
   if (!part.norm_name.empty()) {

@@ -9,8 +9,8 @@
 
 namespace quantd::engine {
 
-// Unimplemented where the architecture cannot be rotated (norms that subtract a mean, norms behind a
-// branch, learned positions), with the reason.
+// Unimplemented where the architecture cannot be rotated (norms that subtract a mean, norms behind
+// a branch, learned positions), with the reason.
 absl::Status CheckRotatable(const ModelConfig& config, const Architecture& row);
 
 // R turns the residual stream (hidden_size), H the values of every head (head_dim):

@@ -83,8 +83,7 @@ QuantizedLinear RoundRows(const at::Tensor& weight, const nlohmann::json& option
   QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
   linear.scales = (weight.abs().amax(1, true) / kLevels).clamp_min(kSmallestScale);
   linear.zeros.fill_(128);
-  linear.codes =
-      ((weight / linear.scales).round().clamp(-kLevels, kLevels) + 128).to(at::kByte);
+  linear.codes = ((weight / linear.scales).round().clamp(-kLevels, kLevels) + 128).to(at::kByte);
   linear.input.kind = IsStatic(options) ? InputKind::kInt8PerTensor : InputKind::kInt8PerToken;
   return linear;
 }
@@ -210,7 +209,8 @@ class SmoothQuantMethod : public Method {
       if (!fold.previous_is_norm) continue;
       Smoothing smoothing;
       for (const std::string& module : fold.linears) {
-        QD_ASSIGN_OR_RETURN(const at::Tensor weight, job.Read(absl::StrCat(prefix, module, ".weight")));
+        QD_ASSIGN_OR_RETURN(const at::Tensor weight,
+                            job.Read(absl::StrCat(prefix, module, ".weight")));
         const ColumnStatistics* seen = columns.Of(module);
         QD_RETURN_IF_ERROR(TorchCall(absl::StrCat("ranges of ", module), [&] {
           const at::Tensor largest = weight.abs().amax(0);
@@ -262,7 +262,8 @@ class SmoothQuantMethod : public Method {
     for (const BlockJob::LinearInfo& linear : job.linears()) {
       const std::string& module = linear.shape.module;
       at::Tensor weight = block.linear(module).weight.to(at::kFloat);
-      if (const auto found = scales.find(module); found != scales.end()) weight = weight * found->second;
+      if (const auto found = scales.find(module); found != scales.end())
+        weight = weight * found->second;
       QD_ASSIGN_OR_RETURN(const at::Tensor rounded,
                           RoundRows(weight.to(at::kCPU), options).Dequantize(at::kFloat));
       QD_RETURN_IF_ERROR(trial.SetWeight(module, rounded));
@@ -282,19 +283,18 @@ class SmoothQuantMethod : public Method {
                                 }));
     double best_alpha = 0, best = 0;
     for (double alpha = kAlphaFirst; alpha < kAlphaLast + kAlphaStep / 2; alpha += kAlphaStep) {
-      absl::StatusOr<Block> trial = TorchCall(
-          "trying alpha", [&] { return Trial(job, block, smoothings, alpha, options); });
+      absl::StatusOr<Block> trial =
+          TorchCall("trying alpha", [&] { return Trial(job, block, smoothings, alpha, options); });
       QD_RETURN_IF_ERROR(trial.status());
       double error = 0;
       size_t batch = 0;
-      QD_RETURN_IF_ERROR(RunBlock(job, *trial, kSearchSequences, nullptr,
-                                  [&](const at::Tensor&, const at::Tensor& output) {
-                                    return TorchCall("comparing outputs", [&] {
-                                      const at::Tensor difference =
-                                          (output - wanted[batch++]).to(at::kFloat);
-                                      error += difference.square().sum(at::kDouble).item<double>();
-                                    });
-                                  }));
+      QD_RETURN_IF_ERROR(RunBlock(
+          job, *trial, kSearchSequences, nullptr, [&](const at::Tensor&, const at::Tensor& output) {
+            return TorchCall("comparing outputs", [&] {
+              const at::Tensor difference = (output - wanted[batch++]).to(at::kFloat);
+              error += difference.square().sum(at::kDouble).item<double>();
+            });
+          }));
       if (best_alpha == 0 || error < best) {
         best = error;
         best_alpha = alpha;

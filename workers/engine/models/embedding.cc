@@ -3,6 +3,7 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/embedding.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 
 #include <cmath>
@@ -41,7 +42,7 @@ absl::StatusOr<at::Tensor> Embedding::Embed(const at::Tensor& ids, const KvCache
   if (scaled) {
     // The root is rounded to the working dtype first, as Gemma was trained.
     const double root = std::sqrt(static_cast<double>(tokens.size(1)));
-    hidden = hidden * at::tensor(root, hidden.options());
+    hidden = hidden * at::full({}, root, hidden.options());
   }
   if (!positions.defined()) return hidden;
   const at::Tensor at = Positions(ids.size(1), cache);

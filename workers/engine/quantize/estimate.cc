@@ -123,9 +123,9 @@ MemoryParts EstimateMemory(const QuantizePlan& plan, int64_t asked_batch) {
   if (plan.sequences == 0) return parts;
   const int64_t k = LargestInput(plan);
   if (plan.needs.hessian) {
-    const bool one_by_one = plan.options.value("true_sequential", false);
+    const bool sequential = plan.options.value("true_sequential", false);
     parts.statistics_bytes = kHessianMatrices * k * k * 4 +
-                             HeldHessianBytes(plan.UnitLinears(0), one_by_one) - k * k * 4;
+                             HeldHessianBytes(plan.UnitLinears(0), sequential) - k * k * 4;
   }
   const int64_t tokens = BatchSize(plan, asked_batch) * plan.sequence_length;
   parts.batch_bytes =

@@ -16,28 +16,42 @@ int64_t HessianBytes(const PlannedLinear& linear) {
   return linear.shape.in * linear.shape.in * static_cast<int64_t>(sizeof(float));
 }
 
+// q, k, v; output; gate and up, of all experts alike; down, of all experts.
+int StageOf(const LinearShape& shape) {
+  return shape.group < 2 ? shape.group : 2 + shape.group % 2;
+}
+
 }  // namespace
 
-std::vector<std::set<int>> StatisticsBatches(const std::vector<const PlannedLinear*>& linears,
-                                             bool one_by_one) {
+std::vector<std::set<int>> StatisticsBatches(std::vector<const PlannedLinear*> linears,
+                                             bool sequential) {
+  if (sequential) {
+    std::stable_sort(linears.begin(), linears.end(),
+                     [](const PlannedLinear* a, const PlannedLinear* b) {
+                       return StageOf(a->shape) < StageOf(b->shape);
+                     });
+  }
   std::vector<std::set<int>> batches;
   int64_t bytes = 0;
+  int stage = -1;
   for (const PlannedLinear* linear : linears) {
     const int group = linear->shape.group;
     if (!batches.empty() && batches.back().contains(group)) continue;
     bytes += HessianBytes(*linear);
-    if (batches.empty() || one_by_one || bytes > kHessianBytesMax) {
+    const bool next_stage = sequential && StageOf(linear->shape) != stage;
+    if (batches.empty() || next_stage || bytes > kHessianBytesMax) {
       batches.emplace_back();
       bytes = HessianBytes(*linear);
     }
+    stage = StageOf(linear->shape);
     batches.back().insert(group);
   }
   return batches;
 }
 
-int64_t HeldHessianBytes(const std::vector<const PlannedLinear*>& linears, bool one_by_one) {
+int64_t HeldHessianBytes(const std::vector<const PlannedLinear*>& linears, bool sequential) {
   int64_t largest = 0;
-  for (const std::set<int>& batch : StatisticsBatches(linears, one_by_one)) {
+  for (const std::set<int>& batch : StatisticsBatches(linears, sequential)) {
     int64_t bytes = 0;
     std::set<int> counted;
     for (const PlannedLinear* linear : linears) {

@@ -18,11 +18,13 @@ namespace quantd::engine {
 // quantized together decides what the next statistics see, and a resumed job must see the same.
 constexpr int64_t kHessianBytesMax = int64_t{1} << 30;
 
-// The linears' groups in the order of computation, cut into runs whose Hessians fit, or one by one.
-std::vector<std::set<int>> StatisticsBatches(const std::vector<const PlannedLinear*>& linears,
-                                             bool one_by_one);
+// The linears' groups in the order of computation, cut into runs whose Hessians fit. `sequential`
+// also cuts where a layer's input depends on the layers before it; experts stand side by side, so
+// that a block has four such stages however many experts it has.
+std::vector<std::set<int>> StatisticsBatches(std::vector<const PlannedLinear*> linears,
+                                             bool sequential);
 // Bytes of the largest run's Hessians.
-int64_t HeldHessianBytes(const std::vector<const PlannedLinear*>& linears, bool one_by_one);
+int64_t HeldHessianBytes(const std::vector<const PlannedLinear*>& linears, bool sequential);
 
 // Whether an expert saw under half a percent of the calibration tokens: too few to tell columns
 // apart (the rule of GPTQModel).

@@ -90,8 +90,8 @@ absl::Status PlanHead(QuantizePlan& plan) {
   return absl::OkStatus();
 }
 
-// Full precision for the weights that will be quantized; everything else as the output will hold it,
-// so that what is computed is what is written.
+// Full precision for the weights that will be quantized; everything else as the output will hold
+// it, so that what is computed is what is written.
 class StoredWeights : public WrappedWeights {
  public:
   StoredWeights(std::shared_ptr<const WeightSource> base, std::set<std::string> quantized)

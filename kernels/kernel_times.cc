@@ -1,0 +1,200 @@
+// See kernel_times.h. Weights are random: multiplying zeros takes less power, so less time.
+#include "kernels/kernel_times.h"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "kernels/table.h"
+
+namespace quantd::kernels {
+namespace {
+
+constexpr int kReplays = 20;
+constexpr int kLaunchesMin = 8;
+
+// Memory on the device, filled with copies of `block`.
+class Buffer {
+ public:
+  Buffer(const DeviceOps& ops, int64_t bytes, const std::vector<uint8_t>& block)
+      : ops_(ops), data_(static_cast<uint8_t*>(ops.allocate(bytes))) {
+    if (data_ == nullptr) return;
+    const auto size = static_cast<int64_t>(block.size());
+    for (int64_t done = 0; done < bytes; done += size) {
+      ops_.copy(data_ + done, block.data(), std::min(size, bytes - done));
+    }
+  }
+  ~Buffer() { ops_.release(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  uint8_t* data() const { return data_; }
+
+ private:
+  const DeviceOps& ops_;
+  uint8_t* data_;
+};
+
+// Random binary16 numbers of a weight's size.
+std::vector<uint8_t> RandomHalves() {
+  std::mt19937 random(1);
+  std::vector<uint8_t> block(8 << 20);
+  for (size_t i = 0; i < block.size(); i += 2) {
+    const uint32_t bits = random();
+    // Exponents of 2^-7 ... 2^-4.
+    const auto half = static_cast<uint16_t>((bits & 0x83ff) | (8 + (bits >> 16) % 4) << 10);
+    std::memcpy(&block[i], &half, 2);
+  }
+  return block;
+}
+
+std::vector<uint8_t> RandomCodes() {
+  std::mt19937 random(2);
+  std::vector<uint8_t> block(8 << 20);
+  for (uint8_t& code : block) code = random() % 16;
+  return block;
+}
+
+// One timed launch, with the copy of the weights of that index; an error's text, or null.
+using Launch = std::function<const char*(int copy, void* stream)>;
+
+struct Runner {
+  const DeviceOps& ops;
+  const char*& error;  // The first that a launch had.
+  // Seconds of one launch.
+  double Time(int64_t weight_bytes, const Launch& launch) const {
+    struct Context {
+      const Launch& launch;
+      const char*& error;
+      int launches, copies;
+    } context = {launch, error, 0, Copies(weight_bytes)};
+    context.launches = (kLaunchesMin + context.copies - 1) / context.copies * context.copies;
+    const double seconds = ops.time_graph(
+        [](void* raw, void* stream) {
+          const auto& context = *static_cast<Context*>(raw);
+          for (int i = 0; i < context.launches; ++i) {
+            const char* failed = context.launch(i % context.copies, stream);
+            if (context.error == nullptr) context.error = failed;
+          }
+        },
+        &context, kReplays);
+    return seconds / context.launches;
+  }
+  int Copies(int64_t weight_bytes) const {
+    return static_cast<int>(4 * static_cast<int64_t>(ops.cache_bytes()) / weight_bytes + 1);
+  }
+};
+
+struct Bench {
+  const Backend& cuda;
+  const DeviceOps& ops;
+  const DeviceBenchOptions& options;
+  const std::function<void(const DeviceBenchRow&)>& report;
+  Runner runner;
+  double bandwidth;
+  const std::vector<uint8_t> halves = RandomHalves();
+  const std::vector<uint8_t> codes = RandomCodes();
+
+  bool Wanted(const std::string& operation) const {
+    return operation.find(options.only) != std::string::npos;
+  }
+  void Shape(int64_t rows, int64_t columns, const std::vector<int64_t>& batches) const;
+  void W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
+          const std::vector<int64_t>& batches, const std::vector<double>& baselines,
+          const Buffer& input, const Buffer& output) const;
+};
+
+void Bench::W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
+               const std::vector<int64_t>& batches, const std::vector<double>& baselines,
+               const Buffer& input, const Buffer& output) const {
+  if (!Wanted(name)) return;
+  const W4Shape shape = {
+      .rows = rows, .columns = columns, .group_columns = IsTable(kind) ? 64 : 128, .kind = kind};
+  const int64_t bytes = W4Bytes(shape);
+  const int copies = runner.Copies(bytes);
+  const Buffer packed(ops, bytes * copies, codes);
+  const Buffer workspace(ops, kW4WorkspaceBytes, std::vector<uint8_t>(1 << 20, 0));
+  {
+    const Buffer plain(ops, rows * columns, codes);
+    const Buffer scales(ops, rows * columns / 32 * 4, halves);
+    for (int copy = 0; copy < copies; ++copy) {
+      cuda.pack_w4({.shape = shape,
+                    .codes = plain.data(),
+                    .scales = reinterpret_cast<uint16_t*>(scales.data()),
+                    .zeros = reinterpret_cast<uint16_t*>(scales.data()),
+                    .table_scales = reinterpret_cast<float*>(scales.data()),
+                    .packed = packed.data() + copy * bytes});
+    }
+    ops.take_error(nullptr);
+  }
+  for (size_t i = 0; i < batches.size(); ++i) {
+    const double seconds = runner.Time(bytes, [&](int copy, void* stream) {
+      return cuda.gemm_w4a16({.shape = shape,
+                              .m = batches[i],
+                              .input = reinterpret_cast<uint16_t*>(input.data()),
+                              .packed = packed.data() + copy * bytes,
+                              .output = reinterpret_cast<uint16_t*>(output.data()),
+                              .workspace = workspace.data(),
+                              .weight_is_settled = true,
+                              .stream = stream});
+    });
+    const int64_t moved = bytes + batches[i] * (rows + columns) * 2;
+    report({name, rows, columns, batches[i], seconds, baselines[i],
+            static_cast<double>(moved) / seconds / bandwidth});
+  }
+}
+
+void Bench::Shape(int64_t rows, int64_t columns, const std::vector<int64_t>& batches) const {
+  const int64_t m_max = *std::max_element(batches.begin(), batches.end());
+  const Buffer input(ops, m_max * columns * 2, halves);
+  const Buffer output(ops, m_max * rows * 2, halves);
+  const int64_t bytes = rows * columns * 2;
+  std::vector<double> baselines;
+  {
+    const Buffer weight(ops, bytes * runner.Copies(bytes), halves);
+    for (const int64_t m : batches) {
+      baselines.push_back(runner.Time(bytes, [&](int copy, void* stream) {
+        return ops.gemm_16({.m = m,
+                            .rows = rows,
+                            .columns = columns,
+                            .input = reinterpret_cast<uint16_t*>(input.data()),
+                            .weight = reinterpret_cast<uint16_t*>(weight.data() + copy * bytes),
+                            .output = reinterpret_cast<uint16_t*>(output.data()),
+                            .stream = stream});
+      }));
+      const int64_t moved = bytes + m * (rows + columns) * 2;
+      report({"fp16 cuBLAS", rows, columns, m, baselines.back(), baselines.back(),
+              static_cast<double>(moved) / baselines.back() / bandwidth});
+    }
+  }
+  W4("w4a16 g128", W4Kind::kSymmetric, rows, columns, batches, baselines, input, output);
+  W4("w4a16 g128 zeros", W4Kind::kZeroPoint, rows, columns, batches, baselines, input, output);
+  W4("nf4 b64", W4Kind::kNf4, rows, columns, batches, baselines, input, output);
+}
+
+}  // namespace
+
+const char* BenchDevice(const DeviceBenchOptions& options,
+                        const std::function<void(const DeviceBenchRow&)>& report) {
+  const CudaModule* module = LoadCudaModule(nullptr);
+  if (module == nullptr) return "no GPU can be used";
+  std::vector<std::pair<int64_t, int64_t>> shapes = options.shapes;
+  if (shapes.empty()) {
+    shapes = {{4096, 4096}, {14336, 4096}, {4096, 14336}, {8192, 8192}, {28672, 8192}};
+  }
+  std::vector<int64_t> batches = options.batches;
+  if (batches.empty()) batches = {1, 4, 16, 64, 256, 1024, 4096};
+  const char* launch_error = nullptr;
+  const Bench bench = {*module->backend,
+                       module->device,
+                       options,
+                       report,
+                       {module->device, launch_error},
+                       module->device.read_bandwidth()};
+  for (const auto& [rows, columns] : shapes) bench.Shape(rows, columns, batches);
+  if (launch_error != nullptr) return launch_error;
+  static std::string error;
+  error = module->device.take_error(nullptr);
+  return error.empty() ? nullptr : error.c_str();
+}
+
+}  // namespace quantd::kernels

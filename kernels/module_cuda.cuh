@@ -1,0 +1,34 @@
+// What the files of the CUDA module share: the operations of its column and small helpers.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/table.h"
+
+namespace quantd::kernels {
+
+template <typename Args>
+cudaStream_t Stream(const Args& args) {
+  return static_cast<cudaStream_t>(args.stream);
+}
+
+// Facts of the current device, read once a device.
+struct Gpu {
+  int processors = 0;
+  int shared_bytes_max = 0;  // That one block may ask for.
+  int capability = 0;        // 90 for 9.0
+};
+const Gpu& CurrentGpu();
+
+void FindParamsCuda(const FindParams& args);
+void RtnRowsCuda(const RtnRows& args);
+void PackBitsCuda(const PackBits& args);
+void UnpackBitsCuda(const UnpackBits& args);
+void GptqBlockCuda(const GptqBlock& args);  // columns <= 256
+void DequantizeRowsCuda(const DequantizeRows& args);
+void PackW4Cuda(const PackW4& args);
+void UnpackW4Cuda(const UnpackW4& args);
+const char* GemmW4A16Cuda(const GemmW4A16& args);
+const char* Gemm16Cublas(const Gemm16& args);
+
+}  // namespace quantd::kernels
