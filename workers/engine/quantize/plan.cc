@@ -132,8 +132,7 @@ absl::Status PlanLinears(const QuantizeSpec& spec, QuantizePlan& plan) {
       PlannedLinear& linear = block.emplace_back();
       linear.shape = shape;
       linear.name = absl::StrCat(BlockPrefix(*plan.row, layer), shape.module);
-      linear.options =
-          plan.method->ModuleOptions(plan.config, layer, shape.module, plan.options);
+      linear.options = plan.method->ModuleOptions(plan.config, layer, shape.module, plan.options);
       QD_RETURN_IF_ERROR(ApplyOverrides(plan, overrides, linear));
       QD_RETURN_IF_ERROR(PlanScheme(plan, linear));
       quantized += linear.quantized;
