@@ -229,13 +229,16 @@ absl::Status WriteModelfile(const std::string& folder, const std::string& caveat
   return WriteFileAtomic(absl::StrCat(folder, "/Modelfile"), text);
 }
 
-absl::StatusOr<absl::Span<const uint8_t>> OriginalBytes(const Checkpoint& original,
-                                                        const TensorInfo& info) {
-  QD_ASSIGN_OR_RETURN(const TensorView view, original.Find(info.name));
-  if (view.shape != info.shape) {
-    return absl::InternalError(absl::StrCat(info.name, " has another shape in the original"));
+// The original's own numbers of a tensor that is quantized here.
+absl::Status WriteOriginal(const Checkpoint& original, Planned tensor, int64_t head_dim,
+                           GgufWriter& writer) {
+  QD_ASSIGN_OR_RETURN(const TensorView view, original.Find(tensor.source.name));
+  if (view.shape != tensor.shape) {
+    return absl::InternalError(
+        absl::StrCat(tensor.source.name, " has another shape in the original"));
   }
-  return view.bytes;
+  tensor.stored = PlainType(view.dtype);
+  return WriteTensor(tensor, head_dim, view.bytes, writer);
 }
 
 }  // namespace
@@ -265,11 +268,10 @@ absl::StatusOr<WrittenModel> WriteGguf(ModelReader& model, const std::string& fo
   const std::string path = absl::StrCat(folder, "/", kGgufFileName);
   QD_ASSIGN_OR_RETURN(const auto writer, GgufWriter::Create(path, metadata, std::move(infos)));
   for (const Planned& tensor : tensors) {
-    const auto write = [&](absl::Span<const uint8_t> bytes) -> absl::Status {
-      if (tensor.from_original) {
-        QD_ASSIGN_OR_RETURN(bytes, OriginalBytes(model.original(), tensor.source));
-      }
-      return WriteTensor(tensor, config.head_dim, bytes, *writer);
+    const auto write = [&](absl::Span<const uint8_t> bytes) {
+      return tensor.from_original
+                 ? WriteOriginal(model.original(), tensor, config.head_dim, *writer)
+                 : WriteTensor(tensor, config.head_dim, bytes, *writer);
     };
     QD_RETURN_IF_ERROR(model.Read(tensor.source, write), "writing ", kGgufFileName);
   }

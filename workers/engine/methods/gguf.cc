@@ -89,6 +89,12 @@ class RoundedOuter : public WrappedWeights {
     });
   }
 
+  // Anything shorter would round them once more.
+  absl::StatusOr<DType> StoredType(absl::string_view name) const override {
+    if (types_.contains(std::string(name))) return DType::kF32;
+    return base_.StoredType(name);
+  }
+
  private:
   std::shared_ptr<const WeightSource> owned_;
   std::map<std::string, std::string> types_;
