@@ -18,6 +18,7 @@ import tempfile
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # A busy machine starves several.
 import torch
 from engine_jobs import read_tensors, run_job
 
@@ -46,6 +47,20 @@ def worst_difference(logits, probe):
 def by_transformers(folder, model, dtype):
     from transformers import AutoModelForCausalLM
     return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), device_map="cpu").eval()
+
+
+def by_bitsandbytes(folder, model, dtype):
+    """Loaded by transformers, decoded by bitsandbytes: on a CPU with AVX-512 its own forward multiplies in bfloat16."""
+    import bitsandbytes.functional as functional
+    from bitsandbytes.nn import Linear4bit
+    quantized = by_transformers(folder, model, dtype)
+    loaded = original(model, dtype)
+    modules = {name: layer for name, layer in quantized.named_modules() if isinstance(layer, Linear4bit)}
+    assert modules
+    for name, layer in modules.items():
+        dense = functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        loaded.get_submodule(name).weight.data.copy_(dense)
+    return loaded
 
 
 def original(model, dtype):
@@ -161,11 +176,11 @@ EXACT = {"bnb_4bit": exact_bnb_4bit, "bnb_8bit": exact_bnb_8bit, "hqq": exact_hq
 
 # name: method, options, format, reader, the type it multiplies in, quick
 CASES = {
-    "bnb_nf4": ("bnb_4bit", {"double_quant": False, "compute_dtype": "float32"}, "bitsandbytes", by_transformers,
+    "bnb_nf4": ("bnb_4bit", {"double_quant": False, "compute_dtype": "float32"}, "bitsandbytes", by_bitsandbytes,
                 "float32", True),
-    "bnb_nf4_double": ("bnb_4bit", {"compute_dtype": "float32"}, "bitsandbytes", by_transformers, "float32", True),
-    "bnb_fp4_128": ("bnb_4bit", {"quant_type": "fp4", "block_size": 128, "compute_dtype": "float32"}, "bitsandbytes",
-                    by_transformers, "float32", False),
+    "bnb_nf4_double": ("bnb_4bit", {"compute_dtype": "float32"}, "bitsandbytes", by_bitsandbytes, "float32", True),
+    "bnb_fp4_128": ("bnb_4bit", {"quant_type": "fp4", "block_size": 128}, "bitsandbytes", by_transformers, "bfloat16",
+                    False),
     "bnb_int8": ("bnb_8bit", {}, "bitsandbytes", by_transformers, "bfloat16", True),
     "hqq_4": ("hqq", {}, "hqq", by_hqq, "float16", True),
     "hqq_4_plain": ("hqq", {"optimize": False}, "hqq", by_hqq, "float16", False),
