@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "workers/engine/checkpoint/gguf_model.h"
 #include "workers/engine/checkpoint/json.h"
 #include "workers/engine/checkpoint/shards.h"
 #include "workers/engine/checkpoint/torch_file.h"
@@ -35,8 +36,9 @@ constexpr size_t kDigestSliceBytes = 16 << 20;  // What hashing keeps resident.
 constexpr ShardNames kLayouts[] = {kSafetensorsNames, kTorchNames};
 
 // Weights in forms that can run code when read, or that are another tool's.
-constexpr absl::string_view kForeignWeights[] = {".bin",    ".pt", ".pth",     ".ckpt", ".pkl",
-                                                 ".pickle", ".h5", ".msgpack", ".gguf"};
+constexpr absl::string_view kForeignWeights[] = {".bin", ".pt",     ".pth", ".ckpt",
+                                                 ".pkl", ".pickle", ".h5",  ".msgpack"};
+constexpr char kGgufSuffix[] = ".gguf";
 
 std::vector<std::string> ListFolder(const std::string& folder) {
   std::vector<std::string> names;
@@ -68,6 +70,27 @@ absl::Status NoWeights(const std::string& folder) {
       "Convert a model that you trust with transformers: "
       "AutoModelForCausalLM.from_pretrained(folder)"
       ".save_pretrained(new_folder), or use the Hub's safetensors conversion"));
+}
+
+// The GGUF file that `path` is, or whose folder it is; empty for other folders.
+absl::StatusOr<std::string> GgufPath(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(path, error) && absl::EndsWith(path, kGgufSuffix)) {
+    return path;
+  }
+  for (const ShardNames& names : kLayouts) {
+    const std::string single = absl::StrCat(path, "/", names.stem, names.suffix);
+    if (FileExists(single) || FileExists(single + ".index.json")) return std::string();
+  }
+  std::vector<std::string> files;
+  for (const std::string& name : ListFolder(path)) {
+    if (absl::EndsWith(name, kGgufSuffix)) files.push_back(name);
+  }
+  if (files.empty()) return std::string();
+  if (files.size() == 1) return absl::StrCat(path, "/", files[0]);
+  return absl::InvalidArgumentError(absl::StrCat(path, " holds ", files.size(),
+                                                 " GGUF files; name one of them, such as ", path,
+                                                 "/", files[0]));
 }
 
 absl::Status CheckShardName(const std::string& index_path, const std::string& tensor,
@@ -118,11 +141,17 @@ absl::Status AddGenerationConfig(const std::string& folder, ModelConfig* config)
 }  // namespace
 
 absl::StatusOr<json> ReadModelConfigJson(const std::string& folder) {
+  QD_ASSIGN_OR_RETURN(const std::string gguf, GgufPath(folder));
+  if (!gguf.empty()) {
+    QD_ASSIGN_OR_RETURN(const auto file, GgufFile::Open(gguf));
+    return ConfigOfGguf(*file);
+  }
   struct stat info {};
   if (stat(folder.c_str(), &info) != 0) return ErrnoStatus(errno, "opening model folder ", folder);
   if (!S_ISDIR(info.st_mode)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        folder, " is a file; a model is a folder with config.json and safetensors files"));
+        folder,
+        " is a file; a model is a folder with config.json and safetensors files, or a .gguf file"));
   }
   const std::string path = absl::StrCat(folder, "/config.json");
   if (!FileExists(path)) {
@@ -135,6 +164,11 @@ absl::StatusOr<json> ReadModelConfigJson(const std::string& folder) {
 absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& folder) {
   std::shared_ptr<Checkpoint> checkpoint(new Checkpoint());
   checkpoint->folder_ = folder;
+  QD_ASSIGN_OR_RETURN(const std::string gguf, GgufPath(folder));
+  if (!gguf.empty()) {
+    QD_RETURN_IF_ERROR(checkpoint->AddGguf(gguf));
+    return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
+  }
   QD_ASSIGN_OR_RETURN(checkpoint->raw_config_, ReadModelConfigJson(folder));
   QD_ASSIGN_OR_RETURN(checkpoint->config_, ParseModelConfig(checkpoint->raw_config_,
                                                             absl::StrCat(folder, "/config.json")));
@@ -172,6 +206,16 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
     QD_ASSIGN_OR_RETURN(auto file, SafetensorsFile::Open(path));
     files_.push_back(std::move(file));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::AddGguf(const std::string& path) {
+  QD_ASSIGN_OR_RETURN(auto file, GgufTensors::Open(path));
+  gguf_ = &file->gguf();
+  for (const std::string& name : file->names()) AddTensor(name, *file);
+  files_.push_back(std::move(file));
+  QD_ASSIGN_OR_RETURN(raw_config_, ConfigOfGguf(*gguf_));
+  QD_ASSIGN_OR_RETURN(config_, ParseModelConfig(raw_config_, path));
   return absl::OkStatus();
 }
 

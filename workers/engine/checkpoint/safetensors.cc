@@ -2,13 +2,7 @@
 // is read as SAX events, so that what it may make us allocate is bounded by its own length.
 #include "workers/engine/checkpoint/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -71,10 +65,10 @@ std::string OtherKind(absl::string_view start) {
 }
 
 // The header's text, or why this cannot be a safetensors file.
-absl::StatusOr<absl::string_view> HeaderText(const std::string& path, const uint8_t* data,
-                                             int64_t size_bytes) {
-  const absl::string_view file(reinterpret_cast<const char*>(data),
-                               static_cast<size_t>(size_bytes));
+absl::StatusOr<absl::string_view> HeaderText(const std::string& path,
+                                             absl::Span<const uint8_t> bytes) {
+  const int64_t size_bytes = static_cast<int64_t>(bytes.size());
+  const absl::string_view file(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   const auto refuse = [&](absl::string_view what) {
     const std::string other = OtherKind(file);
     return Damaged(path, other.empty() ? what : absl::string_view(other));
@@ -84,7 +78,7 @@ absl::StatusOr<absl::string_view> HeaderText(const std::string& path, const uint
         "has ", size_bytes, " bytes, but a safetensors file begins with 8 bytes of header length"));
   }
   uint64_t length = 0;
-  std::memcpy(&length, data, sizeof length);
+  std::memcpy(&length, bytes.data(), sizeof length);
   if (length > static_cast<uint64_t>(kHeaderBytesMax)) {
     return refuse(absl::StrCat("says its header has ", length, " bytes; at most ", kHeaderBytesMax,
                                " are allowed"));
@@ -177,33 +171,13 @@ std::string ShapeText(absl::Span<const int64_t> shape) {
 }
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
-  // Without O_NONBLOCK a FIFO of that name would hang the process here.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return ErrnoStatus(errno, "opening ", path);
-  struct stat info {};
-  absl::Status status;
-  void* data = nullptr;
-  if (fstat(fd, &info) != 0) {
-    status = ErrnoStatus(errno, "reading ", path);
-  } else if (!S_ISREG(info.st_mode)) {
-    status = Damaged(path, "is not a regular file");
-  } else if (info.st_size > 0) {
-    data = mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_SHARED, fd, 0);
-    if (data == MAP_FAILED) status = ErrnoStatus(errno, "mapping ", path);
-  }
-  close(fd);
-  if (!status.ok()) return status;
-
   std::unique_ptr<SafetensorsFile> file(new SafetensorsFile());
-  file->path_ = path;
-  file->data_ = static_cast<uint8_t*>(data);
-  file->size_bytes_ = info.st_size;
-  QD_ASSIGN_OR_RETURN(const absl::string_view header,
-                      HeaderText(path, file->data_, file->size_bytes_));
+  QD_ASSIGN_OR_RETURN(file->file_, MappedFile::Open(path));
+  QD_ASSIGN_OR_RETURN(const absl::string_view header, HeaderText(path, file->file_.bytes()));
   HeaderJson parsed;
   QD_RETURN_IF_ERROR(ParseHeaderJson(header, &parsed), path);
   const int64_t data_begin = kLengthBytes + static_cast<int64_t>(header.size());
-  const int64_t buffer_bytes = file->size_bytes_ - data_begin;
+  const int64_t buffer_bytes = file->size_bytes() - data_begin;
   for (const HeaderTensor& tensor : parsed.tensors) {
     QD_RETURN_IF_ERROR(CheckPlace(tensor, buffer_bytes), path, ": tensor ", Quoted(tensor.name));
   }
@@ -218,14 +192,10 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
         std::move(tensor.name),
         TensorView{.dtype = tensor.dtype,
                    .shape = std::move(tensor.shape),
-                   .bytes = absl::MakeConstSpan(file->data_ + data_begin + tensor.begin,
-                                                tensor.end - tensor.begin)});
+                   .bytes = file->file_.bytes().subspan(
+                       static_cast<size_t>(data_begin) + tensor.begin, tensor.end - tensor.begin)});
   }
   return file;
-}
-
-SafetensorsFile::~SafetensorsFile() {
-  if (data_ != nullptr) munmap(data_, static_cast<size_t>(size_bytes_));
 }
 
 const TensorView* SafetensorsFile::Find(absl::string_view name) const {
@@ -234,12 +204,7 @@ const TensorView* SafetensorsFile::Find(absl::string_view name) const {
 }
 
 void TensorFile::ReleasePages(absl::Span<const uint8_t> bytes) const {
-  if (bytes.empty()) return;
-  static const uintptr_t page_bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  // Outwards to whole pages: a neighbour that shares one reads it again from the page cache.
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data()) / page_bytes * page_bytes;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(bytes.data() + bytes.size());
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  MappedFile::ReleasePages(bytes);
 }
 
 }  // namespace quantd::engine

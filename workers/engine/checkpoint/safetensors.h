@@ -17,6 +17,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "workers/engine/checkpoint/dtype.h"
+#include "workers/engine/checkpoint/mapped_file.h"
+#include "workers/engine/checkpoint/partial_file.h"
 
 namespace quantd::engine {
 
@@ -61,16 +63,14 @@ class TensorFile {
 // Thread-safe after Open.
 class SafetensorsFile : public TensorFile {
  public:
-  // Maps `path` and checks its header. DataLoss: the file is damaged or hostile; NotFound,
-  // PermissionDenied and so on as the system says. A file that another process shortens after Open
-  // faults (SIGBUS) when read: the engine runs as a child process, so that this ends one job.
+  // Maps `path` and checks its header. DataLoss: the file is damaged or hostile; others as
+  // MappedFile's.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
-  ~SafetensorsFile() override;
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  const std::string& path() const override { return path_; }
-  int64_t size_bytes() const { return size_bytes_; }
+  const std::string& path() const override { return file_.path(); }
+  int64_t size_bytes() const { return static_cast<int64_t>(file_.bytes().size()); }
   // Tensors in the order of their bytes.
   const std::vector<std::string>& names() const override { return names_; }
   // The header's "__metadata__".
@@ -79,9 +79,7 @@ class SafetensorsFile : public TensorFile {
 
  private:
   SafetensorsFile() = default;
-  std::string path_;
-  uint8_t* data_ = nullptr;
-  int64_t size_bytes_ = 0;
+  MappedFile file_;
   std::vector<std::string> names_;
   std::map<std::string, std::string> metadata_;
   absl::flat_hash_map<std::string, TensorView> tensors_;
@@ -97,7 +95,6 @@ class SafetensorsWriter {
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
       const std::string& path, std::vector<TensorInfo> tensors,
       std::map<std::string, std::string> metadata = {});
-  ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
@@ -118,8 +115,7 @@ class SafetensorsWriter {
   };
   SafetensorsWriter() = default;
   std::string path_;
-  std::string temporary_path_;
-  int fd_ = -1;
+  PartialFile file_;
   int64_t file_bytes_ = 0;
   absl::flat_hash_map<std::string, Slot> slots_;
 };

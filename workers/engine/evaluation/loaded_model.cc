@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/status_macros.h"
+#include "workers/engine/formats/gguf_tokenizer.h"
 #include "workers/engine/formats/open.h"
 #include "workers/engine/job/failure.h"
 #include "workers/engine/tensor/device.h"
@@ -115,7 +116,7 @@ absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& re
   }
   QD_RETURN_IF_ERROR(model.status(), "loading ", loaded.folder);
   loaded.model = std::make_unique<Model>(*std::move(model));
-  QD_ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::Load(loaded.folder), "loading the tokenizer");
+  QD_ASSIGN_OR_RETURN(loaded.tokenizer, LoadTokenizer(*checkpoint), "loading the tokenizer");
   QD_RETURN_IF_ERROR(Synchronize(loaded.model->decoder().device()));
   loaded.load_seconds = absl::ToDoubleSeconds(Clock::Real().Monotonic() - start);
   loaded.size_bytes = checkpoint->total_bytes();

@@ -22,6 +22,7 @@
 namespace quantd::engine {
 
 class Checkpoint;
+struct ExpectedTensor;
 struct ModelConfig;
 class WeightSource;
 
@@ -126,6 +127,10 @@ class Format {
   // config.json, FormatInfo::config_file and the original's companion files.
   virtual absl::StatusOr<WrittenModel> WriteModel(ModelReader& model,
                                                   const std::string& folder) const;
+  // What a checkpoint of this format holds for a tensor outside the quantized linears. The default:
+  // the tensor itself in whatever type. NotFound when there is none.
+  virtual absl::StatusOr<TensorInfo> DescribeDense(const Checkpoint& checkpoint,
+                                                   const ExpectedTensor& tensor) const;
 };
 
 // Tokenizer, generation configuration and the like as they are, without those in `own`; appends

@@ -7,6 +7,7 @@
 #include "workers/engine/formats/compressed_tensors_format.h"
 #include "workers/engine/formats/dense_format.h"
 #include "workers/engine/formats/format.h"
+#include "workers/engine/formats/gguf_format.h"
 #include "workers/engine/formats/gptq_format.h"
 #include "workers/engine/formats/hqq_format.h"
 #include "workers/engine/formats/open.h"
@@ -26,8 +27,8 @@ std::string FormatNames() {
 absl::Span<const Format* const> Formats() {
   static const Format* const formats[] = {
       AwqFormat(),  BitsandbytesFormat(), CompressedTensorsFormat(),
-      GptqFormat(), GptqV2Format(),       HfFormat(),
-      HqqFormat(),  PytorchFormat()};
+      GgufFormat(), GptqFormat(),         GptqV2Format(),
+      HfFormat(),   HqqFormat(),          PytorchFormat()};
   return formats;
 }
 

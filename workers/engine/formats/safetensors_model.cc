@@ -8,6 +8,7 @@
 #include "workers/engine/checkpoint/checkpoint.h"
 #include "workers/engine/checkpoint/shards.h"
 #include "workers/engine/formats/format.h"
+#include "workers/engine/models/architecture.h"
 
 namespace quantd::engine {
 namespace {
@@ -50,6 +51,12 @@ absl::Status CopyCompanionFiles(const Checkpoint& original, const std::set<std::
     files.push_back({name, "model"});
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<TensorInfo> Format::DescribeDense(const Checkpoint& checkpoint,
+                                                 const ExpectedTensor& tensor) const {
+  QD_ASSIGN_OR_RETURN(const TensorView view, checkpoint.Find(tensor.name));
+  return TensorInfo{tensor.name, view.dtype, tensor.shape};
 }
 
 absl::StatusOr<WrittenModel> Format::WriteModel(ModelReader& model,

@@ -121,9 +121,11 @@ absl::StatusOr<std::string> JobContext::ResolveModel(const std::string& referenc
     case PathKind::kFolder:
       return reference;
     case PathKind::kFile:
+      if (absl::EndsWith(reference, ".gguf")) return reference;
       return WithErrorClass(
-          absl::InvalidArgumentError(absl::StrCat(
-              "model ", reference, " is a file; name the folder that holds config.json")),
+          absl::InvalidArgumentError(
+              absl::StrCat("model ", reference,
+                           " is a file; name the folder that holds config.json, or a .gguf file")),
           ErrorClass::kInvalidSpec);
     case PathKind::kNone:
       break;

@@ -17,6 +17,8 @@
 #include "workers/engine/methods/clip_search.h"
 #include "workers/engine/methods/common.h"
 #include "workers/engine/methods/folding.h"
+#include "workers/engine/methods/gguf_blocks.h"
+#include "workers/engine/methods/rounder.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/torch_call.h"
 
@@ -26,8 +28,19 @@ namespace {
 constexpr int kRatios = 20;
 constexpr double kSmallestScale = 1e-4;
 
-std::vector<OptionInfo> Options() {
-  std::vector<OptionInfo> options = IntegerOptions();
+// `block_type`: the GGUF type that the weights go to; empty: integers.
+std::vector<OptionInfo> Options(const std::string& block_type) {
+  std::vector<OptionInfo> options =
+      block_type.empty() ? IntegerOptions() : std::vector<OptionInfo>();
+  if (!block_type.empty()) {
+    options.push_back({"type",
+                       OptionType::kString,
+                       block_type,
+                       {block_type},
+                       {},
+                       {},
+                       "Block type of the linear layers; method gguf has others."});
+  }
   for (OptionInfo& option : options) {
     if (option.name == "bits") option.allowed = {3, 4, 8};
     if (option.name == "sym") {
@@ -52,14 +65,6 @@ std::vector<OptionInfo> Options() {
   return options;
 }
 
-// `weight` as it comes back from its codes; float32 on the CPU.
-absl::StatusOr<at::Tensor> Rounded(const at::Tensor& weight, const nlohmann::json& options) {
-  const IntegerScheme scheme = IntegerSchemeOf(options, weight.size(1));
-  QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
-  RoundToNearest(weight.contiguous(), scheme, {}, linear);
-  return linear.Dequantize(at::kFloat);
-}
-
 // A layer of a fold.
 struct Reader {
   std::string module;
@@ -72,9 +77,8 @@ at::Tensor WeightSize(const std::vector<Reader>& readers) {
   at::Tensor sum;
   int64_t rows = 0;
   for (const Reader& reader : readers) {
-    const IntegerScheme scheme = IntegerSchemeOf(*reader.options, reader.weight.size(1));
-    const at::Tensor groups =
-        reader.weight.reshape({reader.weight.size(0), -1, scheme.group_columns}).abs();
+    const int64_t columns = RounderOf(*reader.options, reader.weight.size(1)).group_columns;
+    const at::Tensor groups = reader.weight.reshape({reader.weight.size(0), -1, columns}).abs();
     const at::Tensor sizes =
         (groups / (groups.amax(-1, true) + 1e-6)).reshape(reader.weight.sizes()).sum(0);
     sum = sum.defined() ? sum + sizes : sizes;
@@ -186,12 +190,13 @@ class ScaleFolding {
   absl::StatusOr<double> ErrorWith(const std::vector<Reader>& readers, const at::Tensor& scales) {
     Block trial = block_;
     for (const Reader& reader : readers) {
-      QD_ASSIGN_OR_RETURN(const at::Tensor weight,
-                          TorchCall("trying scales", [&]() -> absl::StatusOr<at::Tensor> {
-                            QD_ASSIGN_OR_RETURN(const at::Tensor rounded,
-                                                Rounded(reader.weight * scales, *reader.options));
-                            return rounded / scales;
-                          }));
+      QD_ASSIGN_OR_RETURN(
+          const at::Tensor weight, TorchCall("trying scales", [&]() -> absl::StatusOr<at::Tensor> {
+            const at::Tensor scaled = (reader.weight * scales).contiguous();
+            QD_ASSIGN_OR_RETURN(const at::Tensor rounded,
+                                RounderOf(*reader.options, scaled.size(1)).round(scaled));
+            return rounded / scales;
+          }));
       QD_RETURN_IF_ERROR(trial.SetWeight(reader.module, weight));
     }
     double error = 0;
@@ -217,17 +222,28 @@ class ScaleFolding {
 
 class AwqMethod : public Method {
  public:
-  const MethodInfo& Info() const override {
-    static const auto& info = *new MethodInfo{
-        .name = "awq",
-        .summary =
-            "Activation-aware scaling and clipping, then rounding; minutes, robust at 4 "
-            "bits.",
-        .options = Options(),
-        .formats = {"awq", "gptq", "gptq_v2", "compressed-tensors", "hf", "pytorch"},
-        .needs_calibration = true,
-        .reference = "https://arxiv.org/abs/2306.00978"};
-    return info;
+  // `block_type`: as Options.
+  explicit AwqMethod(const std::string& block_type)
+      : info_{.name = block_type.empty() ? "awq" : absl::StrCat("awq_", block_type),
+              .summary = block_type.empty()
+                             ? "Activation-aware scaling and clipping, then rounding; minutes, "
+                               "robust at 4 bits."
+                             : absl::StrCat("AWQ's scales and clips, searched with GGUF's ",
+                                            block_type, " as the rounding."),
+              .options = Options(block_type),
+              .formats = block_type.empty() ? std::vector<std::string>{"awq", "gptq", "gptq_v2",
+                                                                       "compressed-tensors", "gguf",
+                                                                       "hf", "pytorch"}
+                                            : std::vector<std::string>{"gguf"},
+              .needs_calibration = true,
+              .reference = "https://arxiv.org/abs/2306.00978"} {}
+
+  const MethodInfo& Info() const override { return info_; }
+
+  LinearScheme Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
+                      const nlohmann::json& options) const override {
+    if (!options.contains("type")) return Method::Scheme(name, outputs, inputs, options);
+    return BlockScheme(name, outputs, inputs, options.at("type").get<std::string>());
   }
 
   CalibrationNeeds Needs(const nlohmann::json& options) const override {
@@ -248,18 +264,44 @@ class AwqMethod : public Method {
     return TorchCall(absl::StrCat("rounding ", job.name), [&]() -> absl::StatusOr<LinearResult> {
       const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
+      if (job.options->contains("type")) {
+        return QuantizeBlocks(job.name, weight, job.options->at("type").get<std::string>(), {});
+      }
       const IntegerScheme scheme = IntegerSchemeOf(*job.options, weight.size(1));
       QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
       RoundToNearest(weight, scheme, {}, linear);
       return WithRoundingLoss(std::move(linear), weight);
     });
   }
+
+ private:
+  const MethodInfo info_;
 };
 
 }  // namespace
 
 const Method* Awq() {
-  static const AwqMethod method;
+  static const auto& method = *new AwqMethod("");
+  return &method;
+}
+
+const Method* AwqF16() {
+  static const auto& method = *new AwqMethod("f16");
+  return &method;
+}
+
+const Method* AwqQ4_0() {
+  static const auto& method = *new AwqMethod("q4_0");
+  return &method;
+}
+
+const Method* AwqQ4_1() {
+  static const auto& method = *new AwqMethod("q4_1");
+  return &method;
+}
+
+const Method* AwqQ8_0() {
+  static const auto& method = *new AwqMethod("q8_0");
   return &method;
 }
 

@@ -98,7 +98,7 @@ class Bnb4BitMethod : public Method {
         *new MethodInfo{.name = "bnb_4bit",
                         .summary = "NF4 or FP4 codes as bitsandbytes makes them: seconds, no data.",
                         .options = FourBitOptions(),
-                        .formats = {"bitsandbytes", "hf", "pytorch"},
+                        .formats = {"bitsandbytes", "gguf", "hf", "pytorch"},
                         .needs_calibration = false,
                         .reference = "https://arxiv.org/abs/2305.14314"};
     return info;

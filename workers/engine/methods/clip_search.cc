@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "workers/engine/methods/common.h"
 #include "workers/engine/methods/folding.h"
+#include "workers/engine/methods/rounder.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/torch_call.h"
 
@@ -67,17 +68,16 @@ at::Tensor GroupErrors(const at::Tensor& change, const at::Tensor& moments) {
 
 at::Tensor Clipped(const at::Tensor& weight, const nlohmann::json& options,
                    const at::Tensor& moments) {
-  const IntegerScheme scheme = IntegerSchemeOf(options, weight.size(1));
-  QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
-  const std::vector<int64_t> groups = {weight.size(0), -1, scheme.group_columns};
+  const Rounder rounder = RounderOf(options, weight.size(1));
+  const std::vector<int64_t> groups = {weight.size(0), -1, rounder.group_columns};
   const at::Tensor whole = weight.reshape(groups);
   const at::Tensor largest = whole.abs().amax(-1, true);
   at::Tensor best, best_limit;
   for (int step = 0; step < kSteps; ++step) {
     const at::Tensor limit = largest * (1 - static_cast<double>(step) / kStepsOfWhole);
     const at::Tensor clipped = at::minimum(at::maximum(whole, -limit), limit);
-    RoundToNearest(clipped.reshape(weight.sizes()).contiguous(), scheme, {}, linear);
-    const absl::StatusOr<at::Tensor> decoded = linear.Dequantize(at::kFloat);
+    const absl::StatusOr<at::Tensor> decoded =
+        rounder.round(clipped.reshape(weight.sizes()).contiguous());
     if (!decoded.ok()) return {};
     const at::Tensor error = GroupErrors(decoded->reshape(groups) - whole, moments);
     const at::Tensor better = best.defined() ? error < best : at::ones_like(error).to(at::kBool);
@@ -95,7 +95,7 @@ absl::Status ClipBlock(BlockJob& job) {
   std::map<std::string, int64_t> wanted;
   for (const BlockJob::LinearInfo& linear : job.linears()) {
     if (unclipped.contains(linear.shape.module)) continue;
-    wanted[linear.shape.module] = IntegerSchemeOf(*linear.options, linear.shape.in).group_columns;
+    wanted[linear.shape.module] = RounderOf(*linear.options, linear.shape.in).group_columns;
   }
   if (wanted.empty()) return absl::OkStatus();
   GroupMoments moments(wanted);

@@ -49,7 +49,7 @@ std::vector<OptionInfo> IntegerOptions() {
 }
 
 std::vector<std::string> IntegerFormats() {
-  return {"gptq", "gptq_v2", "awq", "compressed-tensors", "hf", "pytorch"};
+  return {"gptq", "gptq_v2", "awq", "compressed-tensors", "gguf", "hf", "pytorch"};
 }
 
 IntegerScheme IntegerSchemeOf(const nlohmann::json& options, int64_t inputs) {

@@ -74,7 +74,7 @@ class HqqMethod : public Method {
         .name = "hqq",
         .summary = "Half-quadratic quantization: seconds, no data, close to calibrated methods.",
         .options = HqqOptions(),
-        .formats = {"hqq", "hf", "pytorch"},
+        .formats = {"hqq", "gguf", "hf", "pytorch"},
         .needs_calibration = false,
         .reference = "https://mobiusml.github.io/hqq_blog/"};
     return info;

@@ -115,6 +115,12 @@ class Method {
   virtual absl::StatusOr<std::vector<LinearResult>> QuantizeBlock(BlockJob& job) const;
   // InvalidArgument for NaN or infinity in the weight or statistics; ResourceExhausted for memory.
   virtual absl::StatusOr<LinearResult> Quantize(LinearJob job) const = 0;
+
+  // The options of one linear of a block (`module` is its name within it) before the user's
+  // overrides: methods that treat some layers better say so here. The default: `options`.
+  virtual nlohmann::json ModuleOptions(const ModelConfig& config, int64_t layer,
+                                       absl::string_view module,
+                                       const nlohmann::json& options) const;
 };
 
 // Sorted by name.

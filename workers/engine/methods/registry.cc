@@ -5,6 +5,7 @@
 #include "workers/engine/methods/adaround.h"
 #include "workers/engine/methods/awq.h"
 #include "workers/engine/methods/bnb.h"
+#include "workers/engine/methods/gguf.h"
 #include "workers/engine/methods/gptq.h"
 #include "workers/engine/methods/hqq.h"
 #include "workers/engine/methods/method.h"
@@ -16,7 +17,8 @@ namespace quantd::engine {
 
 absl::Span<const Method* const> Methods() {
   static const Method* const methods[] = {
-      AdaRoundMethod(), Awq(), Bnb4Bit(), Bnb8Bit(), Gptq(), Hqq(), QuaRot(), Rtn(), SmoothQuant()};
+      AdaRoundMethod(), Awq(),  AwqF16(), AwqQ4_0(), AwqQ4_1(), AwqQ8_0(), Bnb4Bit(),
+      Bnb8Bit(),        Gguf(), Gptq(),   Hqq(),     QuaRot(),  Rtn(),     SmoothQuant()};
   return methods;
 }
 
@@ -46,6 +48,12 @@ LinearScheme Method::Scheme(absl::string_view name, int64_t outputs, int64_t inp
           .bits = options.at("bits").get<int>(),
           .group_size = options.at("group_size").get<int64_t>(),
           .symmetric = options.at("sym").get<bool>()};
+}
+
+nlohmann::json Method::ModuleOptions(const ModelConfig& config, int64_t layer,
+                                     absl::string_view module,
+                                     const nlohmann::json& options) const {
+  return options;
 }
 
 CalibrationNeeds Method::Needs(const nlohmann::json& options) const {

@@ -98,6 +98,7 @@ absl::StatusOr<json> InspectModel(const std::string& folder) {
   result["dtypes"] = bytes_of_dtype;
   result["tensors"] = names.size();
   result["files"] = (*checkpoint)->file_names();
+  if ((*checkpoint)->gguf() != nullptr) result["tokenizer"] = "gguf";
   result["config"] = ConfigJson((*checkpoint)->config());
   const absl::Status supported = Supported(*checkpoint, **row);
   result["supported"] = supported.ok();

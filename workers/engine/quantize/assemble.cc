@@ -122,8 +122,10 @@ std::string Card(const nlohmann::json& metadata) {
       text("bits"), " bits (group size ", text("group_size"), "), format ", text("format"), ": ",
       text("size_before_mb"), " MB became ", text("size_after_mb"), " MB.\n\n",
       "`quantization_metadata.json` records how. The licence is that of the original model.\n\n",
-      "```python\nfrom transformers import AutoModelForCausalLM\n",
-      "model = AutoModelForCausalLM.from_pretrained(\".\")\n```\n");
+      metadata.at("format") == "gguf"
+          ? "```sh\nllama-cli -m model.gguf\nollama create NAME -f Modelfile\n```\n"
+          : "```python\nfrom transformers import AutoModelForCausalLM\n"
+            "model = AutoModelForCausalLM.from_pretrained(\".\")\n```\n");
 }
 
 }  // namespace

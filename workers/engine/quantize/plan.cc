@@ -49,7 +49,7 @@ absl::StatusOr<std::vector<CompiledOverride>> CompileOverrides(const QuantizeSpe
 
 absl::Status ApplyOverrides(const QuantizePlan& plan, std::vector<CompiledOverride>& overrides,
                             PlannedLinear& linear) {
-  nlohmann::json options = plan.options;
+  nlohmann::json options = linear.options;
   for (size_t i = 0; i < overrides.size(); ++i) {
     if (!overrides[i].pattern.Found(linear.name)) continue;
     overrides[i].used = true;
@@ -132,6 +132,7 @@ absl::Status PlanLinears(const QuantizeSpec& spec, QuantizePlan& plan) {
       PlannedLinear& linear = block.emplace_back();
       linear.shape = shape;
       linear.name = absl::StrCat(BlockPrefix(*plan.row, layer), shape.module);
+      linear.options = plan.method->ModuleOptions(plan.config, layer, shape.module, plan.options);
       QD_RETURN_IF_ERROR(ApplyOverrides(plan, overrides, linear));
       QD_RETURN_IF_ERROR(PlanScheme(plan, linear));
       quantized += linear.quantized;

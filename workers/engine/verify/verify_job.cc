@@ -2,6 +2,7 @@
 // the job that wrote them is trusted but its records, which are what is held against the files.
 #include "workers/engine/verify/verify_job.h"
 
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <set>
@@ -12,6 +13,7 @@
 #include "base/status_macros.h"
 #include "workers/engine/checkpoint/json.h"
 #include "workers/engine/formats/format.h"
+#include "workers/engine/formats/gguf_tokenizer.h"
 #include "workers/engine/formats/open.h"
 #include "workers/engine/job/context.h"
 #include "workers/engine/job/failure.h"
@@ -82,8 +84,8 @@ absl::StatusOr<std::map<std::string, TensorInfo>> Expected(const Checkpoint& che
   }
   for (const ExpectedTensor& tensor : ExpectedTensors(checkpoint.config(), *row)) {
     if (quantized.contains(tensor.name)) continue;
-    QD_ASSIGN_OR_RETURN(const TensorView view, checkpoint.Find(tensor.name));
-    expected[tensor.name] = {tensor.name, view.dtype, tensor.shape};
+    QD_ASSIGN_OR_RETURN(TensorInfo info, format->DescribeDense(checkpoint, tensor));
+    expected[info.name] = std::move(info);
   }
   for (auto& [name, info] : expected) info.shape = StoredShape(*row, info);
   return expected;
@@ -166,8 +168,8 @@ absl::StatusOr<std::string> CheckProbe(const Loaded& loaded, const nlohmann::jso
 }
 
 // That it answers at all and with real tokens; how good the answer is is for the evaluation.
-absl::StatusOr<std::string> CheckGeneration(const Loaded& loaded, const std::string& folder) {
-  QD_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(folder));
+absl::StatusOr<std::string> CheckGeneration(const Loaded& loaded, const Checkpoint& checkpoint) {
+  QD_ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(checkpoint));
   QD_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, tokenizer->Encode(kQuestion));
   QD_ASSIGN_OR_RETURN(const auto answers,
                       loaded.model.Generate({{prompt.begin(), prompt.end()}},
@@ -185,7 +187,7 @@ void Add(Checks& checks, const char* name, const absl::StatusOr<std::string>& ou
 
 absl::Status RunChecks(JobContext& context, const std::string& folder, Checks& checks) {
   absl::StatusOr<std::shared_ptr<const Checkpoint>> checkpoint = Checkpoint::Open(folder);
-  checks.Add("open", checkpoint.status(), "config.json and all safetensors headers are sound");
+  checks.Add("open", checkpoint.status(), "configuration and all headers are sound");
   const absl::StatusOr<nlohmann::json> metadata = ReadRecord(folder, kMetadataFile);
   const absl::StatusOr<nlohmann::json> probe = ReadRecord(folder, kProbeFile);
   checks.Add("records", !metadata.ok() ? metadata.status() : probe.status(),
@@ -209,7 +211,7 @@ absl::Status RunChecks(JobContext& context, const std::string& folder, Checks& c
   if (!loaded.ok()) return absl::OkStatus();
   QD_RETURN_IF_ERROR(context.cancel.Check());
   Add(checks, "logits", CheckProbe(*loaded, *probe));
-  Add(checks, "generate", CheckGeneration(*loaded, folder));
+  Add(checks, "generate", CheckGeneration(*loaded, **checkpoint));
   return absl::OkStatus();
 }
 
@@ -217,7 +219,10 @@ absl::Status RunChecks(JobContext& context, const std::string& folder, Checks& c
 
 absl::StatusOr<nlohmann::json> RunVerify(JobContext& context, const VerifySpec& spec) {
   SetThreads(context.spec.runtime.threads);
-  QD_ASSIGN_OR_RETURN(const std::string folder, context.ResolveModel(spec.model));
+  QD_ASSIGN_OR_RETURN(std::string folder, context.ResolveModel(spec.model));
+  // The records lie beside a GGUF file.
+  const std::filesystem::path path = folder;
+  if (path.extension() == ".gguf") folder = path.has_parent_path() ? path.parent_path() : ".";
   Checks checks;
   context.events.Progress({.phase = "verify", .done = 0, .total = 1, .unit = "model"});
   QD_RETURN_IF_ERROR(RunChecks(context, folder, checks), "verifying ", spec.model);
