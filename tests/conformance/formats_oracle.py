@@ -167,7 +167,7 @@ def exact_hqq(options, weight, tensors, module):
         assert torch.equal(meta["zero"].to(dtype), stored["zero"]), (module, "zero")
         return
     different = (theirs != ours).float().mean().item()
-    assert different < 1e-4, (module, "codes", different)
+    assert different < 1e-3, (module, "codes", different)
     error = (meta["zero"] - stored["zero"].float()).abs()
     rounding = torch.finfo(dtype).eps * meta["zero"].abs()
     off = error > rounding + 1e-4
