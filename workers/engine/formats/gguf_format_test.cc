@@ -115,7 +115,8 @@ TEST(GgufModelTest, ConfigurationGoesBothWays) {
   ASSERT_TRUE(file.ok()) << file.status();
   const auto back = ConfigOfGguf(**file);
   ASSERT_TRUE(back.ok()) << back.status();
-  for (const auto& [key, value] : LlamaConfig().items()) EXPECT_EQ((*back)[key], value) << key;
+  const json original = LlamaConfig();
+  for (const auto& [key, value] : original.items()) EXPECT_EQ((*back)[key], value) << key;
 }
 
 TEST(GgufModelTest, Llama3ScalingBecomesFactors) {
@@ -212,7 +213,11 @@ TEST(GgufTokenizerTest, ScoresGiveTheSameTokens) {
                                            "\xe2\x96\x81"
                                            "ab"};
   for (size_t i = 0; i < pieces.size(); ++i) vocab[pieces[i]] = 258 + i;
-  const json merges = {{"b", "c"}, {"a", "bc"}, {"a", "b"}, {"\xe2\x96\x81", "ab"}};
+  json merges = json::array();  // Braces alone would make an object of pairs.
+  for (const auto& [left, right] : std::vector<std::pair<std::string, std::string>>{
+           {"b", "c"}, {"a", "bc"}, {"a", "b"}, {"\xe2\x96\x81", "ab"}}) {
+    merges.push_back(json::array({left, right}));
+  }
   const json normalizer = {
       {"type", "Sequence"},
       {"normalizers",
