@@ -29,6 +29,7 @@ Action DeclareArtifactsGet(CLI::App* app);
 Action DeclareWorkers(CLI::App* app);
 Action DeclareMethods(CLI::App* app);
 Action DeclareModelsInspect(CLI::App* app);
+Action DeclareScore(CLI::App* app);
 Action DeclareCompletion(CLI::App* app);
 Action DeclareVersion(CLI::App* app);
 

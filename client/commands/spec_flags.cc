@@ -1,14 +1,61 @@
 // Flags into specs.
 #include "client/commands/spec_flags.h"
 
+#include <filesystem>
+
 #include "CLI/CLI.hpp"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/file.h"
 #include "base/status_macros.h"
 #include "proto/yaml.h"
 
 namespace quantd {
+namespace {
+
+constexpr int64_t kYamlBytesMax = 64 << 10;
+// The engine's task that reads a definition.
+constexpr char kOwnTask[] = "own";
+
+absl::StatusOr<std::vector<std::string>> YamlFiles(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error)) return std::vector<std::string>{path};
+  std::vector<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(path, error)) {
+    const std::string name = entry.path().string();
+    if (absl::EndsWith(name, ".yaml") || absl::EndsWith(name, ".yml")) files.push_back(name);
+  }
+  if (error) return absl::NotFoundError(absl::StrCat(path, ": ", error.message()));
+  return files;
+}
+
+// The engine reads the whole of a definition; here only its name and its data matter.
+absl::Status TakeDefinitions(const std::string& path,
+                             google::protobuf::RepeatedPtrField<v1::TaskSpec>* tasks) {
+  QD_ASSIGN_OR_RETURN(const std::vector<std::string> files, YamlFiles(path), "--tasks-path");
+  for (const std::string& file : files) {
+    QD_ASSIGN_OR_RETURN(const std::string text, ReadFile(file, kYamlBytesMax), "--tasks-path");
+    QD_ASSIGN_OR_RETURN(const google::protobuf::Value value, YamlToValue(text, file));
+    const auto& fields = value.struct_value().fields();
+    if (!fields.contains("task") || fields.at("task").string_value().empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(file, ": there is no field task"));
+    }
+    for (v1::TaskSpec& task : *tasks) {
+      if (task.name() != fields.at("task").string_value()) continue;
+      task.set_name(kOwnTask);
+      (*task.mutable_options()->mutable_fields())["definition"].set_string_value(text);
+      if (task.data().empty() && fields.contains("data")) {
+        task.set_data(
+            (std::filesystem::absolute(file).parent_path() / fields.at("data").string_value())
+                .string());
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 void AddCalibrationFlags(CLI::App* app, CalibrationFlags* flags) {
   app->add_option("--calibration", flags->source, "Calibration text: a .txt or .jsonl file")
@@ -23,6 +70,8 @@ void AddTaskFlags(CLI::App* app, TaskFlags* flags) {
   app->add_option("--task", flags->tasks, "Task, perhaps with its data file; may be repeated")
       ->type_name("NAME[=DATA]")
       ->allow_extra_args(false);
+  app->add_option("--tasks-path", flags->tasks_path, "YAML file or folder with tasks of your own")
+      ->type_name("PATH");
   app->add_option("--limit", flags->limit, "Only the first N samples of each task")
       ->check(CLI::PositiveNumber);
 }
@@ -40,6 +89,7 @@ absl::Status ApplyTasks(const TaskFlags& flags,
     task->set_name(parts[0]);
     if (parts.size() == 2) task->set_data(parts[1]);
   }
+  if (!flags.tasks_path.empty()) QD_RETURN_IF_ERROR(TakeDefinitions(flags.tasks_path, tasks));
   if (flags.limit > 0) {
     for (v1::TaskSpec& task : *tasks) task.set_limit(flags.limit);
   }

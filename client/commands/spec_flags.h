@@ -29,13 +29,16 @@ void ApplyCalibration(const CalibrationFlags& flags, Spec* spec) {
   }
 }
 
-// --task NAME[=DATA], --limit N.
+// --task NAME[=DATA], --limit N, --tasks-path PATH.
 struct TaskFlags {
   std::vector<std::string> tasks;
   int limit = 0;
+  std::string tasks_path;
 };
 void AddTaskFlags(CLI::App* app, TaskFlags* flags);
-// Tasks given replace those of `tasks`; the limit applies to all.
+// Tasks given replace those of `tasks`; the limit applies to all. A task that a YAML file of
+// --tasks-path defines becomes the engine's task "own" with that definition, and gets the file's
+// data where none is named.
 absl::Status ApplyTasks(const TaskFlags& flags,
                         google::protobuf::RepeatedPtrField<v1::TaskSpec>* tasks);
 

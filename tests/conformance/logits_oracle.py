@@ -2,7 +2,7 @@
 
 Usage: logits_oracle.py MODELS_DUMP [MODEL_FOLDER ... | NAME ...]
 
-Checks models/tiny-6m, the folders given or named by QUANTD_REF_MODELS (colon-separated), and small random
+Checks models/tiny-6m, the folders given, the models in the folder that QUANTD_REF_MODELS names, and small random
 checkpoints of every architecture (tiny_models.py). With names, only the random ones that begin so. QUANTD_ORACLE_DEVICE
 (default "cpu") is where the engine runs; transformers always runs on the CPU. Needs no network.
 """
@@ -158,9 +158,10 @@ def main():
     names = [name for name in sys.argv[2:] if not Path(name).is_dir()]
     folders = [name for name in sys.argv[2:] if Path(name).is_dir()]
     if not names:
-        for folder in [SOURCE / "models/tiny-6m"] + folders + os.environ.get("QUANTD_REF_MODELS", "").split(":"):
-            if folder:
-                compare(Path(folder).name, folder, bench=True)
+        beside = os.environ.get("QUANTD_REF_MODELS")
+        trained = [config.parent for config in sorted(Path(beside).glob("*/config.json"))] if beside else []
+        for folder in [SOURCE / "models/tiny-6m", *folders, *trained]:
+            compare(Path(folder).name, folder, bench=True)
     with tempfile.TemporaryDirectory() as work:
         for name in MODELS:
             if not names or name.startswith(tuple(names)):

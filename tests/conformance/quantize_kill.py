@@ -69,4 +69,5 @@ def main(engine, model, kills, seed=None):
     print(f"{kills} kills in {jobs} jobs, {resumed} of them resumed: bytes equal")
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -54,7 +54,7 @@ struct Output {
 };
 
 // Runs to the end, or kills it after `limit` (status -1).
-Output RunCommand(std::vector<std::string> command, absl::Duration limit = absl::Minutes(4),
+Output RunCommand(std::vector<std::string> command, absl::Duration limit = absl::Minutes(10),
                   std::map<std::string, std::string> environment = {});
 
 // Living processes whose parents lead to `root`, children first; `root` itself is not among them.

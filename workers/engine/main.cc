@@ -35,6 +35,7 @@ int Main(int argc, char** argv) {
   AddBench(app, &exit_code);
   AddVerify(app, &exit_code);
   AddCompare(app, &exit_code);
+  AddScore(app, &exit_code);
   AddInspect(app, &exit_code);
   AddEstimate(app, &exit_code);
   AddCapabilities(app, &exit_code);

@@ -6,11 +6,13 @@
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
+#include <optional>
 #include <random>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
+#include "workers/engine/benchmark/nvml.h"
 #include "workers/engine/evaluation/loaded_model.h"
 #include "workers/engine/job/statistics.h"
 #include "workers/engine/tensor/aten.h"
@@ -114,9 +116,16 @@ nlohmann::json Spread(const std::vector<double>& values) {
           {"max", Quantile(values, 1)}};
 }
 
+double TotalSeconds(const Timing& timing) {
+  double total = timing.prefill_seconds;
+  for (const double seconds : timing.step_seconds) total += seconds;
+  return total;
+}
+
 nlohmann::json Row(int batch, int prompt, int decode, const std::vector<Timing>& timings) {
-  std::vector<double> prefill, decoding, first, steps;
+  std::vector<double> prefill, decoding, first, steps, whole;
   for (const Timing& timing : timings) {
+    whole.push_back(1e3 * TotalSeconds(timing));
     first.push_back(1e3 * timing.prefill_seconds);
     prefill.push_back(batch * prompt / timing.prefill_seconds);
     double total = 0;
@@ -133,6 +142,7 @@ nlohmann::json Row(int batch, int prompt, int decode, const std::vector<Timing>&
       {"decodeTokens", decode},
       {"prefillTokensPerSecond", Quantile(prefill, 0.5)},
       {"timeToFirstTokenMs", Quantile(first, 0.5)},
+      {"sampleLatencyMs", {{"p50", Quantile(whole, 0.5)}, {"p95", Quantile(whole, 0.95)}}},
       {"spread",
        {{"prefillTokensPerSecond", Spread(prefill)}, {"timeToFirstTokenMs", Spread(first)}}}};
   // A single new token has no decoding step.
@@ -150,6 +160,9 @@ absl::StatusOr<nlohmann::json> RunBenchmark(JobContext& context, const Benchmark
   QD_ASSIGN_OR_RETURN(const Plan plan, MakePlan(spec));
   QD_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(context, spec.model));
   QD_RETURN_IF_ERROR(CheckFits(plan, model));
+  const at::Device device = model.model->decoder().device();
+  std::optional<Nvml> nvml;
+  if (device.is_cuda()) nvml.emplace(device.has_index() ? device.index() : 0);
   std::mt19937_64 random(context.spec.runtime.seed);
   nlohmann::json rows = nlohmann::json::array();
   const int64_t runs = static_cast<int64_t>(plan.batches.size() * plan.prompts.size()) *
@@ -163,13 +176,22 @@ absl::StatusOr<nlohmann::json> RunBenchmark(JobContext& context, const Benchmark
                                   static_cast<uint64_t>(model.model->config().vocab_size));
       }
       std::vector<Timing> timings;
+      std::optional<double> energy;
       for (int i = 0; i < plan.warmup + plan.repetitions; ++i) {
         context.events.Progress({"benchmark", done++, runs, "repetition"});
+        if (i == plan.warmup) energy = nvml ? nvml->EnergyJoules() : std::nullopt;
         QD_ASSIGN_OR_RETURN(Timing timing, TimeOnce(context, model, ids, batch, plan.decode),
                             "batch ", batch, ", prompt of ", prompt, " tokens");
         if (i >= plan.warmup) timings.push_back(std::move(timing));
       }
       rows.push_back(Row(batch, prompt, plan.decode, timings));
+      if (energy) {
+        // Reading the prompts and writing the answers together.
+        const double tokens =
+            static_cast<double>(batch) * (prompt + plan.decode) * plan.repetitions;
+        rows.back()["joulesPerToken"] = (*nvml->EnergyJoules() - *energy) / tokens;
+        rows.back()["clocks"] = nvml->Clocks();
+      }
       for (const char* name : {"prefillTokensPerSecond", "decodeTokensPerSecond"}) {
         if (!rows.back().contains(name)) continue;
         context.events.Metric(name, rows.back()[name].get<double>(), "tokens/s",
@@ -179,8 +201,8 @@ absl::StatusOr<nlohmann::json> RunBenchmark(JobContext& context, const Benchmark
   }
   context.events.Progress({"benchmark", runs, runs, "repetition"});
   nlohmann::json result = MeasuredOn(context, model);
-  for (const char* field :
-       {"prefillTokensPerSecond", "decodeTokensPerSecond", "timeToFirstTokenMs", "latencyMs"}) {
+  for (const char* field : {"prefillTokensPerSecond", "decodeTokensPerSecond", "timeToFirstTokenMs",
+                            "latencyMs", "sampleLatencyMs", "joulesPerToken", "clocks"}) {
     if (rows[0].contains(field)) result[field] = rows[0][field];
   }
   result["rows"] = std::move(rows);
@@ -188,6 +210,7 @@ absl::StatusOr<nlohmann::json> RunBenchmark(JobContext& context, const Benchmark
   result["repetitions"] = plan.repetitions;
   result["loadSeconds"] = model.load_seconds;
   result["sizeBytes"] = model.size_bytes;
+  result["weightsInMemoryBytes"] = model.model->size_bytes();
   result["modelDigest"] = model.digest;
   return result;
 }

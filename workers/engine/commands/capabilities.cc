@@ -46,12 +46,13 @@ json FormatList() {
   return list;
 }
 
-// A task appears under its name and under its alias: either may stand in a spec.
+// A task appears under its name and under its aliases: any may stand in a spec.
 json TaskList() {
   json list = json::array();
   for (const Task* task : Tasks()) {
-    for (const std::string& name : {task->name, task->alias}) {
-      if (name.empty()) continue;
+    std::vector<std::string> names = task->aliases;
+    names.insert(names.begin(), task->name);
+    for (const std::string& name : names) {
       list.push_back({{"name", name},
                       {"summary", task->summary},
                       {"options", OptionList(task->options)},

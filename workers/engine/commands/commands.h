@@ -13,6 +13,7 @@ void AddBenchmark(CLI::App& app, int* exit_code);
 void AddBench(CLI::App& app, int* exit_code);
 void AddVerify(CLI::App& app, int* exit_code);
 void AddCompare(CLI::App& app, int* exit_code);  // Also "report".
+void AddScore(CLI::App& app, int* exit_code);
 void AddInspect(CLI::App& app, int* exit_code);
 void AddEstimate(CLI::App& app, int* exit_code);
 void AddCapabilities(CLI::App& app, int* exit_code);

@@ -5,6 +5,7 @@
 #include "base/status_macros.h"
 #include "workers/engine/commands/commands.h"
 #include "workers/engine/commands/local_job.h"
+#include "workers/engine/evaluation/own_tasks.h"
 
 namespace quantd::engine {
 namespace {
@@ -14,6 +15,7 @@ struct EvaluateFlags {
   EvaluateSpec spec;
   std::vector<std::string> tasks;
   std::vector<std::string> options;
+  std::string tasks_path, few_shot_data;
   int limit = 0;
 };
 
@@ -46,9 +48,17 @@ int Evaluate(EvaluateFlags& flags) {
     flags.spec.tasks.push_back({.name = task.substr(0, equals),
                                 .data = equals == std::string::npos ? "" : task.substr(equals + 1),
                                 .limit = flags.limit});
+    if (!flags.few_shot_data.empty()) {
+      flags.spec.tasks.back().options["few_shot_data"] = flags.few_shot_data;
+    }
   }
   for (const std::string& option : flags.options) {
     if (absl::Status status = AddOption(option, &flags.spec.tasks); !status.ok()) {
+      return PrintUsageError(status);
+    }
+  }
+  if (!flags.tasks_path.empty()) {
+    if (absl::Status status = TakeDefinitions(flags.tasks_path, &flags.spec.tasks); !status.ok()) {
       return PrintUsageError(status);
     }
   }
@@ -70,6 +80,10 @@ void AddEvaluate(CLI::App& app, int* exit_code) {
   command->add_option("--limit", flags->limit, "Only the first so many samples of each task");
   command->add_option("--batch-size", flags->spec.batch_size,
                       "Sequences a forward pass; 0: chosen");
+  command->add_option("--tasks-path", flags->tasks_path,
+                      "A YAML file, or a folder of them, with tasks of your own");
+  command->add_option("--few-shot-data", flags->few_shot_data,
+                      "File that few-shot examples are drawn from");
   AddLocalFlags(*command, &flags->local);
   command->callback([flags, exit_code] { *exit_code = Evaluate(*flags); });
 }

@@ -74,15 +74,14 @@ absl::StatusOr<ChoiceQuestion> ParseQuestion(const nlohmann::json& json, size_t 
   QD_ASSIGN_OR_RETURN(const auto pairs, Choices(choices));
   QD_ASSIGN_OR_RETURN(const std::string key, Text(json, "answerKey"));
   result.answer = pairs.size();
-  std::vector<std::string> labels;
   for (size_t i = 0; i < pairs.size(); ++i) {
     result.choices.push_back(pairs[i].first);
-    labels.push_back(pairs[i].second);
+    result.labels.push_back(pairs[i].second);
     if (pairs[i].second == key && result.answer == pairs.size()) result.answer = i;
   }
   if (result.answer == pairs.size()) {
     return absl::DataLossError(absl::StrCat("answerKey \"", key, "\" is none of the labels ",
-                                            absl::StrJoin(labels, ", ")));
+                                            absl::StrJoin(result.labels, ", ")));
   }
   return result;
 }
@@ -100,14 +99,16 @@ absl::StatusOr<std::vector<ChoiceQuestion>> ParseChoiceQuestions(absl::string_vi
     if (absl::StripAsciiWhitespace(line).empty()) continue;
     const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
     if (json.is_discarded()) {
-      return absl::DataLossError(absl::StrCat(origin, ", line ", number, ": not valid JSON"));
+      return absl::DataLossError(
+          absl::StrCat(origin, origin.empty() ? "" : ", ", "line ", number, ": not valid JSON"));
     }
-    QD_ASSIGN_OR_RETURN(ChoiceQuestion question, ParseQuestion(json, number), origin, ", line ",
-                        number);
+    QD_ASSIGN_OR_RETURN(ChoiceQuestion question, ParseQuestion(json, number), origin,
+                        origin.empty() ? "" : ", ", "line ", number);
     questions.push_back(std::move(question));
   }
   if (questions.empty()) {
-    return absl::DataLossError(absl::StrCat(origin, ": there are no questions in it"));
+    return absl::DataLossError(
+        absl::StrCat(origin, origin.empty() ? "" : ": ", "there are no questions in it"));
   }
   return questions;
 }

@@ -17,6 +17,7 @@ struct ChoiceQuestion {
   std::string id;
   std::string question;
   std::vector<std::string> choices;  // 2 to kChoicesMax texts, none empty.
+  std::vector<std::string> labels;   // As many: "A", "B" or "1", "2".
   size_t answer = 0;                 // Index of the right one.
 };
 

@@ -3,12 +3,15 @@
 // probable. More sensitive than perplexity: errors cannot cancel. Loads both models at once.
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/gather.h>
 #include <ATen/ops/log_softmax.h>
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "base/file.h"
 #include "base/status_macros.h"
 #include "workers/engine/evaluation/parts.h"
 #include "workers/engine/evaluation/task.h"
@@ -21,6 +24,8 @@ namespace quantd::engine {
 namespace {
 
 constexpr int64_t kWindowsPerPart = 16;
+// A record of every module of a large model has some MB.
+constexpr int64_t kMetadataBytesMax = int64_t{64} << 20;
 // The tail that llama.cpp's tool reports too.
 constexpr double kTailFraction = 0.999;
 
@@ -36,7 +41,8 @@ absl::StatusOr<at::Tensor> ScoredHidden(const LoadedModel& model, const Sequence
   });
 }
 
-// {"kl": [per token], "same": tokens with the same argmax}.
+// {"kl": [per token], "same": tokens with the same argmax, "squares": sum over tokens of the
+// squared change in the probability of the token that the text has}.
 absl::StatusOr<nlohmann::json> CompareWindow(const LoadedModel& model, const LoadedModel& reference,
                                              const Sequence& window) {
   QD_ASSIGN_OR_RETURN(const at::Tensor hidden, ScoredHidden(model, window));
@@ -45,6 +51,8 @@ absl::StatusOr<nlohmann::json> CompareWindow(const LoadedModel& model, const Loa
   const int64_t rows = std::max<int64_t>(1, LogitRowsMax(model) / 4);
   nlohmann::json divergences = nlohmann::json::array();
   int64_t same = 0;
+  double squares = 0;
+  const auto inputs = static_cast<int64_t>(window.ids.size());
   for (int64_t first = 0; first < window.scored; first += rows) {
     const int64_t last = std::min(first + rows, window.scored);
     QD_RETURN_IF_ERROR(TorchCall("comparing logits", [&]() -> absl::Status {
@@ -63,10 +71,17 @@ absl::StatusOr<nlohmann::json> CompareWindow(const LoadedModel& model, const Loa
         divergences.push_back(FiniteOrNull(kl.data_ptr<double>()[i]));
       }
       same += (p.argmax(-1) == q.argmax(-1)).sum().item<int64_t>();
+      const at::Tensor next =
+          at::from_blob(const_cast<int64_t*>(window.ids.data()) + inputs - window.scored + first,
+                        {last - first, 1}, at::kLong)
+              .to(p.device());
+      const at::Tensor change = at::gather(q, 1, next).exp() - at::gather(p, 1, next).exp();
+      squares += change.to(at::kDouble).square().sum().item<double>();
       return absl::OkStatus();
     }));
   }
-  return nlohmann::json{{"kl", std::move(divergences)}, {"same", same}};
+  return nlohmann::json{
+      {"kl", std::move(divergences)}, {"same", same}, {"squares", FiniteOrNull(squares)}};
 }
 
 TaskResult Summarize(const std::string& key, const TextWindows& text, const std::string& protocol,
@@ -74,10 +89,12 @@ TaskResult Summarize(const std::string& key, const TextWindows& text, const std:
   TaskResult result;
   std::vector<double> all, window_means;
   int64_t same = 0;
+  double squares = 0;
   for (size_t i = 0; i < windows.size(); ++i) {
     std::vector<double> divergences;
     for (const nlohmann::json& value : windows[i]["kl"]) divergences.push_back(NumberOrNan(value));
     same += windows[i]["same"].get<int64_t>();
+    squares += NumberOrNan(windows[i]["squares"]);
     const double mean = MeanAndError(divergences).mean;
     window_means.push_back(mean);
     all.insert(all.end(), divergences.begin(), divergences.end());
@@ -102,19 +119,39 @@ TaskResult Summarize(const std::string& key, const TextWindows& text, const std:
   const double nan = std::nan("");
   add(key + "/median", finite ? Quantile(all, 0.5) : nan, true);
   add(key + "/p99.9", finite ? Quantile(all, kTailFraction) : nan, true);
+  // As llama.cpp's tool states it: root mean square of the change in the right token's probability.
+  add(key + "/delta_p_rms", std::sqrt(squares / count), true);
   const double share = static_cast<double>(same) / count;
   add(key + "/top1", share, false)["stderr"] = std::sqrt(share * (1 - share) / count);
   return result;
 }
 
-absl::StatusOr<TaskResult> Run(TaskContext& context) {
-  const std::string reference_name = context.options["reference"];
-  if (reference_name.empty()) {
-    return absl::InvalidArgumentError(
-        "task kld needs the option \"reference\": the model to compare with");
+// The model that a quantized one was made from, by its own record; "" for one that has none.
+absl::StatusOr<std::string> OriginalOf(const LoadedModel& model) {
+  const std::string path = model.folder + "/quantization_metadata.json";
+  if (!FileExists(path)) return std::string();
+  QD_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMetadataBytesMax));
+  const nlohmann::json metadata = nlohmann::json::parse(text, nullptr, false);
+  const nlohmann::json name =
+      metadata.is_object() ? metadata.value("model", nlohmann::json()) : nlohmann::json();
+  if (!name.is_string()) {
+    return absl::InvalidArgumentError(absl::StrCat("option \"reference\" is empty, and ", path,
+                                                   " does not name the original model"));
   }
-  QD_ASSIGN_OR_RETURN(const LoadedModel reference, LoadModel(context.job, reference_name),
-                      "loading the reference");
+  return name.get<std::string>();
+}
+
+absl::StatusOr<TaskResult> Run(TaskContext& context) {
+  std::string reference_name = context.options["reference"];
+  if (reference_name.empty()) {
+    QD_ASSIGN_OR_RETURN(reference_name, OriginalOf(context.model));
+  }
+  std::optional<LoadedModel> loaded;
+  if (!reference_name.empty()) {
+    QD_ASSIGN_OR_RETURN(loaded, LoadModel(context.job, reference_name), "loading the reference");
+  }
+  // An original is compared with itself: the zero that the others are held against.
+  const LoadedModel& reference = loaded ? *loaded : context.model;
   if (reference.tokenizer->digest() != context.model.tokenizer->digest() ||
       reference.model->config().vocab_size != context.model.model->config().vocab_size) {
     return absl::InvalidArgumentError(
@@ -155,13 +192,15 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
 
 std::vector<OptionInfo> Options() {
   std::vector<OptionInfo> options = WindowOptions();
-  options.push_back({"reference",
-                     OptionType::kString,
-                     "",
-                     {},
-                     {},
-                     {},
-                     "The model to compare with, named as the spec's model is."});
+  options.push_back(
+      {"reference",
+       OptionType::kString,
+       "",
+       {},
+       {},
+       {},
+       "The model to compare with, named as the spec's model is; empty: the one that this one "
+       "was quantized from."});
   return options;
 }
 
@@ -170,10 +209,10 @@ std::vector<OptionInfo> Options() {
 const Task& DivergenceTask() {
   static const Task& task =
       *new Task{.name = "kld",
-                .alias = "",
+                .aliases = {},
                 .summary = "Divergence of the predictions from a reference model's over a text.",
                 .options = Options(),
-                .metrics = {"kld", "median", "p99.9", "top1"},
+                .metrics = {"kld", "median", "p99.9", "delta_p_rms", "top1"},
                 .needs_data = true,
                 .run = Run};
   return task;

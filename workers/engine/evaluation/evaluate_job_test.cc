@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +26,7 @@ using ::testing::HasSubstr;
 const std::string kModel = QUANTD_SOURCE_DIR "/models/tiny-6m";
 const std::string kText = QUANTD_SOURCE_DIR "/examples/data/wikitext-excerpt.txt";
 const std::string kQuestions = QUANTD_SOURCE_DIR "/examples/data/arc.jsonl";
+const std::string kData = QUANTD_SOURCE_DIR "/examples/data/";
 
 // Cancels once a number of checkpoints was written: a kill at a known place.
 class CancellingSink : public RecordingSink {
@@ -104,8 +106,7 @@ EvaluateSpec Perplexity(int limit, int batch_size, json options = {{"window", 25
 TEST_F(EvaluateTest, NumbersDoNotDependOnTheBatchSize) {
   const json one = Metrics(Perplexity(6, 1), "one")["perplexity"];
   const json four = Metrics(Perplexity(6, 4), "four")["perplexity"];
-  EXPECT_NEAR(one["value"].get<double>(), four["value"].get<double>(),
-              1e-5 * one["value"].get<double>());
+  EXPECT_EQ(one["value"], four["value"]);
   EXPECT_EQ(one["tokens"], 6 * 255);
   EXPECT_GT(one["bitsPerByte"].get<double>(), 1.0);
   EXPECT_LT(one["bitsPerByte"].get<double>(), 3.0);
@@ -140,6 +141,91 @@ TEST_F(EvaluateTest, MultipleChoiceIsRightOnEasyQuestionsInAnyOrder) {
   const json again = Metrics(backwards, "backwards");
   EXPECT_EQ(metrics["arc/acc"]["value"], again["arc/acc"]["value"]);
   EXPECT_EQ(metrics["arc/acc_norm"]["value"], again["arc/acc_norm"]["value"]);
+  // Not only the answers: every log-likelihood, to the last bit.
+  std::map<std::string, json> first;
+  for (absl::string_view line : absl::StrSplit(
+           *ReadFile(folder_ + "/straight/out/samples_arc.jsonl"), '\n', absl::SkipEmpty())) {
+    const json sample = json::parse(line);
+    first[sample["id"]] = sample;
+  }
+  int compared = 0;
+  for (absl::string_view line : absl::StrSplit(
+           *ReadFile(folder_ + "/backwards/out/samples_arc.jsonl"), '\n', absl::SkipEmpty())) {
+    const json sample = json::parse(line);
+    EXPECT_EQ(sample.dump(), first[sample["id"]].dump());
+    ++compared;
+  }
+  EXPECT_EQ(compared, 40);
+}
+
+// Generated answers: what the bundled model was trained to do, resumed to the same bytes.
+TEST_F(EvaluateTest, ExtractsAnswersAndGoesOnAfterAStop) {
+  const EvaluateSpec spec{.model = kModel,
+                          .tasks = {{.name = "squadv2",
+                                     .data = kData + "squad_v2.json",
+                                     .limit = 48,
+                                     .options = {{"max_tokens", 16}}},
+                                    {.name = "openmath",
+                                     .data = kData + "openmath.jsonl",
+                                     .limit = 8,
+                                     .options = {{"max_tokens", 48}}}}};
+  const json whole = Metrics(spec, "whole");
+  EXPECT_GT(whole["squadv2/HasAns_exact"]["value"].get<double>(), 90);
+  EXPECT_GT(whole["openmath/exact_match"]["value"].get<double>(), 0.7);
+  EXPECT_EQ(whole["openmath/parse_rate"]["value"], 1.0);
+  const CancelToken cancel;
+  CancellingSink events(cancel, 1);
+  const auto stopped = Evaluate(spec, events, cancel, "stopped");
+  ASSERT_EQ(stopped.status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Metrics(spec, "stopped").dump(), whole.dump());
+  EXPECT_EQ(*ReadFile(folder_ + "/stopped/out/samples_squadv2.jsonl"),
+            *ReadFile(folder_ + "/whole/out/samples_squadv2.jsonl"));
+}
+
+constexpr char kOwnYaml[] =
+    "task: colors\n"
+    "prompt: \"Title: {{who}}\\n\\nBackground: The favorite color of {{who}} is {{answer}}.\\n\\n"
+    "Question: What is the favorite color of {{who}}?\\n\\nAnswer:\"\n"
+    "target: \"{{answer}}\"\n"
+    "few_shot: {count: 1}\n"
+    "generate: {until: [\"\\n\"], max_tokens: 8}\n"
+    "score: match\n";
+
+TEST_F(EvaluateTest, ATaskOfTheUsersOwn) {
+  ASSERT_TRUE(WriteFileAtomic(folder_ + "/colors.jsonl",
+                              "{\"who\":\"Adam\",\"answer\":\"green\"}\n"
+                              "{\"who\":\"Elsa\",\"answer\":\"silver\"}\n"
+                              "{\"who\":\"Lily\",\"answer\":\"grey\"}\n")
+                  .ok());
+  const json metrics = Metrics({.model = kModel,
+                                .tasks = {{.name = "own",
+                                           .data = folder_ + "/colors.jsonl",
+                                           .options = {{"definition", kOwnYaml}}}}},
+                               "own");
+  EXPECT_EQ(metrics["colors/exact_match"]["samples"], 3);
+  EXPECT_GT(metrics["colors/exact_match"]["value"].get<double>(), 0.6);
+  EXPECT_THAT(metrics["colors/exact_match"]["protocol"].get<std::string>(), HasSubstr("1-shot"));
+}
+
+// A model whose every answer is the end of the text is wrong, and no more.
+TEST_F(EvaluateTest, AnswersThatAreEmptyOrTooLongAreRecorded) {
+  ASSERT_TRUE(WriteFileAtomic(folder_ + "/long.jsonl",
+                              absl::StrCat("{\"id\":\"a\",\"problem\":\"", std::string(9000, 'x'),
+                                           "\",\"expected_answer\":\"1\"}\n"))
+                  .ok());
+  const json metrics = Metrics({.model = kModel,
+                                .tasks = {{.name = "openmath",
+                                           .data = folder_ + "/long.jsonl",
+                                           .options = {{"max_tokens", 4}}}}},
+                               "long");
+  EXPECT_EQ(metrics["openmath/exact_match"]["samples"], 1);
+  const json nothing = Metrics({.model = BrokenModel("zero", [](float) { return 0.0F; }),
+                                .tasks = {{.name = "openmath",
+                                           .data = kData + "openmath.jsonl",
+                                           .limit = 2,
+                                           .options = {{"max_tokens", 4}}}}},
+                               "nothing");
+  EXPECT_EQ(nothing["openmath/exact_match"]["value"], 0.0);
 }
 
 TEST_F(EvaluateTest, AStoppedJobGoesOnToTheSameResult) {
@@ -170,14 +256,16 @@ TEST_F(EvaluateTest, CheckpointsOfAnotherSpecAreNotUsed) {
 }
 
 TEST_F(EvaluateTest, DivergenceFromItselfIsZero) {
-  const EvaluateSpec spec{.model = kModel,
-                          .tasks = {{.name = "kld",
-                                     .data = kText,
-                                     .limit = 2,
-                                     .options = {{"window", 128}, {"reference", kModel}}}}};
+  const EvaluateSpec spec{
+      .model = kModel,
+      .tasks = {{.name = "kld", .data = kText, .limit = 2, .options = {{"window", 128}}}}};
   const json metrics = Metrics(spec, "self");
+  EvaluateSpec named = spec;
+  named.tasks[0].options["reference"] = kModel;
+  EXPECT_EQ(Metrics(named, "named").dump(), metrics.dump());
   EXPECT_NEAR(metrics["kld"]["value"].get<double>(), 0, 1e-9);
   EXPECT_EQ(metrics["kld/top1"]["value"], 1.0);
+  EXPECT_NEAR(metrics["kld/delta_p_rms"]["value"].get<double>(), 0, 1e-9);
 }
 
 TEST_F(EvaluateTest, SanityTellsWorkingFromBroken) {
@@ -223,7 +311,7 @@ TEST_F(EvaluateTest, RefusesWithTheField) {
     ErrorClass error_class;
   } kCases[] = {
       {{.name = "perplexty"}, "unknown task \"perplexty\"; there are", ErrorClass::kInvalidSpec},
-      {{.name = "perplexity"}, "evaluate.tasks[0].data is empty", ErrorClass::kInvalidSpec},
+      {{.name = "perplexity"}, "evaluate.tasks[0]: data is empty", ErrorClass::kInvalidSpec},
       {{.name = "perplexity", .data = "/no/file"}, "no such file", ErrorClass::kBadInput},
       {{.name = "perplexity", .data = kText, .limit = -1}, "limit is -1", ErrorClass::kInvalidSpec},
       {{.name = "perplexity", .data = kText, .options = {{"windw", 1}}},
@@ -242,7 +330,23 @@ TEST_F(EvaluateTest, RefusesWithTheField) {
        "not valid UTF-8",
        ErrorClass::kBadInput},
       {{.name = "arc", .data = folder_ + "/bad.jsonl"}, "line 1", ErrorClass::kBadInput},
-      {{.name = "kld", .data = kText}, "\"reference\"", ErrorClass::kInvalidSpec},
+      {{.name = "squadv2", .data = folder_ + "/bad.jsonl"}, "\"context\"", ErrorClass::kBadInput},
+      {{.name = "own", .data = kQuestions}, "\"definition\"", ErrorClass::kInvalidSpec},
+      {{.name = "own", .data = kQuestions, .options = {{"definition", "task: x\nscroe: match\n"}}},
+       "line 2: scroe is no field",
+       ErrorClass::kInvalidSpec},
+      {{.name = "arc", .data = kQuestions, .options = {{"chat_template", true}}},
+       "has neither a chat_template.jinja",
+       ErrorClass::kInvalidSpec},
+      {{.name = "gsm8k",
+        .data = kData + "openmath.jsonl",
+        .limit = 1,
+        .options = {{"num_fewshot", 0}}},
+       "\"question\" is not there",
+       ErrorClass::kInvalidSpec},
+      {{.name = "kld", .data = kText, .options = {{"reference", "/no/model"}}},
+       "loading the reference",
+       ErrorClass::kBadInput},
       {{.name = "sanity", .options = {{"tokens", 1}}}, "at least 4", ErrorClass::kInvalidSpec},
   };
   for (const auto& test : kCases) {
@@ -276,7 +380,7 @@ TEST(TaskTest, EveryTaskIsDescribed) {
     EXPECT_TRUE(ResolveOptionValues(task->name, task->options, defaults).ok()) << task->name;
     EXPECT_EQ(*FindTask(task->name), task);
   }
-  EXPECT_EQ((*FindTask("arc"))->name, "multiple_choice");
+  EXPECT_EQ((*FindTask("arc"))->name, "arc_easy");
 }
 
 }  // namespace

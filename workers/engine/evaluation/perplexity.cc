@@ -97,7 +97,7 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
 
 const Task& PerplexityTask() {
   static const Task& task = *new Task{.name = "perplexity",
-                                      .alias = "",
+                                      .aliases = {},
                                       .summary = "Perplexity of a text file, by windows.",
                                       .options = WindowOptions(),
                                       .metrics = {"perplexity"},

@@ -155,7 +155,7 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
 const Task& SanityTask() {
   static const Task& task = *new Task{
       .name = "sanity",
-      .alias = "",
+      .aliases = {},
       .summary = "Asks a few simple questions and detects empty, looping and senseless answers.",
       .options = {{"tokens", OptionType::kInt, 48, {}, 4, 1024, "Most tokens of an answer."}},
       .metrics = {"pass", "share", "bits_per_byte", "right"},

@@ -26,11 +26,18 @@ constexpr int64_t kLogitsBytesMax = int64_t{64} << 20;
 // GPU gets faster on the models that fit it.
 constexpr int64_t kBatchTokensCpu = 4096;
 constexpr int64_t kBatchTokensCuda = 32768;
+// Inputs are padded to a multiple of this, rows of logits too, and only sequences of one padded
+// length share a batch: the shape of every product then depends on the sequence alone, up to the
+// number of such blocks, and a CPU's matrix library gives a row the same bits in any batch.
+constexpr int64_t kBlock = 16;
+
+int64_t RoundUp(int64_t count) { return (count + kBlock - 1) / kBlock * kBlock; }
 
 }  // namespace
 
 int64_t LogitRowsMax(const LoadedModel& model) {
-  return std::max<int64_t>(1, kLogitsBytesMax / (4 * model.model->config().vocab_size));
+  const int64_t rows = kLogitsBytesMax / (4 * model.model->config().vocab_size);
+  return std::max(kBlock, rows / kBlock * kBlock);
 }
 
 Scorer::Scorer(JobContext& context, const LoadedModel& model, int batch_size)
@@ -57,6 +64,14 @@ bool Scorer::HalveBatch(int64_t batch, const absl::Status& error) {
   return true;
 }
 
+int64_t Scorer::PaddedInputs(const Sequence& sequence) const {
+  // The last token of a sequence is never an input: nothing after it is asked for.
+  const auto inputs = static_cast<int64_t>(sequence.ids.size()) - 1;
+  const int64_t positions = model_.PositionsMax();
+  const int64_t padded = RoundUp(inputs);
+  return positions > 0 && padded > positions ? std::max(inputs, positions) : padded;
+}
+
 absl::StatusOr<std::vector<Score>> Scorer::Run(absl::Span<const Sequence> sequences,
                                                const std::function<void(int64_t)>& on_batch) {
   std::vector<size_t> order(sequences.size());
@@ -67,8 +82,14 @@ absl::StatusOr<std::vector<Score>> Scorer::Run(absl::Span<const Sequence> sequen
   std::vector<Score> scores(sequences.size());
   for (size_t done = 0; done < order.size();) {
     QD_RETURN_IF_ERROR(context_.cancel.Check());
-    const int64_t wanted = BatchFor(static_cast<int64_t>(sequences[order[done]].ids.size()));
-    const auto batch = absl::MakeSpan(order).subspan(done, static_cast<size_t>(wanted));
+    const int64_t length = PaddedInputs(sequences[order[done]]);
+    const auto wanted = static_cast<size_t>(BatchFor(length));
+    size_t last = done + 1;
+    while (last < order.size() && last - done < wanted &&
+           PaddedInputs(sequences[order[last]]) == length) {
+      ++last;
+    }
+    const auto batch = absl::MakeSpan(order).subspan(done, last - done);
     const absl::Status status = RunBatch(sequences, batch, &scores);
     if (IsOutOfMemory(status) && HalveBatch(static_cast<int64_t>(batch.size()), status)) continue;
     QD_RETURN_IF_ERROR(status, "scoring ", batch.size(), " sequences");
@@ -80,8 +101,7 @@ absl::StatusOr<std::vector<Score>> Scorer::Run(absl::Span<const Sequence> sequen
 
 absl::Status Scorer::RunBatch(absl::Span<const Sequence> sequences, absl::Span<const size_t> order,
                               std::vector<Score>* scores) {
-  // The last token of a sequence is never an input: nothing after it is asked for.
-  const auto inputs = static_cast<int64_t>(sequences[order[0]].ids.size()) - 1;
+  const int64_t inputs = PaddedInputs(sequences[order[0]]);
   const auto batch = static_cast<int64_t>(order.size());
   std::vector<int64_t> ids(static_cast<size_t>(batch * inputs), 0), rows, targets;
   std::vector<size_t> owners;
@@ -96,6 +116,8 @@ absl::Status Scorer::RunBatch(absl::Span<const Sequence> sequences, absl::Span<c
     }
     (*scores)[order[static_cast<size_t>(b)]] = {0, true};
   }
+  const auto wanted_rows = static_cast<int64_t>(rows.size());
+  rows.resize(static_cast<size_t>(RoundUp(wanted_rows)), 0);
   const Decoder& decoder = model_.model->decoder();
   const at::Device device = decoder.device();
   QD_ASSIGN_OR_RETURN(
@@ -108,14 +130,17 @@ absl::Status Scorer::RunBatch(absl::Span<const Sequence> sequences, absl::Span<c
       }));
   const auto consume = [&](int64_t first, const at::Tensor& logits) {
     return TorchCall("scoring tokens", [&] {
-      const int64_t count = logits.size(0);
+      // What is behind the last wanted row is padding.
+      const int64_t count = std::min(logits.size(0), wanted_rows - first);
+      if (count <= 0) return;
+      const at::Tensor some = logits.slice(0, 0, count);
       const at::Tensor wanted =
           at::from_blob(targets.data() + first, {count, 1}, at::kLong).to(device);
-      const at::Tensor log_probs = at::gather(at::log_softmax(logits, -1), 1, wanted)
+      const at::Tensor log_probs = at::gather(at::log_softmax(some, -1), 1, wanted)
                                        .squeeze(1)
                                        .to(at::kCPU, at::kDouble)
                                        .contiguous();
-      const at::Tensor best = logits.argmax(-1).to(at::kCPU).contiguous();
+      const at::Tensor best = some.argmax(-1).to(at::kCPU).contiguous();
       for (int64_t i = 0; i < count; ++i) {
         Score& score = (*scores)[owners[static_cast<size_t>(first + i)]];
         score.log_prob += log_probs.data_ptr<double>()[i];

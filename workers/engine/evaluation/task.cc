@@ -1,24 +1,34 @@
 // The registry, and what tasks share.
 #include "workers/engine/evaluation/task.h"
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/sha256.h"
+#include "workers/engine/evaluation/row_task.h"
 
 namespace quantd::engine {
 
 absl::Span<const Task* const> Tasks() {
-  static const std::array<const Task*, 4> kTasks = {&DivergenceTask(), &MultipleChoiceTask(),
-                                                    &PerplexityTask(), &SanityTask()};
-  return kTasks;
+  static const std::vector<const Task*>& tasks = *[] {
+    auto* all = new std::vector<const Task*>(BuiltinRowTasks());
+    all->insert(all->end(),
+                {&DivergenceTask(), &OwnTask(), &PerplexityTask(), &SanityTask(), &WikitextTask()});
+    std::sort(all->begin(), all->end(),
+              [](const Task* a, const Task* b) { return a->name < b->name; });
+    return all;
+  }();
+  return tasks;
 }
 
 absl::StatusOr<const Task*> FindTask(absl::string_view name) {
   for (const Task* task : Tasks()) {
-    if (task->name == name || (!task->alias.empty() && task->alias == name)) return task;
+    const auto& aliases = task->aliases;
+    if (task->name == name || std::find(aliases.begin(), aliases.end(), name) != aliases.end()) {
+      return task;
+    }
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "unknown task \"", name, "\"; there are ",

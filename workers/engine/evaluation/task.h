@@ -1,7 +1,9 @@
 // What an evaluation task is: data that describes it (announced by workers) and one function from a
-// loaded model to metrics. A new task is a new file with its Task and one line in task.cc.
+// loaded model to metrics. A new task is a YAML file in tasks/ (task_row.h says what it holds);
+// what is no question and answer is a new file with its Task and one line in task.cc.
 #pragma once
 
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -15,14 +17,18 @@
 
 namespace quantd::engine {
 
+struct TaskRow;
+
 struct TaskContext {
   JobContext& job;
   const LoadedModel& model;
-  std::string key;         // The task's name in this job, unique: "arc", "perplexity".
-  std::string data_path;   // Empty where the spec names no data.
-  int limit = 0;           // 0: all.
-  nlohmann::json options;  // Resolved.
-  int batch_size = 0;      // 0: the task's choice.
+  std::string key;            // The task's name in this job, unique: "arc", "perplexity".
+  std::string data_path;      // Empty where the spec names no data.
+  std::string few_shot_path;  // Where few-shot examples are drawn from; empty: the data itself.
+  int limit = 0;              // 0: all.
+  nlohmann::json options;     // Resolved.
+  int batch_size = 0;         // 0: the task's choice.
+  const TaskRow* row = nullptr;
 };
 
 struct TaskResult {
@@ -36,12 +42,13 @@ struct TaskResult {
 
 struct Task {
   std::string name;
-  std::string alias;  // Another name, or empty.
+  std::vector<std::string> aliases;  // Other names.
   std::string summary;
   std::vector<OptionInfo> options;
   std::vector<std::string> metrics;  // The main one first.
   bool needs_data = false;
   absl::StatusOr<TaskResult> (*run)(TaskContext& context) = nullptr;
+  std::shared_ptr<const TaskRow> row;  // Of a task that is data (task_row.h), else null.
 };
 
 // Sorted by name.
@@ -51,9 +58,9 @@ absl::StatusOr<const Task*> FindTask(absl::string_view name);
 
 // One a file.
 const Task& PerplexityTask();
-const Task& MultipleChoiceTask();
 const Task& DivergenceTask();
 const Task& SanityTask();
+const Task& WikitextTask();
 
 // Fingerprint of everything that decides a task's numbers: task, options, limit, data, model,
 // tokenizer, dtype, device and engine.

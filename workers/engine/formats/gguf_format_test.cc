@@ -213,11 +213,7 @@ TEST(GgufTokenizerTest, ScoresGiveTheSameTokens) {
                                            "\xe2\x96\x81"
                                            "ab"};
   for (size_t i = 0; i < pieces.size(); ++i) vocab[pieces[i]] = 258 + i;
-  json merges = json::array();  // Braces alone would make an object of pairs.
-  for (const auto& [left, right] : std::vector<std::pair<std::string, std::string>>{
-           {"b", "c"}, {"a", "bc"}, {"a", "b"}, {"\xe2\x96\x81", "ab"}}) {
-    merges.push_back(json::array({left, right}));
-  }
+  const json merges = {"b c", "a bc", "a b", "\xe2\x96\x81 ab"};
   const json normalizer = {
       {"type", "Sequence"},
       {"normalizers",

@@ -163,8 +163,7 @@ absl::StatusOr<std::string> TokenizerJsonOf(const GgufFile& file) {
   for (size_t i = 0; i < tokens.text.size(); ++i) {
     if (tokens.type[i] == kGgufUnused) continue;
     if (tokens.type[i] == kGgufUnknown) model["unk_token"] = tokens.text[i];
-    // Added ones too: without an entry here they would be numbered anew.
-    vocab[tokens.text[i]] = i;
+    vocab[tokens.text[i]] = i;  // Added ones too: those without a place get one at the end.
     if (!IsAdded(tokens.type[i]) && tokens.type[i] != kGgufUnknown) continue;
     added.push_back({{"id", i},
                      {"content", tokens.text[i]},

@@ -252,6 +252,7 @@ nlohmann::json ResultOf(const nlohmann::json& metadata) {
           {"peakDeviceBytes", metadata["peak_device_bytes"]},
           {"modelDigest", metadata["model_digest"]},
           {"outputDigest", metadata["output_digest"]},
+          {"calibration", metadata["calibration"]},
           {"attempts", metadata["attempts"]},
           {"fallbacks", metadata["fallbacks"]},
           {"modules", modules}};

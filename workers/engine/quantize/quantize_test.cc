@@ -175,8 +175,8 @@ TEST(QuantizeTest, RefusesBeforeWork) {
   spec.calibration.sequence_length = 1 << 20;
   EXPECT_THAT(refusal(spec), HasSubstr("max_position_embeddings"));
   spec = Spec("rtn");
-  spec.format = "gguf";
-  EXPECT_THAT(refusal(spec), HasSubstr("gguf"));
+  spec.format = "bitsandbytes";
+  EXPECT_THAT(refusal(spec), HasSubstr("bitsandbytes"));
 }
 
 TEST(QuantizeTest, KeepsItsMemoryPromise) {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "absl/strings/str_join.h"
+#include "workers/engine/report/outcome.h"
 #include "workers/engine/report/verdict.h"
 
 namespace quantd::engine {
@@ -20,6 +21,19 @@ void Copy(const nlohmann::json& from, std::initializer_list<const char*> fields,
   for (const char* field : fields) {
     if (from.is_object() && from.contains(field)) (*to)[field] = from[field];
   }
+}
+
+// [{"name", "loss"}] of the modules whose quantizer recorded what it left behind, as they come.
+nlohmann::json LayerErrors(const nlohmann::json& quantize) {
+  nlohmann::json errors = nlohmann::json::array();
+  const nlohmann::json modules =
+      quantize.is_object() ? quantize.value("modules", nlohmann::json()) : nlohmann::json();
+  for (const nlohmann::json& module : modules) {
+    if (!module.is_object() || !module.contains("name")) continue;
+    const nlohmann::json loss = module.value("loss", nlohmann::json());
+    if (loss.is_number()) errors.push_back({{"name", module["name"]}, {"loss", loss}});
+  }
+  return errors;
 }
 
 nlohmann::json Row(const VariantFacts& facts, const VariantFacts* baseline) {
@@ -41,17 +55,31 @@ nlohmann::json Row(const VariantFacts& facts, const VariantFacts* baseline) {
   Copy(facts.benchmark,
        {"prefillTokensPerSecond", "decodeTokensPerSecond", "latencyMs", "timeToFirstTokenMs"},
        &row);
+  if (facts.recipe.is_object()) row["recipe"] = facts.recipe;
+  Copy(facts.quantize, {"modelDigest", "outputDigest", "engineVersion", "fallbacks"}, &row);
+  if (nlohmann::json layers = LayerErrors(facts.quantize); !layers.empty()) {
+    row["layerErrors"] = std::move(layers);
+  }
+  const Outcome outcome = JudgeOutcome(facts, baseline);
+  row["outcome"] = outcome.word;
+  row["outcomeReasons"] = outcome.reasons;
   row["metrics"] = nlohmann::json::object();
   row["degradation"] = nlohmann::json::object();
   row["degradationError"] = nlohmann::json::object();
   for (const auto& [name, change] : facts.changes) {
     row["metrics"][name] = NumberOrNull(change.value);
+    Copy(facts.metrics[name], {"stderr"}, &row["metricErrors"][name]);
     if (!change.has_baseline) continue;
     row["degradation"][name] = NumberOrNull(change.degradation);
     if (change.standard_error > 0) {
       row["degradationError"][name] = NumberOrNull(change.standard_error);
       row["paired"] = change.paired || row.value("paired", false);
     }
+    if (change.interval) {
+      row["degradationInterval"][name] = {NumberOrNull(change.interval->first),
+                                          NumberOrNull(change.interval->second)};
+    }
+    if (change.probability) row["mcnemar"][name] = *change.probability;
   }
   return row;
 }
@@ -75,6 +103,16 @@ std::vector<std::string> MetricColumns(const std::vector<VariantFacts>& facts) {
   });
   judged.insert(judged.end(), others.begin(), others.end());
   return judged;
+}
+
+nlohmann::json Directions(const std::vector<VariantFacts>& facts) {
+  nlohmann::json directions = nlohmann::json::object();
+  for (const VariantFacts& variant : facts) {
+    for (const auto& [name, metric] : variant.metrics.items()) {
+      if (metric.is_object()) directions[name] = metric.value("lowerIsBetter", false);
+    }
+  }
+  return directions;
 }
 
 nlohmann::json Protocols(const std::vector<VariantFacts>& facts) {
@@ -137,7 +175,8 @@ nlohmann::json CompareFacts(std::vector<VariantFacts> facts) {
     for (const VariantFacts* member : members) rows.push_back(Row(*member, baseline));
     recommendations.push_back({{"model", baseline->model},
                                {"variant", recommendation.variant},
-                               {"reason", recommendation.reason}});
+                               {"reason", recommendation.reason},
+                               {"uses", RecommendUses(members)}});
     names.push_back(recommendation.variant);
     reasons.push_back(recommendation.reason);
   }
@@ -147,6 +186,7 @@ nlohmann::json CompareFacts(std::vector<VariantFacts> facts) {
           {"reason", absl::StrJoin(reasons, " / ")},
           {"recommendations", std::move(recommendations)},
           {"protocols", Protocols(facts)},
+          {"lowerIsBetter", Directions(facts)},
           {"measuredOn", first_baseline->measured_on}};
 }
 

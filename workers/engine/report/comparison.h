@@ -24,6 +24,10 @@ struct MetricChange {
   double degradation = 0;     // Relative, positive is worse: 0.02 is 2 % worse than the baseline.
   double standard_error = 0;  // Of the degradation; 0: not known.
   bool paired = false;        // From differences sample by sample, else from both errors.
+  // Of paired samples: 95 % of the bootstrap's degradations, and for right-or-wrong answers
+  // McNemar's probability that nothing changed.
+  std::optional<std::pair<double, double>> interval;
+  std::optional<double> probability;
 };
 
 // Everything known of one variant.
@@ -41,6 +45,8 @@ struct VariantFacts {
   std::map<std::string, std::map<std::string, double>> samples;  // Metric -> sample id -> score.
   std::map<std::string, MetricChange> changes;
   std::string verdict, reason;
+  nlohmann::json recipe;    // The quantize job's spec, or null.
+  bool calibrated = false;  // Its method looked at calibration text.
 };
 
 // Gathers facts by the variants' jobs; a job that the inputs lack is an error, a job that failed is
@@ -50,7 +56,9 @@ absl::StatusOr<std::vector<VariantFacts>> GatherFacts(
     const std::function<std::vector<std::string>(const std::string& folder)>& read_samples);
 
 // The whole comparison: {"rows", "metricColumns", "recommendation", "reason",
-// "recommendations": [{"model", "variant", "reason"}], "protocols": {metric: text}, "thresholds"}.
+// "recommendations": [{"model", "variant", "reason", "uses": [{"use", "variant", "reason"}]}],
+// "protocols": {metric: text}, "lowerIsBetter": {metric: bool}, "measuredOn"}. docs/results.md
+// describes a row.
 nlohmann::json CompareFacts(std::vector<VariantFacts> facts);
 
 }  // namespace quantd::engine

@@ -72,6 +72,8 @@ void TakeResult(const std::string& kind, const nlohmann::json& result, VariantFa
   };
   if (kind == "quantize") {
     facts->quantize = result;
+    const nlohmann::json calibration = result.value("calibration", nlohmann::json());
+    facts->calibrated = calibration.is_object() && !calibration.empty();
     if (facts->size_bytes == 0) facts->size_bytes = Integer(result, "sizeAfterBytes");
   } else if (kind == "benchmark") {
     facts->benchmark = result;
@@ -113,6 +115,7 @@ void TakeJob(const JobInput& input, const std::string& job,
     return;
   }
   TakeResult(kind, input.result, facts);
+  if (kind == "quantize") facts->recipe = input.spec[kind];
   if (kind == "evaluate" && !input.path.empty()) TakeSamples(read_samples(input.path), facts);
 }
 

@@ -66,6 +66,7 @@ absl::StatusOr<nlohmann::json> RunReport(JobContext& context, const ReportSpec& 
   const std::pair<const char*, std::string> files[] = {
       {"report.json", report.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"},
       {"report.md", RenderMarkdown(report, spec.title)},
+      {"report.html", RenderHtml(report, spec.title)},
       {"summary.csv", RenderCsv(report)}};
   for (const auto& [name, text] : files) {
     QD_RETURN_IF_ERROR(WriteFileAtomic(absl::StrCat(context.output_dir, "/", name), text));

@@ -10,7 +10,7 @@ namespace quantd::engine {
 
 // CompareFacts' JSON.
 absl::StatusOr<nlohmann::json> RunCompare(JobContext& context, const CompareSpec& spec);
-// The same, with "title"; writes report.json, report.md and summary.csv.
+// The same, with "title"; writes report.json, report.md, report.html and summary.csv.
 absl::StatusOr<nlohmann::json> RunReport(JobContext& context, const ReportSpec& spec);
 
 }  // namespace quantd::engine

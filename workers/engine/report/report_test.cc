@@ -7,6 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "workers/engine/report/comparison.h"
+#include "workers/engine/report/paired.h"
+#include "workers/engine/report/plot.h"
 #include "workers/engine/report/render.h"
 #include "workers/engine/report/verdict.h"
 
@@ -230,11 +232,133 @@ TEST(RenderTest, MarkdownAndCsvHoldEveryRow) {
   EXPECT_THAT(markdown, HasSubstr("| a\\|b,\"c\" | gptq | 400 B | 4.00x | 4.20 | "
                                   "10.1000 (1.00 % worse) | 0.8000 (0 % change) | "
                                   "**recommended** |\n"));
-  EXPECT_THAT(markdown, HasSubstr("- **bad**: failed - quantize failed: boom\n"));
+  EXPECT_THAT(markdown, HasSubstr("- **bad**: quantize failed: boom\n"));
+  EXPECT_THAT(markdown, HasSubstr("| bad | investigate | failed | quantize failed: boom |\n"));
+  for (const char* part : {"## Introduction\n", "## Methods and set-up\n", "## Results\n",
+                           "## Discussion\n", "## Failures\n", "## To make it again\n"}) {
+    EXPECT_THAT(markdown, HasSubstr(part));
+  }
+  EXPECT_THAT(markdown,
+              HasSubstr("- **a|b,\"c\"**: `{\"quantize\":{\"method\":\"gptq\",\"model\":\"m\"}}`"));
   EXPECT_THAT(markdown, HasSubstr("- device: cpu\n"));
   const std::string csv = RenderCsv(comparison);
-  EXPECT_THAT(csv, HasSubstr("\"a|b,\"\"c\"\"\",m,gptq,gptq,false,succeeded,recommended,400,4.0,"));
+  EXPECT_THAT(
+      csv,
+      HasSubstr("\"a|b,\"\"c\"\"\",m,gptq,gptq,false,succeeded,recommended,successful,400,4.0,"));
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 4);
+}
+
+TEST(RenderTest, HtmlIsOnePageWithPlotsAndNothingFromElsewhere) {
+  Sweep sweep;
+  JobInput quantized = Quantized("gptq", 4, 400);
+  quantized.result["modules"] = {{{"name", "layers.0.q"}, {"loss", 1.0}},
+                                 {{"name", "layers.1.q"}, {"loss", 3.0}}};
+  sweep.samples["base"] = Samples(std::log(9.0), std::log(11.0));
+  sweep.samples["v"] = Samples(std::log(9.3), std::log(11.1));
+  sweep.Add("base", {{"e", Evaluated(10, 0.8, 1600, "base")}}, true)
+      .Add("<v>&", {{"q", quantized}, {"e", Evaluated(10.2, 0.8, 400, "v")}})
+      .Add("w", {{"q", Quantized("rtn", 2, 200)}, {"e", Evaluated(90, 0.3, 200)}});
+  const json comparison = sweep.Compare();
+  const std::string html = RenderHtml(comparison, "A & B");
+  EXPECT_THAT(html, HasSubstr("<title>A &amp; B</title>"));
+  EXPECT_THAT(html, HasSubstr("&lt;v&gt;&amp;"));
+  EXPECT_EQ(html.find("<v>"), std::string::npos);
+  EXPECT_EQ(html.find("<script"), std::string::npos);
+  EXPECT_EQ(html.find("http"), std::string::npos);
+  EXPECT_THAT(html, HasSubstr("perplexity against size"));
+  EXPECT_THAT(html, HasSubstr("Error by module"));
+  EXPECT_THAT(html, HasSubstr("layers.1.q"));
+  EXPECT_EQ(html.find("nan"), std::string::npos);
+  EXPECT_EQ(html.find("inf\""), std::string::npos);
+  const auto count = [&](const char* word) {
+    int found = 0;
+    for (size_t at = html.find(word); at != std::string::npos; at = html.find(word, at + 1))
+      ++found;
+    return found;
+  };
+  EXPECT_EQ(count("<svg"), count("</svg>"));
+  EXPECT_EQ(count("<figure>"), count("</figure>"));
+  EXPECT_EQ(count("<table>"), count("</table>"));
+}
+
+TEST(PlotTest, TheFrontHoldsWhatNothingBeats) {
+  const ScatterPlot plot{
+      .points = {{"a", 4, 10}, {"b", 2, 12}, {"c", 3, 13}, {"d", 1, 30}, {"e", 4, 11}},
+      .lower_y_is_better = true};
+  EXPECT_THAT(ParetoFront(plot), ElementsAre(3, 1, 0));
+}
+
+// R: mcnemar.exact, and a bootstrap whose normal approximation is known.
+TEST(PairedTest, TestsAndIntervals) {
+  EXPECT_EQ(McNemarProbability(0, 0), 1);
+  EXPECT_NEAR(McNemarProbability(1, 8), 0.0390625, 1e-12);
+  EXPECT_EQ(McNemarProbability(4, 4), 1);
+  EXPECT_NEAR(McNemarProbability(900, 1100), 8.46e-6, 1e-6);
+  std::vector<double> differences;
+  for (int i = 0; i < 1000; ++i) differences.push_back(0.1 + (i % 2 == 0 ? 1 : -1));
+  const Interval interval = BootstrapMean(differences);
+  EXPECT_NEAR(interval.low, 0.1 - 1.96 / std::sqrt(1000.0), 0.006);
+  EXPECT_NEAR(interval.high, 0.1 + 1.96 / std::sqrt(1000.0), 0.006);
+  EXPECT_EQ(BootstrapMean(differences).low, interval.low);
+}
+
+std::string Answers(const std::vector<int>& right) {
+  std::string lines;
+  for (size_t i = 0; i < right.size(); ++i) {
+    absl::StrAppend(&lines, "{\"id\":", i, ",\"scores\":{\"arc/acc\":", right[i], "}}\n");
+  }
+  return lines;
+}
+
+TEST(CompareTest, RightAndWrongAnswersHaveMcNemarsTest) {
+  Sweep sweep;
+  sweep.samples["base"] = Answers({1, 1, 1, 1, 1, 1, 1, 1, 0, 0});
+  sweep.samples["v"] = Answers({1, 0, 0, 0, 0, 0, 0, 0, 1, 0});
+  sweep.Add("base", {{"e", Evaluated(10, 0.8, 1600, "base")}}, true)
+      .Add("v", {{"e", Evaluated(10, 0.2, 400, "v")}});
+  const json comparison = sweep.Compare();
+  const json& row = RowOf(comparison, "v");
+  EXPECT_NEAR(row["mcnemar"]["arc/acc"].get<double>(), McNemarProbability(1, 7), 1e-12);
+  EXPECT_GT(row["degradationInterval"]["arc/acc"][0].get<double>(), 0);
+  EXPECT_FALSE(row["mcnemar"].contains("perplexity"));
+}
+
+TEST(OutcomeTest, SuccessfulOrWhyNot) {
+  Sweep sweep;
+  JobInput slow = Evaluated(10, 0.8, 400);
+  JobInput fast_benchmark{.state = "JOB_STATE_SUCCEEDED"}, slow_benchmark = fast_benchmark;
+  fast_benchmark.spec = slow_benchmark.spec = {{"benchmark", {{"model", "m"}}}};
+  fast_benchmark.result = {{"decodeTokensPerSecond", 100.0}};
+  slow_benchmark.result = {{"decodeTokensPerSecond", 50.0}};
+  JobInput partial = Evaluated(10, 0.8, 400);
+  partial.result["metrics"].erase("arc/acc");
+  JobInput late = Quantized("gptq", 4, 400);
+  late.result["quantizationSeconds"] = 4000;
+  sweep.Add("base", {{"e", Evaluated(10, 0.8, 1600)}, {"b", fast_benchmark}}, true)
+      .Add("fine",
+           {{"q", Quantized("rtn", 4, 400)}, {"e", Evaluated(11, 0.8, 400)}, {"b", fast_benchmark}})
+      .Add("lossy", {{"e", Evaluated(12, 0.8, 400)}})
+      .Add("slow", {{"e", slow}, {"b", slow_benchmark}})
+      .Add("partial", {{"e", partial}})
+      .Add("large", {{"e", Evaluated(10, 0.8, 1590)}})
+      .Add("late", {{"q", late}, {"e", Evaluated(10, 0.8, 400)}})
+      .Add("failed", {{"q", Failed("quantize", "boom")}});
+  const json comparison = sweep.Compare();
+  EXPECT_EQ(RowOf(comparison, "base")["outcome"], "baseline");
+  EXPECT_EQ(RowOf(comparison, "fine")["outcome"], "successful");
+  const std::pair<const char*, const char*> kReasons[] = {
+      {"lossy", "perplexity lost 20"}, {"slow", "0.50 times"},
+      {"partial", "arc/acc was not"},  {"large", "hardly smaller"},
+      {"late", "more than an hour"},   {"failed", "boom"}};
+  for (const auto& [name, words] : kReasons) {
+    EXPECT_EQ(RowOf(comparison, name)["outcome"], "investigate") << name;
+    EXPECT_THAT(RowOf(comparison, name)["outcomeReasons"][0].get<std::string>(), HasSubstr(words));
+  }
+  const json& uses = comparison["recommendations"][0]["uses"];
+  ASSERT_EQ(uses.size(), 5u);
+  EXPECT_EQ(uses[4]["use"], "no calibration data");
+  EXPECT_EQ(uses[4]["variant"], "fine");
+  EXPECT_TRUE(uses[2]["use"].get<std::string>().find("1 % loss") != std::string::npos);
 }
 
 TEST(VerdictTest, MetricsThatDecide) {

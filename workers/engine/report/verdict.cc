@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "workers/engine/job/statistics.h"
+#include "workers/engine/report/paired.h"
 
 namespace quantd::engine {
 namespace {
@@ -38,6 +39,22 @@ std::vector<double> PairedDifferences(const VariantFacts& baseline, const Varian
   return differences;
 }
 
+// `unit` turns a difference into a degradation.
+void AddPairedStatistics(const std::vector<double>& differences, bool logarithmic, double unit,
+                         MetricChange* change) {
+  const Interval means = BootstrapMean(differences);
+  double low = logarithmic ? std::exp(means.low) - 1 : unit * means.low;
+  double high = logarithmic ? std::exp(means.high) - 1 : unit * means.high;
+  if (low > high) std::swap(low, high);
+  change->interval = {low, high};
+  int64_t better = 0, worse = 0;
+  for (const double difference : differences) {
+    if (difference != 0 && std::abs(difference) != 1) return;
+    (unit * difference > 0 ? worse : better) += difference != 0 ? 1 : 0;
+  }
+  if (!logarithmic) change->probability = McNemarProbability(better, worse);
+}
+
 MetricChange Change(const VariantFacts& baseline, const VariantFacts& facts,
                     const std::string& name) {
   const nlohmann::json& metric = facts.metrics[name];
@@ -51,10 +68,13 @@ MetricChange Change(const VariantFacts& baseline, const VariantFacts& facts,
   const std::vector<double> differences = PairedDifferences(baseline, facts, name);
   // Perplexity's samples are mean log-likelihoods: their difference is the logarithm of the ratio.
   const bool logarithmic = metric.contains("meanNll");
+  // Percentages are stated of shares.
+  const double unit = metric.value("scale", 1.0) / std::abs(base);
   if (differences.size() >= 2) {
     change.paired = true;
     const double error = MeanAndError(differences).standard_error;
-    change.standard_error = logarithmic ? (1 + change.degradation) * error : error / std::abs(base);
+    change.standard_error = logarithmic ? (1 + change.degradation) * error : unit * error;
+    AddPairedStatistics(differences, logarithmic, sign * unit, &change);
   } else {
     const double a = Number(*found, "stderr"), b = Number(metric, "stderr");
     if (std::isfinite(a) && std::isfinite(b)) {

@@ -17,7 +17,9 @@ struct JudgedMetric {
   double good_max;
 };
 constexpr JudgedMetric kJudgedMetrics[] = {
-    {"perplexity", 0.03}, {"acc", 0.02}, {"exact_match", 0.02}, {"exact", 0.02}, {"f1", 0.02},
+    {"perplexity", 0.03},   {"word_perplexity", 0.03},  {"acc", 0.02},   {"exact_match", 0.02},
+    {"strict_match", 0.02}, {"flexible_extract", 0.02}, {"exact", 0.02}, {"em", 0.02},
+    {"f1", 0.02},
 };
 
 // Twice the baseline's perplexity: text of this model is of no use any more (round-to-nearest at
