@@ -29,8 +29,10 @@ CASES = [
 ]
 TRANSFORMERS_LOADS = {"f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q6_k", "q4_k_m", "q3_k", "q2_k"}
 FLOAT32_BOUND = 2e-3
-# 8-bit activations: half a step of a block's largest is 1/254 of it; measured on tiny-6m: up to .03.
-LLAMA_BOUND = 0.1
+# llama.cpp keeps f16's activations in 16 bits. Those of all other types it rounds to 8 bits in blocks of 32 or 256: measured
+# on tiny-6m up to .21 (q2_k). A name, a permutation or a scale that is wrong shows as several nats.
+LLAMA_BOUNDS = {"f16": 0.03}
+LLAMA_BOUND = 0.3
 TOP = 5
 
 
@@ -85,9 +87,10 @@ def main(engine, model):
             theirs = llama_logprobs(path, probe["tokens"][: last["position"] + 1])
             shared = sorted(set(ours) & set(theirs), key=lambda token: -ours[token])
             apart = max(abs(ours[token] - theirs[token]) for token in shared) if shared else float("inf")
+            bound = LLAMA_BOUNDS.get(options["type"], LLAMA_BOUND)
             print(f"{options}: {tensors} tensors; transformers {worst:.2e} (bound {FLOAT32_BOUND}), "
-                  f"llama.cpp {apart:.3f} over {len(shared)} tokens (bound {LLAMA_BOUND})", flush=True)
-            if not (worst <= FLOAT32_BOUND and apart <= LLAMA_BOUND and len(shared) >= TOP - 2):
+                  f"llama.cpp {apart:.3f} over {len(shared)} tokens (bound {bound})", flush=True)
+            if not (worst <= FLOAT32_BOUND and apart <= bound and len(shared) >= TOP - 2):
                 failed.append(options)
     assert not failed, failed
 
