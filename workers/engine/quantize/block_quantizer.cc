@@ -173,7 +173,7 @@ absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Block& block, UnitOu
     QD_RETURN_IF_ERROR(context_.cancel.Check());
     std::map<int, InputStatistics> statistics;
     if (collects) {
-      QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, groups));
+      QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, groups, sequential));
     }
     for (const PlannedLinear* linear : linears) {
       const int group = linear->shape.group;

@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "workers/engine/job/failure.h"
 #include "workers/engine/quantize/experts.h"
+#include "workers/engine/quantize/kept_points.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/torch_call.h"
@@ -77,8 +78,8 @@ double Operations(const QuantizePlan& plan) {
   const double tokens =
       static_cast<double>(plan.sequences) * static_cast<double>(plan.sequence_length);
   const bool sequential = plan.options.value("true_sequential", false);
-  // Partial forward passes in front of every group, and a whole one behind the block.
-  const double passes = plan.sequences == 0 ? 0 : (sequential ? 3.0 : 2.0);
+  // In front of every group and behind the block; with kept activations each linear once.
+  const double passes = plan.sequences == 0 ? 0 : (sequential ? 1.0 : 2.0);
   double operations = 0;
   for (const auto& block : plan.blocks) {
     int group = -1;
@@ -133,13 +134,17 @@ MemoryParts EstimateMemory(const QuantizePlan& plan, int64_t asked_batch) {
       element;
   parts.activations_bytes = plan.sequences * plan.sequence_length * config.hidden_size * element;
   if (plan.needs.original) parts.activations_bytes *= 2;
+  if (plan.needs.hessian && plan.options.value("true_sequential", false)) {
+    parts.kept_bytes = KeptPoints::BytesNeeded(
+        config, {.sequences = plan.sequences, .length = plan.sequence_length, .dtype = plan.dtype});
+  }
   return parts;
 }
 
 QuantizeEstimate EstimatePlan(const QuantizePlan& plan, int64_t batch_size) {
   const MemoryParts parts = EstimateMemory(plan, batch_size);
   QuantizeEstimate estimate;
-  const int64_t all = parts.WithoutActivations() + parts.activations_bytes;
+  const int64_t all = parts.WithoutActivations() + parts.activations_bytes + parts.kept_bytes;
   estimate.host_memory_bytes = all;
   if (plan.device.is_cuda()) estimate.device_memory_bytes = all - parts.libraries_bytes;
   // The work folder holds the packed blocks once more.
@@ -150,12 +155,22 @@ QuantizeEstimate EstimatePlan(const QuantizePlan& plan, int64_t batch_size) {
   return estimate;
 }
 
-int64_t ActivationBudget(const Runtime& runtime, const QuantizePlan& plan, int64_t batch_size) {
+absl::StatusOr<ActivationBudget> BudgetActivations(const Runtime& runtime, const QuantizePlan& plan,
+                                                   int64_t batch_size) {
+  const MemoryParts parts = EstimateMemory(plan, batch_size);
+  const auto beside = [&](int64_t promised, int64_t there, int64_t needed) {
+    return std::max<int64_t>(0, (promised > 0 ? std::min(promised, there) : there) - needed);
+  };
   const HostMemory host = ReadHostMemory();
-  const int64_t available = host.available_bytes + host.resident_bytes;
-  const int64_t limit =
-      runtime.host_memory_bytes > 0 ? std::min(runtime.host_memory_bytes, available) : available;
-  return std::max<int64_t>(0, limit - EstimateMemory(plan, batch_size).WithoutActivations());
+  ActivationBudget budget;
+  budget.host_bytes = beside(runtime.host_memory_bytes, host.available_bytes + host.resident_bytes,
+                             parts.WithoutActivations());
+  if (plan.device.is_cuda()) {
+    QD_ASSIGN_OR_RETURN(const DeviceMemory device, ReadDeviceMemory(plan.device));
+    budget.device_bytes = beside(runtime.device_memory_bytes, device.free_bytes,
+                                 parts.WithoutActivations() - parts.libraries_bytes);
+  }
+  return budget;
 }
 
 absl::Status CheckResources(const JobContext& context, const QuantizePlan& plan,

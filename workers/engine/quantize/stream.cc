@@ -44,16 +44,24 @@ absl::Status BlockStream::CreateDecoder(at::Device device) {
 
 absl::StatusOr<ActivationStore> BlockStream::CreateStore(const ActivationShape& shape) {
   if (decoder_->device().is_cuda()) {
-    absl::StatusOr<ActivationStore> store = ActivationStore::InMemory(shape, decoder_->device());
-    if (store.ok() || !IsOutOfMemory(store.status())) return store;
+    absl::StatusOr<ActivationStore> store = absl::ResourceExhaustedError("not tried");
+    if (shape.Bytes() <= options_.device_activation_bytes_max) {
+      store = ActivationStore::InMemory(shape, decoder_->device());
+      if (!store.ok() && !IsOutOfMemory(store.status())) return store;
+    }
+    if (store.ok()) {
+      options_.device_activation_bytes_max -= shape.Bytes();
+      return store;
+    }
     options_.fallback("host_offload", "",
                       absl::StrCat(FormatBytes(shape.Bytes()),
                                    " of calibration activations are kept in host memory"));
   }
-  if (shape.Bytes() <= options_.activation_bytes_max) {
-    return ActivationStore::InMemory(shape, at::kCPU);
+  if (shape.Bytes() > options_.activation_bytes_max) {
+    return ActivationStore::InFile(shape, options_.work_dir);
   }
-  return ActivationStore::InFile(shape, options_.work_dir);
+  options_.activation_bytes_max -= shape.Bytes();
+  return ActivationStore::InMemory(shape, at::kCPU);
 }
 
 absl::Status BlockStream::Start(const at::Tensor& calibration, const at::Tensor& probe) {
@@ -68,7 +76,11 @@ absl::Status BlockStream::Start(const at::Tensor& calibration, const at::Tensor&
   if (plan_.needs.original) {
     QD_ASSIGN_OR_RETURN(originals_, CreateStore(shape));
   }
-  const int64_t tokens = decoder_->device().is_cuda() ? kTokensPerBatchGpu : kTokensPerBatchCpu;
+  const bool on_gpu = decoder_->device().is_cuda();
+  kept_.emplace(shape,
+                on_gpu ? options_.device_activation_bytes_max : options_.activation_bytes_max,
+                decoder_->device());
+  const int64_t tokens = on_gpu ? kTokensPerBatchGpu : kTokensPerBatchCpu;
   batch_size_ =
       options_.batch_size > 0 ? options_.batch_size : std::max<int64_t>(1, tokens / length);
   batch_size_ = std::min(batch_size_, calibration.size(0));
@@ -104,7 +116,8 @@ absl::StatusOr<Block> BlockStream::LoadBlock(int64_t layer, const WeightSource& 
 }
 
 absl::StatusOr<std::map<int, InputStatistics>> BlockStream::Collect(Block& block,
-                                                                    const std::set<int>& groups) {
+                                                                    const std::set<int>& groups,
+                                                                    bool sequential) {
   StatisticsCollector collector(Linears(plan_.config, *plan_.row, block.layer()), groups,
                                 plan_.needs);
   QD_RETURN_IF_ERROR(WithRelief(&block, [&]() -> absl::Status {
@@ -114,8 +127,9 @@ absl::StatusOr<std::map<int, InputStatistics>> BlockStream::Collect(Block& block
       const int64_t count = std::min(batch_size_, store_->sequences() - begin);
       QD_ASSIGN_OR_RETURN(const at::Tensor hidden, store_->Read(begin, count, decoder_->device()));
       collector.StartBatch();
-      const absl::Status status =
-          decoder_->Forward(block, hidden, {.cache = nullptr, .hook = &collector}).status();
+      kept_->StartBatch(begin, count);
+      const ForwardOptions options = {.hook = &collector, .memory = sequential ? &*kept_ : nullptr};
+      const absl::Status status = decoder_->Forward(block, hidden, options).status();
       if (!status.ok() && !collector.enough()) return status;
     }
     return absl::OkStatus();
@@ -142,14 +156,16 @@ absl::StatusOr<InputStatistics> BlockStream::CollectHead() {
   return statistics.at(shape.group);
 }
 
-absl::Status BlockStream::AdvanceStore(ActivationStore& store, Block& block) {
+absl::Status BlockStream::AdvanceStore(ActivationStore& store, Block& block, KeptPoints* kept) {
   int64_t begin = 0;  // Sequences before it are replaced already and must not be run again.
   return WithRelief(&block, [&]() -> absl::Status {
     while (begin < store.sequences()) {
       QD_RETURN_IF_ERROR(options_.check());
       const int64_t count = std::min(batch_size_, store.sequences() - begin);
       QD_ASSIGN_OR_RETURN(const at::Tensor hidden, store.Read(begin, count, decoder_->device()));
-      QD_ASSIGN_OR_RETURN(const at::Tensor output, decoder_->Forward(block, hidden));
+      if (kept != nullptr) kept->StartBatch(begin, count);
+      QD_ASSIGN_OR_RETURN(const at::Tensor output,
+                          decoder_->Forward(block, hidden, {.memory = kept}));
       QD_RETURN_IF_ERROR(store.Write(begin, output));
       begin += count;
     }
@@ -160,11 +176,15 @@ absl::Status BlockStream::AdvanceStore(ActivationStore& store, Block& block) {
 absl::Status BlockStream::AdvanceOriginal(int64_t layer) {
   if (!originals_.has_value()) return absl::OkStatus();
   QD_ASSIGN_OR_RETURN(Block block, LoadBlock(layer, *plan_.source));
-  return AdvanceStore(*originals_, block);
+  return AdvanceStore(*originals_, block, nullptr);
 }
 
 absl::Status BlockStream::Advance(Block& block) {
-  if (store_.has_value()) QD_RETURN_IF_ERROR(AdvanceStore(*store_, block));
+  if (store_.has_value()) {
+    kept_->Freeze();
+    QD_RETURN_IF_ERROR(AdvanceStore(*store_, block, &*kept_));
+    kept_->Clear();
+  }
   return WithRelief(&block, [&]() -> absl::Status {
     QD_ASSIGN_OR_RETURN(probe_, decoder_->Forward(block, probe_));
     return absl::OkStatus();
@@ -181,6 +201,7 @@ absl::Status BlockStream::WithRelief(Block* block, const std::function<absl::Sta
 }
 
 absl::Status BlockStream::Relieve(Block* block, const absl::Status& reason) {
+  if (kept_.has_value() && kept_->GiveUp()) return absl::OkStatus();  // Costs time alone.
   if (store_.has_value() && batch_size_ > 1) {
     batch_size_ /= 2;
     options_.fallback(

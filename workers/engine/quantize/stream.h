@@ -15,13 +15,15 @@
 #include "absl/status/statusor.h"
 #include "workers/engine/models/decoder.h"
 #include "workers/engine/quantize/activations.h"
+#include "workers/engine/quantize/kept_points.h"
 #include "workers/engine/quantize/plan.h"
 
 namespace quantd::engine {
 
 struct StreamOptions {
-  int64_t batch_size = 0;            // Sequences a forward pass; 0: chosen here.
-  int64_t activation_bytes_max = 0;  // Host memory for activations; more go into a file.
+  int64_t batch_size = 0;                   // Sequences a forward pass; 0: chosen here.
+  int64_t activation_bytes_max = 0;         // Host memory for activations; more go into a file.
+  int64_t device_activation_bytes_max = 0;  // Device memory for them; more go into host memory.
   std::string work_dir;
   // Something is done another way than asked: kind, module, description.
   std::function<void(absl::string_view, absl::string_view, absl::string_view)> fallback;
@@ -48,8 +50,10 @@ class BlockStream {
   absl::StatusOr<at::Tensor> Originals(int64_t begin, int64_t count) const;
   int64_t sequences() const { return store_.has_value() ? store_->sequences() : 0; }
   // What the plan needs of the inputs of these groups of linears, in front of what the block holds
-  // now.
-  absl::StatusOr<std::map<int, InputStatistics>> Collect(Block& block, const std::set<int>& groups);
+  // now. `sequential`: nothing in front of them will change any more, so that the next pass through
+  // this block may begin there.
+  absl::StatusOr<std::map<int, InputStatistics>> Collect(Block& block, const std::set<int>& groups,
+                                                         bool sequential);
   // The same for the head: its input is the final norm of the hidden states.
   absl::StatusOr<InputStatistics> CollectHead();
   // Replaces calibration activations and probe by the block's output.
@@ -71,7 +75,8 @@ class BlockStream {
       : plan_(plan), options_(std::move(options)) {}
   absl::Status CreateDecoder(at::Device device);
   absl::StatusOr<ActivationStore> CreateStore(const ActivationShape& shape);
-  absl::Status AdvanceStore(ActivationStore& store, Block& block);
+  // `kept` (may be null): of earlier passes over the same sequences.
+  absl::Status AdvanceStore(ActivationStore& store, Block& block, KeptPoints* kept);
   absl::Status Relieve(Block* block, const absl::Status& reason);
   absl::Status MoveToCpu(Block* block);
 
@@ -79,6 +84,7 @@ class BlockStream {
   StreamOptions options_;
   std::optional<Decoder> decoder_;
   std::optional<ActivationStore> store_, originals_;
+  std::optional<KeptPoints> kept_;
   const WeightSource* block_source_ = nullptr;
   int64_t batch_size_ = 1;
   at::Tensor probe_;
