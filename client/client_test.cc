@@ -380,7 +380,11 @@ void ScriptSweep(FakeScheduler* fake) {
   fake->sweep = FromYaml<v1::Sweep>(R"(name: tenants/default/sweeps/s1
 state: failed
 report_job: tenants/default/jobs/r
-spec: {models: [org/name], variants: [{method: rtn, options: {}}], tasks: [{name: sanity}], benchmark: {}}
+spec:
+  models: [org/name]
+  variants: [{method: rtn, options: {}}]
+  tasks: [{name: sanity}]
+  benchmark: {}
 cells:
 - {name: rtn, model: org/name, stages: [
     {kind: quantize, job: tenants/default/jobs/q1, state: succeeded},

@@ -1,6 +1,6 @@
 // From a sweep's wish to jobs: a baseline of every model, and for every variant quantize -> verify
-// -> evaluate -> benchmark -> compare with the baseline; one report over all of it. Pure: no store, no clock. Refuses empty and
-// oversized sweeps and variants of one name.
+// -> evaluate -> benchmark -> compare with the baseline; one report over all of it. Pure: no store,
+// no clock. Refuses empty and oversized sweeps and variants of one name.
 #pragma once
 
 #include <functional>
