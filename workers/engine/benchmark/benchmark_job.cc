@@ -129,8 +129,14 @@ absl::Status Benchmark::Warm(const LoadedModel& model, bool counts) {
 // None where it cannot be measured beside the model on the same device.
 absl::StatusOr<std::optional<LoadedModel>> Benchmark::LoadBaseline(const std::string& reference,
                                                                    const LoadedModel& model) {
-  absl::StatusOr<LoadedModel> baseline = LoadModel(context_, reference);
   const at::Device device = model.model->decoder().device();
+  // What the runtime promises holds for both together.
+  Runtime& runtime = context_.spec.runtime;
+  const Runtime whole = runtime;
+  int64_t& limit = device.is_cpu() ? runtime.host_memory_bytes : runtime.device_memory_bytes;
+  if (limit > 0) limit = std::max<int64_t>(1, limit - model.model->size_bytes());
+  absl::StatusOr<LoadedModel> baseline = LoadModel(context_, reference);
+  runtime = whole;
   std::string why;
   if (!baseline.ok()) {
     if (!IsOutOfMemory(baseline.status())) return baseline.status();

@@ -63,9 +63,11 @@ class BenchmarkTest : public ::testing::Test {
     context.spec.kind = spec;
     context.spec.runtime.device = "cpu";
     context.spec.runtime.threads = 1;
+    context.spec.runtime.host_memory_bytes = host_memory_bytes_;
     return RunBenchmark(context, spec);
   }
   std::string folder_;
+  int64_t host_memory_bytes_ = 0;
   RecordingSink events_;
   CancelToken cancel_;
 };
@@ -96,6 +98,23 @@ TEST_F(BenchmarkTest, EverySettingInTurnsWithTheBaseline) {
   EXPECT_EQ((*result)["baseline"]["rows"].size(), 2u);
   const std::vector<json> metrics = events_.Events("metric");
   EXPECT_EQ(metrics.size(), 4u) << "prefill and decode of each setting that was measured";
+}
+
+TEST_F(BenchmarkTest, ABaselineThatDoesNotFitBesideTheModelIsLeftOut) {
+  BenchmarkSpec spec;
+  spec.model = spec.baseline = kModel;
+  spec.prompt_lengths = {8};
+  spec.decode_tokens = 2;
+  spec.repetitions = 1;
+  // One model in float32 and the room to work that loading asks for; not two.
+  host_memory_bytes_ = (int64_t{512} << 20) + (int64_t{30} << 20);
+  const absl::StatusOr<json> result = Run(spec);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_FALSE(result->contains("baseline"));
+  EXPECT_FALSE(result->contains("ratio"));
+  const std::vector<json> fallbacks = events_.Events("fallback");
+  ASSERT_EQ(fallbacks.size(), 1u);
+  EXPECT_EQ(fallbacks[0]["fallback"]["kind"], "no_baseline");
 }
 
 TEST_F(BenchmarkTest, NothingThatFitsIsAnError) {
