@@ -136,8 +136,7 @@ def check_intervals(rows):
 
 def check_facts(folder):
     report, rows = rows_of(folder)
-    recall = {name: row["metrics"]["recall"] for name, row in rows.items()} if "recall" in rows["baseline"]["metrics"] \
-        else {name: row["metrics"]["recall/exact_match"] for name, row in rows.items()}
+    recall = {name: row["metrics"]["recall/exact_match"] for name, row in rows.items()}
     choice = {name: row["metrics"]["arc/acc"] for name, row in rows.items()}
     years = {name: row["metrics"]["openmath/mean_abs_diff"] for name, row in rows.items()}
     print("recall:", recall, "\nchoice:", choice, "\nyears off:", years)
