@@ -7,7 +7,7 @@ namespace quantd::engine {
 namespace {
 
 constexpr int kSuccess = 0;
-constexpr int kSmClock = 1;
+constexpr int kSmClock = 1, kMemoryClock = 2;
 constexpr double kMillijoules = 1000;
 
 template <typename Function>
@@ -40,12 +40,14 @@ std::optional<double> Nvml::EnergyJoules() const {
   return static_cast<double>(millijoules) / kMillijoules;
 }
 
-double Nvml::SmMhz() const {
+nlohmann::json Nvml::Clocks() const {
   auto* clock = Find<int(void*, int, unsigned*)>(library_, "nvmlDeviceGetClockInfo");
-  unsigned mhz = 0;
-  if (device_ == nullptr || clock == nullptr || clock(device_, kSmClock, &mhz) != kSuccess)
-    return 0;
-  return mhz;
+  unsigned sm = 0, memory = 0;
+  if (device_ == nullptr || clock == nullptr || clock(device_, kSmClock, &sm) != kSuccess ||
+      clock(device_, kMemoryClock, &memory) != kSuccess) {
+    return nullptr;
+  }
+  return {{"smMhz", sm}, {"memoryMhz", memory}};
 }
 
 }  // namespace quantd::engine

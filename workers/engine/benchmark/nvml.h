@@ -2,6 +2,8 @@
 // clocks for a measurement's record.
 #pragma once
 
+#include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 namespace quantd::engine {
@@ -16,8 +18,8 @@ class Nvml {
 
   // Joules since the driver was loaded.
   std::optional<double> EnergyJoules() const;
-  // Of the multiprocessors, now; 0: not known.
-  double SmMhz() const;
+  // {"smMhz", "memoryMhz"}, or null.
+  nlohmann::json Clocks() const;
 
  private:
   void* library_ = nullptr;
