@@ -314,6 +314,185 @@ benchmark: {}
 )");
 }
 
+TEST(Quantctl, SweepFromNamesAndFamilies) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  fake.catalog = FromYaml<v1::Catalog>(R"(methods:
+- {name: awq, formats: [awq], options: [{name: bits, allowed: [3, 4, 8]}]}
+- {name: awq_q4_0, formats: [gguf]}
+- {name: bnb_4bit, formats: [bitsandbytes]}
+- {name: bnb_8bit, formats: [bitsandbytes], options: [{name: threshold}]}
+- {name: hqq, formats: [hqq], options: [{name: bits, allowed: [2, 3, 4, 8]}]}
+)");
+  const auto variants = [&](std::vector<std::string> words) {
+    words.insert(words.begin(), {"sweep", "org/name"});
+    words.push_back("--detach");
+    const ClientRun run = RunQuantctl(With(fake, words));
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    if (run.exit_code != 0) return std::string();
+    v1::SweepSpec spec = fake.submitted_sweeps.back().spec();
+    EXPECT_EQ(MessageToYaml(spec.tasks(0)), "name: sanity\n");
+    spec.clear_tasks();
+    spec.clear_benchmark();
+    spec.clear_models();
+    return MessageToYaml(spec) + run.err;
+  };
+  EXPECT_EQ(variants({"--quick"}), R"(variants:
+  - name: bnb_8bit
+    method: bnb_8bit
+    options: {}
+  - name: bnb_4bit_nf4
+    method: bnb_4bit
+    options:
+      double_quant: false
+      quant_type: nf4
+)");
+  EXPECT_EQ(variants({"--method", "bnb", "--option", "threshold=4"}), R"(variants:
+  - method: bnb_4bit
+    options: {}
+  - method: bnb_8bit
+    options:
+      threshold: 4
+)");
+  // An exact name is no family; a family's methods take what they can of the bits.
+  EXPECT_EQ(variants({"--method", "awq", "--bits", "2"}), R"(variants:
+  - method: awq
+    options:
+      bits: 2
+)");
+  const std::string all = variants({"--method", "all", "--bits", "2,3"});
+  EXPECT_THAT(all, HasSubstr("  - method: awq\n    options:\n      bits: 3\n"));
+  EXPECT_THAT(all, HasSubstr("  - method: hqq\n    options:\n      bits: [2, 3]\n"));
+  EXPECT_THAT(variants({"--method", "all", "--bits", "2"}), HasSubstr("left out"));
+  EXPECT_THAT(variants({"--experiment", "gptq_3bit,hqq_2bit"}), HasSubstr("name: hqq_2bit"));
+
+  const ClientRun typo =
+      RunQuantctl(With(fake, {"sweep", "org/name", "--experiment", "bnb_4bit_nf"}));
+  EXPECT_EQ(typo.exit_code, 3);
+  EXPECT_THAT(typo.err, HasSubstr("did you mean \"bnb_4bit_nf4\"?"));
+  EXPECT_EQ(RunQuantctl(With(fake, {"sweep", "org/name"})).exit_code, 2);
+  EXPECT_EQ(RunQuantctl(With(fake, {"sweep", "org/name", "--quick", "--bits", "4"})).exit_code, 2);
+  EXPECT_THAT(RunQuantctl({"methods", "--experiments"}).out, HasSubstr("gguf_q4_k_m"));
+}
+
+// A sweep of two variants, one of which failed, and its report.
+void ScriptSweep(FakeScheduler* fake) {
+  fake->sweep = FromYaml<v1::Sweep>(R"(name: tenants/default/sweeps/s1
+state: failed
+report_job: tenants/default/jobs/r
+spec:
+  models: [org/name]
+  variants: [{method: rtn, options: {}}]
+  tasks: [{name: sanity}]
+  benchmark: {}
+cells:
+- {name: rtn, model: org/name, stages: [
+    {kind: quantize, job: tenants/default/jobs/q1, state: succeeded},
+    {kind: evaluate, job: tenants/default/jobs/e1, state: succeeded},
+    {kind: compare, job: tenants/default/jobs/c1, state: succeeded}]}
+- {name: gptq, model: org/name, stages: [
+    {kind: quantize, job: tenants/default/jobs/q2, state: failed},
+    {kind: compare, job: tenants/default/jobs/c2, state: succeeded}]}
+)");
+  fake->events = {
+      FromYaml<v1::JobEvent>("{sequence: 1, job: tenants/default/jobs/q2, state: {state: running, "
+                             "worker: workers/w1}}"),
+      FromYaml<v1::JobEvent>("{sequence: 2, job: tenants/default/jobs/q2, fallback: {kind: cpu, "
+                             "description: on the CPU instead}}"),
+      FromYaml<v1::JobEvent>("{sequence: 3, job: tenants/default/jobs/c1, state: {state: running, "
+                             "worker: workers/w1}}"),
+      FromYaml<v1::JobEvent>(
+          "{sequence: 4, job: tenants/default/jobs/c1, state: {state: succeeded}}"),
+      FromYaml<v1::JobEvent>(
+          "{sequence: 5, job: tenants/default/jobs/c2, state: {state: succeeded}}")};
+  fake->workers = {FromYaml<v1::Worker>("{name: workers/w1, host_memory_bytes: 8GiB}")};
+  const auto file = [&](const std::string& path, const std::string& text) {
+    fake->blobs[Sha256Hex(text)] = text;
+    return absl::StrCat("{path: ", path, ", blob: {sha256: ", Sha256Hex(text),
+                        ", size_bytes: ", text.size(), "}}");
+  };
+  const auto job = [&](const std::string& id, const std::string& yaml) {
+    fake->jobs["tenants/default/jobs/" + id] =
+        FromYaml<v1::Job>(absl::StrCat("{name: tenants/default/jobs/", id, ", ", yaml, "}"));
+  };
+  job("q1", absl::StrCat("state: succeeded, result: {sizeAfterBytes: 5}, output: {files: [",
+                         file("config.json", "{}"), "]}"));
+  job("e1", absl::StrCat("state: succeeded, result: {metrics: {acc: {value: 0.5}}}, output: {files:"
+                         " [",
+                         file("samples_arc.jsonl", "{\"id\": 1}\n"), "]}"));
+  job("c1",
+      "state: succeeded, result: {rows: [{name: baseline, baseline: true, sizeBytes: 20}, {name: "
+      "rtn, sizeBytes: 5, metrics: {acc: 0.5}, verdict: good, outcome: successful}]}");
+  job("q2",
+      "state: failed, failure: {error_class: out_of_memory, message: too large, attempt: 2, "
+      "remedy: take a larger worker}");
+  job("c2", "state: succeeded, result: {rows: [{name: gptq, verdict: failed}]}");
+  job("r", absl::StrCat("state: succeeded, spec: {report: {title: t}}, output: {files: [",
+                        file("report.html", "<p>"), ", ", file("report.json", "{}\n"), ", ",
+                        file("report.md", "# t\n"), ", ", file("summary.csv", "a,b\r\n"), "]}"));
+}
+
+TEST(Quantctl, SweepTellsEveryVariantAndBringsTheTreeHome) {
+  FakeScheduler fake;
+  ScriptSweep(&fake);
+  const Folder folder;
+  const ClientRun run =
+      RunQuantctl(With(fake, {"sweeps", "watch", "s1", "--output", folder / "out"}));
+  EXPECT_EQ(run.exit_code, 1) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("rtn: good, successful\n  20 B -> 5 B (25.0 % of the original)\n"
+                                 "  acc 0.500\n"));
+  EXPECT_THAT(run.out, HasSubstr("gptq quantize (jobs/q2): failed (out of memory, attempt 2): too "
+                                 "large\n  what it means: the machine is too small"));
+  EXPECT_THAT(run.out, HasSubstr("  machine: w1: 8.00 GiB memory\n  tried: 2 attempts\n"
+                                 "  tried: cpu: on the CPU instead\n"));
+  EXPECT_THAT(run.out, Not(HasSubstr("[rtn compare]")));
+  for (const char* name :
+       {"models/rtn/config.json", "samples/rtn/samples_arc.jsonl", "metrics/rtn.json",
+        "metrics/gptq.json", "comparisons/rtn.json", "comparisons/gptq.json", "report.md",
+        "report.html", "report.json", "summary.csv"}) {
+    EXPECT_TRUE(FileExists(folder / "out/" + name)) << name;
+  }
+  const std::string failed = ReadFile(folder / "out/metrics/gptq.json").value_or("");
+  EXPECT_THAT(failed, HasSubstr("\"class\": \"out of memory\""));
+  EXPECT_THAT(ReadFile(folder / "out/metrics/rtn.json").value_or(""), HasSubstr("\"acc\""));
+}
+
+TEST(Quantctl, ReportInEveryForm) {
+  FakeScheduler fake;
+  ScriptSweep(&fake);
+  EXPECT_EQ(RunQuantctl(With(fake, {"report", "s1"})).out, "# t\n");
+  EXPECT_EQ(RunQuantctl(With(fake, {"report", "jobs/r", "--format", "html"})).out, "<p>");
+  EXPECT_EQ(RunQuantctl(With(fake, {"report", "sweeps/s1", "--format", "csv"})).out, "a,b\r\n");
+  EXPECT_EQ(RunQuantctl(With(fake, {"--json", "report", "s1"})).out, "{}\n");
+  EXPECT_EQ(RunQuantctl(With(fake, {"report", "s1", "--format", "pdf"})).exit_code, 2);
+  EXPECT_EQ(RunQuantctl(With(fake, {"report", "jobs/q1"})).exit_code, 2);
+  const Folder folder;
+  EXPECT_EQ(RunQuantctl(With(fake, {"report", "s1", "-o", folder / "r"})).exit_code, 0);
+  EXPECT_EQ(ReadFile(folder / "r/report.html").value_or(""), "<p>");
+  fake.jobs["tenants/default/jobs/r"].set_state(v1::JOB_STATE_PENDING);
+  const ClientRun early = RunQuantctl(With(fake, {"report", "s1"}));
+  EXPECT_NE(early.exit_code, 0);
+  EXPECT_THAT(early.err, HasSubstr("is pending"));
+}
+
+TEST(Quantctl, RetryFailedFindsTheSweep) {
+  FakeScheduler fake;
+  ScriptSweep(&fake);
+  const std::vector<std::string> words = {"sweep", "org/name",       "--method",
+                                          "rtn",   "--retry-failed", "--detach"};
+  const ClientRun run = RunQuantctl(With(fake, words));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(fake.retried_sweeps, ElementsAre("tenants/default/sweeps/s1"));
+  ASSERT_EQ(fake.submitted_sweeps.size(), 1u);
+  EXPECT_TRUE(fake.submitted_sweeps[0].validate_only());
+  EXPECT_EQ(RunQuantctl(With(fake, {"sweep", "sweeps/s1", "--retry-failed", "-d"})).exit_code, 0);
+  EXPECT_EQ(fake.retried_sweeps.size(), 2u);
+  const ClientRun other = RunQuantctl(
+      With(fake, {"sweep", "org/other", "--method", "rtn", "--retry-failed", "--detach"}));
+  EXPECT_EQ(other.exit_code, 3);
+  EXPECT_EQ(fake.retried_sweeps.size(), 2u);
+}
+
 TEST(Quantctl, UploadsDataFilesWhenAsked) {
   FakeScheduler fake;
   Script(&fake, "succeeded");
@@ -457,8 +636,10 @@ TEST(Download, RefusesWrongBytesAndHostileNames) {
 TEST(Examples, AreValid) {
   const std::string root = std::string(QUANTD_SOURCE_DIR) + "/examples/";
   v1::SweepSpec sweep;
-  const absl::Status status = YamlToMessage(*ReadFile(root + "quick.yaml"), "quick.yaml", &sweep);
-  EXPECT_TRUE(status.ok()) << status;
+  for (const char* name : {"quick.yaml", "study.yaml", "coqa_sweep.yaml", "model_ladder.yaml"}) {
+    const absl::Status status = YamlToMessage(*ReadFile(root + name), name, &sweep);
+    EXPECT_TRUE(status.ok()) << status;
+  }
   for (const char* name : {"quantize.yaml", "evaluate.yaml"}) {
     v1::JobSpec job;
     const absl::Status job_status = YamlToMessage(*ReadFile(root + name), name, &job);

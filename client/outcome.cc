@@ -1,21 +1,24 @@
 // Outcomes in words.
 #include "client/outcome.h"
 
+#include <algorithm>
 #include <map>
-#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "base/file.h"
 #include "base/status_macros.h"
 #include "client/render/board.h"
 #include "client/render/comparison.h"
+#include "client/render/failure.h"
 #include "client/transfer.h"
 
 namespace quantd {
 namespace {
+
+// Fallbacks told of one job; the log has all.
+constexpr size_t kFallbacksMax = 8;
 
 std::string Id(const std::string& name) { return name.substr(name.rfind('/') + 1); }
 
@@ -89,19 +92,52 @@ int CodeOf(v1::JobState state) {
   return state == v1::JOB_STATE_SUCCEEDED ? kExitOk : kExitJobFailed;
 }
 
-// A folder name for each cell: its name, below its model's where the sweep has several.
-std::map<std::string, const v1::Sweep::Cell*> Folders(const v1::Sweep& sweep) {
-  std::set<std::string> models;
-  for (const v1::Sweep::Cell& cell : sweep.cells()) models.insert(cell.model());
-  std::map<std::string, const v1::Sweep::Cell*> folders;
-  for (const v1::Sweep::Cell& cell : sweep.cells()) {
-    const std::vector<std::string> parts = absl::StrSplit(cell.model(), '/');
-    std::string folder =
-        models.size() > 1 ? absl::StrCat(parts.back(), "/", cell.name()) : cell.name();
-    while (folders.count(folder) > 0) folder += "-2";
-    folders[folder] = &cell;
+// Where the last attempt ran and what was done another way on the way, from the job's events. What
+// cannot be asked any more is left out: a failure is told in any case.
+FailureAccount AccountOf(Session& session, const std::string& title, const v1::Job& job) {
+  FailureAccount account{title, job.failure(), "", {}};
+  v1::WatchJobRequest watch;
+  watch.set_name(job.name());
+  for (const char* kind : {"state", "fallback"}) watch.add_kinds(kind);
+  watch.set_snapshot(true);
+  std::string worker;
+  session.scheduler()
+      .Stream(watch,
+              [&](const v1::JobEvent& event) {
+                if (!event.state().worker().empty()) worker = event.state().worker();
+                if (event.has_fallback() && account.tried.size() < kFallbacksMax) {
+                  account.tried.push_back(absl::StrCat(
+                      event.fallback().kind(), event.fallback().module().empty() ? "" : " in ",
+                      event.fallback().module(), ": ", event.fallback().description()));
+                }
+                return true;
+              })
+      .IgnoreError();
+  if (worker.empty()) return account;
+  account.machine = OneLine(worker);
+  const absl::StatusOr<v1::ListWorkersResponse> workers =
+      session.scheduler().Call(v1::ListWorkersRequest());
+  if (!workers.ok()) return account;
+  for (const v1::Worker& each : workers->workers()) {
+    if (each.name() == worker) account.machine = MachineText(each);
   }
-  return folders;
+  return account;
+}
+
+// Every failed stage of a cell.
+absl::StatusOr<std::vector<std::string>> FailedStages(Session& session,
+                                                      const v1::Sweep::Cell& cell) {
+  std::vector<std::string> lines;
+  for (const v1::Sweep::Stage& stage : cell.stages()) {
+    QD_ASSIGN_OR_RETURN(const v1::Job job, GetJob(session, stage.job()));
+    if (job.state() != v1::JOB_STATE_FAILED) continue;
+    const std::string title =
+        absl::StrCat(cell.name(), " ", stage.kind(), " (", ShortName(job.name()), ")");
+    for (std::string& line : AccountLines(AccountOf(session, title, job), session.style())) {
+      lines.push_back(std::move(line));
+    }
+  }
+  return lines;
 }
 
 }  // namespace
@@ -147,14 +183,11 @@ int TellSweep(Session& session, const v1::Sweep& sweep) {
   }
   if (session.json()) return CodeOf(sweep.state());
   for (const v1::Sweep::Cell& cell : sweep.cells()) {
-    for (const v1::Sweep::Stage& stage : cell.stages()) {
-      if (stage.state() != v1::JOB_STATE_FAILED) continue;
-      const absl::StatusOr<v1::Job> job = GetJob(session, stage.job());
-      if (!job.ok()) return session.Fail(job.status());
-      session.out() << cell.name() << " " << stage.kind() << " (" << ShortName(job->name())
-                    << "):\n";
-      Print(session, FailureLines(job->failure(), session.style()), "  ");
-    }
+    const auto failed = [](const auto& stage) { return stage.state() == v1::JOB_STATE_FAILED; };
+    if (std::none_of(cell.stages().begin(), cell.stages().end(), failed)) continue;
+    const absl::StatusOr<std::vector<std::string>> lines = FailedStages(session, cell);
+    if (!lines.ok()) return session.Fail(lines.status());
+    Print(session, *lines);
   }
   if (sweep.state() == v1::JOB_STATE_FAILED) {
     session.out() << "some jobs did not succeed; run them again with: quantctl sweeps retry "
@@ -169,6 +202,15 @@ int TellSweep(Session& session, const v1::Sweep& sweep) {
   }
   session.out().flush();
   return CodeOf(sweep.state());
+}
+
+std::vector<std::string> TellCell(Session& session, const v1::Sweep::Cell& cell) {
+  absl::StatusOr<std::vector<std::string>> failed = FailedStages(session, cell);
+  if (!failed.ok()) return {absl::StrCat(cell.name(), ": ", OneLine(failed.status().message()))};
+  if (!failed->empty() || cell.stages().empty()) return *std::move(failed);
+  const absl::StatusOr<v1::Job> last = GetJob(session, cell.stages().rbegin()->job());
+  if (!last.ok() || last->state() != v1::JOB_STATE_SUCCEEDED) return {};
+  return VariantLines(last->result(), session.style());
 }
 
 absl::Status BringHome(Session& session, const v1::Manifest& manifest, const std::string& folder,
@@ -201,21 +243,6 @@ absl::Status BringHome(Session& session, const v1::Manifest& manifest, const std
     session.out() << std::endl;
   }
   return absl::OkStatus();
-}
-
-absl::Status BringHome(Session& session, const v1::Sweep& sweep, const std::string& folder) {
-  for (const auto& [name, cell] : Folders(sweep)) {
-    QD_RETURN_IF_ERROR(CheckRelativePath(name), "the sweep has a variant whose name is refused");
-    for (const v1::Sweep::Stage& stage : cell->stages()) {
-      if (stage.kind() != "quantize" || stage.state() != v1::JOB_STATE_SUCCEEDED) continue;
-      QD_ASSIGN_OR_RETURN(const v1::Job job, GetJob(session, stage.job()));
-      QD_RETURN_IF_ERROR(BringHome(session, job.output(), absl::StrCat(folder, "/", name)));
-    }
-  }
-  if (sweep.report_job().empty()) return absl::OkStatus();
-  QD_ASSIGN_OR_RETURN(const v1::Job report, GetJob(session, sweep.report_job()));
-  if (report.output().files().empty()) return absl::OkStatus();
-  return BringHome(session, report.output(), folder);
 }
 
 }  // namespace quantd

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "client/session.h"
 
@@ -10,13 +11,12 @@ namespace quantd {
 // Metrics, failure with its remedy, the comparison if it has one, where the files lie. Returns the
 // exit code.
 int TellJob(Session& session, const v1::Job& job);
-// The comparison of the report job, every failed job with its error, where the files lie.
+// The comparison of the report job, the account of every failed job, where the files lie.
 int TellSweep(Session& session, const v1::Sweep& sweep);
+// A variant that is through all its stages: its summary, or the account of what failed.
+std::vector<std::string> TellCell(Session& session, const v1::Sweep::Cell& cell);
 
 // Files of one job into `folder`, with progress on a terminal.
 absl::Status BringHome(Session& session, const v1::Manifest& manifest, const std::string& folder,
                        const std::string& only = "");
-// Every variant's model into folder/{variant}, the report into folder.
-absl::Status BringHome(Session& session, const v1::Sweep& sweep, const std::string& folder);
-
 }  // namespace quantd

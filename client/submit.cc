@@ -2,6 +2,7 @@
 #include "client/submit.h"
 
 #include <google/protobuf/util/json_util.h>
+#include <google/protobuf/util/message_differencer.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -15,6 +16,8 @@
 #include "client/engine_tool.h"
 #include "client/follow.h"
 #include "client/outcome.h"
+#include "client/render/board.h"
+#include "client/sweep_folder.h"
 #include "nlohmann/json.hpp"
 #include "proto/yaml.h"
 
@@ -22,6 +25,8 @@ namespace quantd {
 namespace {
 
 constexpr int64_t kSpecBytesMax = int64_t{4} << 20;
+// --retry-failed looks no further back.
+constexpr int kSweepsSearchedMax = 1000;
 
 // A version 4 UUID.
 std::string NewRequestId() {
@@ -236,6 +241,49 @@ int RunSweep(Session& session, v1::SweepSpec spec, const SubmitFlags& flags) {
   return flags.detach ? kExitOk : WatchToTheEnd(session, sweep, {0, flags.output});
 }
 
+int RetrySweep(Session& session, const std::string& name, const SubmitFlags& flags) {
+  v1::RetrySweepRequest request;
+  const absl::StatusOr<std::string> full = session.SweepName(name);
+  if (!full.ok()) return session.Fail(full.status());
+  request.set_name(*full);
+  const absl::StatusOr<v1::Sweep> sweep = session.scheduler().Call(request);
+  if (!sweep.ok()) return session.Fail(sweep.status());
+  if (session.json()) {
+    session.PrintJson("sweep", *sweep);
+  } else {
+    session.out() << ShortName(sweep->name()) << " " << StateWord(sweep->state()) << "\n";
+  }
+  session.out().flush();
+  return flags.detach ? static_cast<int>(kExitOk)
+                      : WatchToTheEnd(session, *sweep, {0, flags.output});
+}
+
+int RetrySweep(Session& session, v1::SweepSpec spec, const SubmitFlags& flags) {
+  absl::Status status = ApplyFlags(flags, &spec);
+  if (status.ok()) status = Inputs(&session, flags.inputs).Resolve(&spec);
+  if (!status.ok()) return session.Fail(status);
+  // Stored specifications have their defaults filled in by the scheduler.
+  auto resolve = MakeRequest<v1::SubmitSweepRequest>(session, spec, flags);
+  resolve.set_validate_only(true);
+  const absl::StatusOr<v1::SubmitSweepResponse> resolved = session.scheduler().Call(resolve);
+  if (!resolved.ok()) return session.Fail(resolved.status());
+  v1::ListSweepsRequest list;
+  list.set_parent(session.parent());
+  list.set_page_size(kSweepsSearchedMax);
+  const absl::StatusOr<v1::ListSweepsResponse> sweeps = session.scheduler().Call(list);
+  if (!sweeps.ok()) return session.Fail(sweeps.status());
+  for (const v1::Sweep& sweep : sweeps->sweeps()) {
+    if (google::protobuf::util::MessageDifferencer::Equals(sweep.spec(),
+                                                           resolved->sweep().spec())) {
+      return RetrySweep(session, sweep.name(), flags);
+    }
+  }
+  return session.Fail(absl::NotFoundError(
+      absl::StrCat("--retry-failed: none of the last ", sweeps->sweeps_size(),
+                   " sweeps has this specification; submit it without --retry-failed, or name the "
+                   "sweep (quantctl sweeps list)")));
+}
+
 int WatchToTheEnd(Session& session, const v1::Job& job, const WatchOptions& options) {
   FollowRequest follow;
   follow.name = job.name();
@@ -256,7 +304,9 @@ int WatchToTheEnd(Session& session, const v1::Sweep& sweep, const WatchOptions& 
   FollowRequest follow;
   follow.name = sweep.name();
   follow.sweep = true;
-  const absl::StatusOr<FollowEnd> end = Follow(&session, follow, MakeView(&session, sweep).get());
+  const CellLines tell = [&](const v1::Sweep::Cell& cell) { return TellCell(session, cell); };
+  const absl::StatusOr<FollowEnd> end =
+      Follow(&session, follow, MakeView(&session, sweep, tell).get());
   if (!end.ok()) return session.Fail(end.status());
   if (*end != FollowEnd::kEnded) return EarlyEnd(*end);
   v1::GetSweepRequest get;

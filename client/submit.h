@@ -36,6 +36,12 @@ absl::Status ReadSpec(const std::string& path, google::protobuf::Message* spec,
 int RunJob(Session& session, v1::JobSpec spec, const SubmitFlags& flags);
 int RunSweep(Session& session, v1::SweepSpec spec, const SubmitFlags& flags);
 
+// Puts what did not succeed in a sweep back into the queue, and watches it; of `flags` only detach
+// and output matter. By specification: the newest sweep that the scheduler would plan alike,
+// NotFound where there is none.
+int RetrySweep(Session& session, const std::string& name, const SubmitFlags& flags);
+int RetrySweep(Session& session, v1::SweepSpec spec, const SubmitFlags& flags);
+
 // Follows what is there already, to the same end.
 struct WatchOptions {
   int64_t after_sequence = 0;

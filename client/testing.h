@@ -49,6 +49,7 @@ class FakeScheduler final : public v1::JobService::Service,
   v1::Job job;  // What GetJob, SubmitJob and CancelJob return.
   v1::Sweep sweep;
   v1::Catalog catalog;
+  std::vector<v1::Worker> workers;
   std::vector<v1::JobEvent> events;     // What WatchJob streams from after_sequence on.
   std::map<std::string, v1::Job> jobs;  // GetJob by name, before `job`.
   absl::Status submit_error;
@@ -62,6 +63,7 @@ class FakeScheduler final : public v1::JobService::Service,
   absl::Mutex mutex;
   std::vector<v1::SubmitJobRequest> submitted;
   std::vector<v1::SubmitSweepRequest> submitted_sweeps;
+  std::vector<std::string> retried_sweeps;
   std::vector<int64_t> watched_after;
   std::vector<int64_t> download_offsets;
   std::vector<v1::CreateArtifactRequest> created;
@@ -127,6 +129,18 @@ class FakeScheduler final : public v1::JobService::Service,
     *response = sweep;
     return grpc::Status::OK;
   }
+  grpc::Status ListSweeps(grpc::ServerContext*, const v1::ListSweepsRequest*,
+                          v1::ListSweepsResponse* response) override {
+    *response->add_sweeps() = sweep;
+    return grpc::Status::OK;
+  }
+  grpc::Status RetrySweep(grpc::ServerContext*, const v1::RetrySweepRequest* request,
+                          v1::Sweep* response) override {
+    const absl::MutexLock lock(&mutex);
+    retried_sweeps.push_back(request->name());
+    *response = sweep;
+    return grpc::Status::OK;
+  }
   grpc::Status WatchSweep(grpc::ServerContext*, const v1::WatchSweepRequest* request,
                           grpc::ServerWriter<v1::SweepEvent>* writer) override {
     const int start = request->resume_token().empty() ? 0 : std::stoi(request->resume_token());
@@ -147,7 +161,8 @@ class FakeScheduler final : public v1::JobService::Service,
     return grpc::Status::OK;
   }
   grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*,
-                           v1::ListWorkersResponse*) override {
+                           v1::ListWorkersResponse* response) override {
+    for (const v1::Worker& worker : workers) *response->add_workers() = worker;
     return grpc::Status::OK;
   }
   grpc::Status StartUpload(grpc::ServerContext*, const v1::StartUploadRequest* request,

@@ -13,6 +13,7 @@ Action DeclareVerify(CLI::App* app);
 Action DeclareSweep(CLI::App* app);
 Action DeclareSubmit(CLI::App* app);
 Action DeclareCompare(CLI::App* app);
+Action DeclareReport(CLI::App* app);
 Action DeclareJobsList(CLI::App* app);
 Action DeclareJobsGet(CLI::App* app);
 Action DeclareJobsWatch(CLI::App* app);

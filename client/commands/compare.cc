@@ -66,12 +66,17 @@ absl::StatusOr<v1::JobSpec> Spec(Session& session, const std::vector<v1::Job>& j
   return spec;
 }
 
-int CompareSweep(Session& session, const std::string& name) {
+int CompareSweep(Session& session, const std::string& name, const std::string& output) {
   v1::GetSweepRequest request;
   request.set_name(name);
   const absl::StatusOr<v1::Sweep> sweep = session.scheduler().Call(request);
   if (!sweep.ok()) return session.Fail(sweep.status());
-  return TellSweep(session, *sweep);
+  const int exit_code = TellSweep(session, *sweep);
+  if (output.empty()) return exit_code;
+  const absl::StatusOr<v1::Job> report = Get(session, sweep->report_job());
+  if (!report.ok()) return session.Fail(report.status());
+  const absl::Status status = BringHome(session, report->output(), output);
+  return status.ok() ? exit_code : session.Fail(status);
 }
 
 int Run(Session& session, const Flags& flags) {
@@ -82,7 +87,9 @@ int Run(Session& session, const Flags& flags) {
     if (!job.ok()) {
       // A bare id may be a sweep's.
       const absl::StatusOr<std::string> name = session.SweepName(flags.names[0]);
-      if (absl::IsNotFound(job.status()) && name.ok()) return CompareSweep(session, *name);
+      if (absl::IsNotFound(job.status()) && name.ok()) {
+        return CompareSweep(session, *name, flags.submit.output);
+      }
       return session.Fail(job.status());
     }
     if (job->spec().has_compare() || job->spec().has_report()) return TellJob(session, *job);
@@ -95,7 +102,13 @@ int Run(Session& session, const Flags& flags) {
     if (!job.ok()) return session.Fail(job.status());
     jobs.push_back(*std::move(job));
   }
-  const absl::StatusOr<v1::JobSpec> spec = Spec(session, jobs);
+  absl::StatusOr<v1::JobSpec> spec = Spec(session, jobs);
+  if (spec.ok() && !flags.submit.output.empty()) {
+    // Only a report has files to bring home.
+    v1::ReportSpec report;
+    *report.mutable_variants() = spec->compare().variants();
+    *spec->mutable_report() = std::move(report);
+  }
   return spec.ok() ? RunJob(session, *spec, flags.submit) : session.Fail(spec.status());
 }
 

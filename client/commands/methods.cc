@@ -4,6 +4,7 @@
 #include "absl/strings/str_split.h"
 #include "base/nearest.h"
 #include "client/commands/commands.h"
+#include "client/experiments.h"
 #include "proto/yaml.h"
 
 namespace quantd {
@@ -13,6 +14,7 @@ struct Flags {
   std::string name;
   bool tasks = false;
   bool formats = false;
+  bool experiments = false;
 };
 
 std::string ValueText(const google::protobuf::Value& value) {
@@ -113,7 +115,22 @@ absl::Status Unknown(const List& list, absl::string_view kind, const std::string
                                    : absl::StrCat("did you mean \"", nearest, "\"?")));
 }
 
+int ListExperiments(Session& session) {
+  Table table({{"experiment"}, {"method"}, {"options"}});
+  for (const Experiment& experiment : Experiments()) {
+    if (session.json()) {
+      session.PrintJson("", *ExperimentVariant(std::string(experiment.name)));
+    } else {
+      table.AddRow({std::string(experiment.name), std::string(experiment.method),
+                    std::string(experiment.options)});
+    }
+  }
+  if (!session.json()) session.PrintTable(table);
+  return kExitOk;
+}
+
 int Run(Session& session, const Flags& flags) {
+  if (flags.experiments) return ListExperiments(session);
   const absl::StatusOr<v1::Catalog> catalog = session.scheduler().Call(v1::GetCatalogRequest());
   if (!catalog.ok()) return session.Fail(catalog.status());
   const auto show = [&](const auto& list, absl::string_view kind, auto print) {
@@ -135,7 +152,11 @@ Action DeclareMethods(CLI::App* app) {
   const auto flags = std::make_shared<Flags>();
   app->add_option("NAME", flags->name, "Only this one");
   CLI::Option* tasks = app->add_flag("--tasks", flags->tasks, "Evaluation tasks instead");
-  app->add_flag("--formats", flags->formats, "Output formats instead")->excludes(tasks);
+  CLI::Option* formats =
+      app->add_flag("--formats", flags->formats, "Output formats instead")->excludes(tasks);
+  app->add_flag("--experiments", flags->experiments, "The named recipes of sweep --experiment")
+      ->excludes(tasks)
+      ->excludes(formats);
   return [flags](Session& session) { return Run(session, *flags); };
 }
 

@@ -1,61 +1,67 @@
-// quantctl sweep: a SweepSpec from a file, or the cross product of methods, bits and group sizes.
+// quantctl sweep: a SweepSpec from a file, or from methods and named experiments; or what failed in
+// a sweep that was submitted before, again.
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "client/commands/commands.h"
 #include "client/commands/spec_flags.h"
+#include "client/commands/variant_flags.h"
 #include "client/submit.h"
 
 namespace quantd {
 namespace {
 
 struct Flags {
-  std::string target, format;
-  std::vector<std::string> methods, options;
-  std::vector<int> bits, group_sizes;
-  bool no_benchmark = false;
+  std::string target;
+  bool no_benchmark = false, retry_failed = false;
   int max_parallel = 0;
+  VariantFlags variants;
   CalibrationFlags calibration;
   TaskFlags tasks;
   RuntimeFlags runtime;
   SubmitFlags submit;
 };
 
-// One element as a number, several as a list: one variant each.
-void SetNumbers(const std::string& name, const std::vector<int>& values,
-                google::protobuf::Struct* options) {
-  if (values.size() == 1) SetNumber(name, values[0], options);
-  if (values.size() < 2) return;
-  auto* list = (*options->mutable_fields())[name].mutable_list_value();
-  for (const int value : values) list->add_values()->set_number_value(value);
+absl::Status FillModel(Session& session, const Flags& flags, v1::SweepSpec* spec) {
+  const VariantFlags& variants = flags.variants;
+  if (variants.methods.empty() && variants.experiments.empty() && !variants.quick) {
+    return absl::InvalidArgumentError(
+        "no --quick, --method or --experiment is given; quantctl methods lists the methods, "
+        "quantctl methods --experiments the experiments");
+  }
+  if (variants.methods.empty() && (!variants.bits.empty() || !variants.group_sizes.empty() ||
+                                   !variants.options.empty() || !variants.format.empty())) {
+    return absl::InvalidArgumentError(
+        "--bits, --group-size, --option and --format go with --method; an experiment has its own");
+  }
+  spec->add_models(flags.target);
+  if (!flags.no_benchmark) spec->mutable_benchmark();
+  v1::Catalog catalog;
+  if (!variants.methods.empty()) {
+    QD_ASSIGN_OR_RETURN(catalog, session.scheduler().Call(v1::GetCatalogRequest()));
+  }
+  std::vector<std::string> left_out;
+  QD_RETURN_IF_ERROR(ApplyVariants(variants, catalog, spec->mutable_variants(), &left_out));
+  if (!left_out.empty()) {
+    session.err() << "left out, for they can do none of these bits and group sizes: "
+                  << absl::StrJoin(left_out, ", ") << "\n";
+  }
+  return absl::OkStatus();
 }
 
-absl::Status Fill(Flags* flags, v1::SweepSpec* spec) {
+absl::Status Fill(Session& session, Flags* flags, v1::SweepSpec* spec) {
   const bool file = absl::EndsWith(flags->target, ".yaml") || absl::EndsWith(flags->target, ".yml");
   if (file) {
-    if (!flags->methods.empty() || !flags->options.empty() || !flags->bits.empty() ||
-        !flags->group_sizes.empty() || !flags->format.empty()) {
+    if (flags->variants.Given()) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "--method, --option, --bits, --group-size and --format go with a MODEL; the variants of ",
+          "--quick, --experiment, --method, --option, --bits, --group-size and --format go with a "
+          "MODEL; the variants of ",
           flags->target, " are in the file"));
     }
     QD_RETURN_IF_ERROR(ReadSpec(flags->target, spec, &flags->submit.inputs));
   } else {
-    if (flags->methods.empty()) {
-      return absl::InvalidArgumentError("no --method is given; quantctl methods lists them");
-    }
-    spec->add_models(flags->target);
-    if (!flags->no_benchmark) spec->mutable_benchmark();
-  }
-  for (const std::string& method : flags->methods) {
-    v1::VariantSpec* variant = spec->add_variants();
-    variant->set_method(method);
-    variant->set_format(flags->format);
-    SetNumbers("bits", flags->bits, variant->mutable_options());
-    SetNumbers("group_size", flags->group_sizes, variant->mutable_options());
-    for (const std::string& option : flags->options) {
-      QD_RETURN_IF_ERROR(ApplyOption(option, variant->mutable_options()));
-    }
+    QD_RETURN_IF_ERROR(FillModel(session, *flags, spec));
   }
   if (flags->no_benchmark) spec->clear_benchmark();
   InputOptions here = flags->submit.inputs;
@@ -69,8 +75,21 @@ absl::Status Fill(Flags* flags, v1::SweepSpec* spec) {
                           task.name());
     }
   }
+  // The one task that has data of its own: whether a variant still writes sentences.
+  if (!file && spec->tasks().empty()) spec->add_tasks()->set_name("sanity");
   if (flags->max_parallel > 0) spec->set_max_parallel(flags->max_parallel);
   return ApplyRuntime(flags->runtime, spec);
+}
+
+int Run(Session& session, Flags* flags) {
+  if (flags->retry_failed && absl::StrContains(flags->target, "sweeps/")) {
+    return RetrySweep(session, flags->target, flags->submit);
+  }
+  v1::SweepSpec spec;
+  const absl::Status status = Fill(session, flags, &spec);
+  if (!status.ok()) return session.Fail(status);
+  return flags->retry_failed ? RetrySweep(session, spec, flags->submit)
+                             : RunSweep(session, spec, flags->submit);
 }
 
 }  // namespace
@@ -80,29 +99,18 @@ Action DeclareSweep(CLI::App* app) {
   app->add_option("TARGET", flags->target, "A SweepSpec (FILE.yaml), or a model")
       ->required()
       ->type_name("FILE.yaml|MODEL");
-  app->add_option("--method", flags->methods, "Method; may be repeated")->allow_extra_args(false);
-  app->add_option("--bits", flags->bits, "As 8,4,3: one variant each")
-      ->delimiter(',')
-      ->allow_extra_args(false);
-  app->add_option("--group-size", flags->group_sizes, "As 128,64: one variant each")
-      ->delimiter(',')
-      ->allow_extra_args(false);
-  app->add_option("--option", flags->options, "Option of every method; a list makes variants")
-      ->type_name("NAME=VALUE")
-      ->allow_extra_args(false);
-  app->add_option("--format", flags->format, "Output format");
+  AddVariantFlags(app, &flags->variants);
   app->add_flag("--no-benchmark", flags->no_benchmark, "Do not measure speed");
-  app->add_option("--max-parallel", flags->max_parallel, "Variants at work at a time")
+  app->add_option("--max-parallel", flags->max_parallel, "Jobs at work at a time")
       ->check(CLI::PositiveNumber);
+  app->add_flag("--retry-failed", flags->retry_failed,
+                "Submit nothing: run again what failed in the newest sweep of the same "
+                "specification, or in the one that TARGET names (sweeps/ID)");
   AddTaskFlags(app, &flags->tasks);
   AddCalibrationFlags(app, &flags->calibration);
   AddRuntimeFlags(app, &flags->runtime);
   AddSubmitFlags(app, &flags->submit);
-  return [flags](Session& session) {
-    v1::SweepSpec spec;
-    const absl::Status status = Fill(flags.get(), &spec);
-    return status.ok() ? RunSweep(session, spec, flags->submit) : session.Fail(status);
-  };
+  return [flags](Session& session) { return Run(session, flags.get()); };
 }
 
 }  // namespace quantd

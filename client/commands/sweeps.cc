@@ -120,15 +120,13 @@ Action DeclareSweepsRetry(CLI::App* app) {
   const auto flags = std::make_shared<Flags>();
   AddSweep(app, flags.get());
   app->add_flag("-d,--detach", flags->detach, "Do not watch");
+  app->add_option("-o,--output", flags->output, "Bring models and report into this folder")
+      ->type_name("DIR");
   return [flags](Session& session) {
-    const absl::StatusOr<std::string> name = session.SweepName(flags->sweep);
-    if (!name.ok()) return session.Fail(name.status());
-    v1::RetrySweepRequest request;
-    request.set_name(*name);
-    const absl::StatusOr<v1::Sweep> sweep = session.scheduler().Call(request);
-    if (!sweep.ok()) return session.Fail(sweep.status());
-    PrintState(session, *sweep);
-    return flags->detach ? static_cast<int>(kExitOk) : WatchToTheEnd(session, *sweep, {});
+    SubmitFlags submit;
+    submit.detach = flags->detach;
+    submit.output = flags->output;
+    return RetrySweep(session, flags->sweep, submit);
   };
 }
 

@@ -26,6 +26,8 @@ constexpr Command kCommands[] = {
      &DeclareSubmit},
     {"compare", "Put the results of jobs, or of a sweep, side by side",
      "quantctl compare sweeps/4c1d", &DeclareCompare},
+    {"report", "Print or fetch a sweep's report", "quantctl report 4c1d --format html",
+     &DeclareReport},
     {"score", "Score predictions made elsewhere, on this machine",
      "quantctl score --task squadv2=dev-v2.0.json --predictions predictions.json", &DeclareScore},
     {"jobs list", "List jobs, newest first", "quantctl jobs list --state running",

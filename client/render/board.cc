@@ -8,8 +8,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "client/render/failure.h"
 
 namespace quantd {
 namespace {
@@ -18,6 +18,7 @@ constexpr size_t kBarWidthMax = 30;
 constexpr size_t kMetricColumnsMax = 4;
 // Stages in the order in which a cell goes through them; others follow.
 constexpr absl::string_view kStageOrder[] = {"quantize", "verify", "evaluate", "benchmark"};
+constexpr absl::string_view kCompareStage = "compare";
 
 absl::Duration DurationOf(const google::protobuf::Duration& duration) {
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
@@ -69,13 +70,6 @@ bool IsEnded(v1::JobState state) {
          state == v1::JOB_STATE_CANCELLED || state == v1::JOB_STATE_SKIPPED;
 }
 
-std::string ErrorClassWord(v1::ErrorClass error_class) {
-  constexpr size_t kPrefixBytes = sizeof("ERROR_CLASS_") - 1;
-  const std::string name = v1::ErrorClass_Name(error_class);
-  if (name.size() <= kPrefixBytes || error_class == v1::ERROR_CLASS_UNSPECIFIED) return "error";
-  return absl::StrReplaceAll(absl::AsciiStrToLower(name.substr(kPrefixBytes)), {{"_", " "}});
-}
-
 std::string ProgressText(const v1::Progress& progress) {
   std::string text = OneLine(progress.phase());
   if (progress.total() > 0) {
@@ -91,24 +85,6 @@ std::string ProgressText(const v1::Progress& progress) {
     absl::StrAppend(&text, ", ", ShortDuration(DurationOf(progress.remaining())), " left");
   }
   return text;
-}
-
-std::vector<std::string> FailureLines(const v1::Failure& failure, const Style& style) {
-  std::vector<std::string> lines;
-  std::string head = absl::StrCat("failed (", ErrorClassWord(failure.error_class()));
-  if (failure.attempt() > 0) absl::StrAppend(&head, ", attempt ", failure.attempt());
-  lines.push_back(style.Bad(absl::StrCat(head, "): ", OneLine(failure.message()))));
-  if (!failure.remedy().empty()) {
-    lines.push_back(absl::StrCat("  what to do: ", OneLine(failure.remedy())));
-  }
-  const std::map<std::string, std::string> details(failure.details().begin(),
-                                                   failure.details().end());
-  for (const auto& [key, value] : details) {
-    for (const absl::string_view line : absl::StrSplit(value, '\n', absl::SkipWhitespace())) {
-      lines.push_back(style.Dim(absl::StrCat("  ", OneLine(key), ": ", OneLine(line))));
-    }
-  }
-  return lines;
 }
 
 void JobBoard::Apply(const v1::JobEvent& event) {
@@ -177,13 +153,16 @@ SweepBoard::SweepBoard(const v1::Sweep& sweep) : name_(ShortName(sweep.name())) 
       row.name = absl::StrCat(parts.back(), " ", cell.name());
     }
     row.jobs.resize(kinds_.size());
+    if (!cell.baseline() && !cell.stages().empty()) {
+      last_stages_[cell.stages().rbegin()->job()] = cell;
+    }
     for (const v1::Sweep::Stage& stage : cell.stages()) {
-      const auto kind = std::find(kinds_.begin(), kinds_.end(), stage.kind());
-      if (kind == kinds_.end()) continue;
-      row.jobs[static_cast<size_t>(kind - kinds_.begin())] = stage.job();
       JobBoard board(absl::StrCat(row.name, " ", stage.kind()));
       board.state = stage.state();
       jobs_.emplace(stage.job(), board);
+      if (stage.kind() == kCompareStage) comparisons_.insert(stage.job());
+      const auto kind = std::find(kinds_.begin(), kinds_.end(), stage.kind());
+      if (kind != kinds_.end()) row.jobs[static_cast<size_t>(kind - kinds_.begin())] = stage.job();
     }
     rows_.push_back(std::move(row));
   }
@@ -198,6 +177,12 @@ void SweepBoard::Apply(const v1::JobEvent& event) {
 std::string SweepBoard::TitleOf(const std::string& job) const {
   const auto found = jobs_.find(job);
   return found == jobs_.end() ? job : found->second.title;
+}
+
+const v1::Sweep::Cell* SweepBoard::CellEndedBy(const v1::JobEvent& event) const {
+  if (!event.has_state() || !IsEnded(event.state().state())) return nullptr;
+  const auto found = last_stages_.find(event.job());
+  return found == last_stages_.end() ? nullptr : &found->second;
 }
 
 std::string SweepBoard::CellText(const std::string& job) const {

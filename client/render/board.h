@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,12 +22,8 @@ std::string StateWord(v1::JobState state);
 // The same, in its colour.
 std::string StatePaint(v1::JobState state, const Style& style);
 bool IsEnded(v1::JobState state);
-// "out of memory".
-std::string ErrorClassWord(v1::ErrorClass error_class);
 // "quantize 12/32 block, 3.1/s, 6s left".
 std::string ProgressText(const v1::Progress& progress);
-// What went wrong and what to do, in lines.
-std::vector<std::string> FailureLines(const v1::Failure& failure, const Style& style);
 
 // One job.
 struct JobBoard {
@@ -57,6 +54,10 @@ class SweepBoard {
                                  const Style& style) const;
   // "gptq-b4-g128 quantize" for a job's full name.
   std::string TitleOf(const std::string& job) const;
+  // Whether a job compares a variant with its baseline: no column shows it.
+  bool IsComparison(const std::string& job) const { return comparisons_.count(job) > 0; }
+  // The variant whose last stage ended with this event, else null.
+  const v1::Sweep::Cell* CellEndedBy(const v1::JobEvent& event) const;
 
  private:
   struct Row {
@@ -70,6 +71,8 @@ class SweepBoard {
   std::vector<std::string> kinds_;
   std::vector<Row> rows_;
   std::map<std::string, JobBoard> jobs_;
+  std::set<std::string> comparisons_;
+  std::map<std::string, v1::Sweep::Cell> last_stages_;  // By the job of the variant's last stage.
 };
 
 // Events as lines for a pipe: state changes, phases, every tenth of a phase, metrics, fallbacks,

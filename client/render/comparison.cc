@@ -68,7 +68,8 @@ std::vector<std::string> MetricColumns(const Struct& result, const std::vector<S
   if (!names.empty()) return names;
   for (const Struct& row : rows) {
     std::vector<std::string> found;
-    for (const auto& [name, value] : Object(row, "metrics").fields()) found.push_back(name);
+    const Struct metrics = Object(row, "metrics");
+    for (const auto& [name, value] : metrics.fields()) found.push_back(name);
     std::sort(found.begin(), found.end());
     for (const std::string& name : found) add(name);
   }
@@ -151,6 +152,54 @@ std::vector<std::string> ComparisonLines(const Struct& result, size_t width, con
     lines.push_back(
         style.Dim(absl::StrCat("not shown for want of width: ", absl::StrJoin(dropped, ", "))));
   }
+  return lines;
+}
+
+std::vector<std::string> VariantLines(const Struct& result, const Style& style) {
+  Struct row, baseline;
+  if (const Value* listed = Find(result, "rows"); listed != nullptr) {
+    for (const Value& each : listed->list_value().values()) {
+      (Flag(each.struct_value(), "baseline") ? baseline : row) = each.struct_value();
+    }
+  }
+  if (Text(row, "name").empty()) return {};
+  // Of two, the one that is good enough is always the recommended one.
+  const std::string verdict = Text(row, "verdict") == "recommended" ? "good" : Text(row, "verdict");
+  const std::string outcome = Text(row, "outcome");
+  std::string head =
+      absl::StrCat(OneLine(Text(row, "name")), ": ",
+                   outcome == "successful" ? style.Good(verdict) : style.Warn(OneLine(verdict)));
+  if (!outcome.empty()) absl::StrAppend(&head, ", ", OneLine(outcome));
+  std::vector<std::string> why;
+  if (const Value* reasons = Find(row, "outcomeReasons"); reasons != nullptr) {
+    for (const Value& reason : reasons->list_value().values()) {
+      why.push_back(OneLine(reason.string_value()));
+    }
+  }
+  if (!why.empty()) absl::StrAppend(&head, ": ", absl::StrJoin(why, "; "));
+  std::vector<std::string> lines = {head};
+  const double size = Number(row, "sizeBytes"), whole = Number(baseline, "sizeBytes");
+  std::string cost = "  ";
+  if (const double seconds = Number(row, "quantizationSeconds"); !std::isnan(seconds)) {
+    absl::StrAppend(&cost, ShortNumber(seconds), " s to quantize, ");
+  }
+  if (!std::isnan(whole)) absl::StrAppend(&cost, BytesText(whole), " -> ");
+  absl::StrAppend(&cost, BytesText(size));
+  if (!std::isnan(size) && whole > 0) {
+    absl::StrAppendFormat(&cost, " (%.1f %% of the original)", 100 * size / whole);
+  }
+  lines.push_back(cost);
+  const Struct values = Object(row, "metrics"), base = Object(baseline, "metrics");
+  std::vector<std::string> metrics;
+  for (const std::string& name : MetricColumns(result, {row})) {
+    const double value = Number(values, name);
+    metrics.push_back(absl::StrCat(OneLine(name), " ", ChangeText(value, Number(base, name))));
+  }
+  if (const double speed = Number(row, "decodeTokensPerSecond"); !std::isnan(speed)) {
+    metrics.push_back(
+        absl::StrCat("tokens/s ", ChangeText(speed, Number(baseline, "decodeTokensPerSecond"))));
+  }
+  if (!metrics.empty()) lines.push_back(absl::StrCat("  ", absl::StrJoin(metrics, ", ")));
   return lines;
 }
 

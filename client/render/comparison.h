@@ -16,4 +16,8 @@ namespace quantd {
 std::vector<std::string> ComparisonLines(const google::protobuf::Struct& result, size_t width,
                                          const Style& style);
 
+// The summary of the one variant that a comparison holds against its baseline: seconds, sizes,
+// every metric with its change, verdict and outcome. Empty when there is no such row.
+std::vector<std::string> VariantLines(const google::protobuf::Struct& result, const Style& style);
+
 }  // namespace quantd

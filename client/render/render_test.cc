@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "client/render/board.h"
 #include "client/render/comparison.h"
+#include "client/render/failure.h"
 #include "proto/yaml.h"
 
 namespace quantd {
@@ -111,6 +112,53 @@ TEST(SweepBoard, DrawsCellsByStage) {
   EXPECT_EQ(board.TitleOf("q1"), "gptq-b4-g128 quantize");
 }
 
+TEST(SweepBoard, KnowsWhichVariantHasEnded) {
+  v1::Sweep sweep = ExampleSweep();
+  v1::Sweep::Stage* compare = sweep.mutable_cells(1)->add_stages();
+  compare->set_kind("compare");
+  compare->set_job("c1");
+  const SweepBoard board(sweep);
+  EXPECT_TRUE(board.IsComparison("c1"));
+  EXPECT_FALSE(board.IsComparison("e1"));
+  EXPECT_EQ(board.CellEndedBy(Event("{job: c1, state: {state: running}}")), nullptr);
+  EXPECT_EQ(board.CellEndedBy(Event("{job: e1, state: {state: succeeded}}")), nullptr);
+  EXPECT_EQ(board.CellEndedBy(Event("{job: e0, state: {state: succeeded}}")), nullptr)
+      << "the baseline is no variant";
+  ASSERT_NE(board.CellEndedBy(Event("{job: c1, state: {state: succeeded}}")), nullptr);
+  EXPECT_EQ(board.CellEndedBy(Event("{job: c1, state: {state: skipped}}"))->name(), "gptq-b4-g128");
+  // The comparison counts as a job and has no column.
+  EXPECT_EQ(Joined(board.Lines(80, 3, absl::Seconds(1), {})),
+            "sweeps/4c1d  4/9 jobs, 1s, 1 failed\n"
+            "variant       quantize  verify   evaluate\n"
+            "... and 3 more");
+}
+
+TEST(Failure, IsToldWhole) {
+  FailureAccount account;
+  account.title = "gptq-b2 quantize (jobs/q)";
+  account.failure.set_error_class(v1::ERROR_CLASS_OUT_OF_MEMORY);
+  account.failure.set_message("9 GiB needed");
+  account.failure.set_remedy("take a larger worker");
+  account.failure.set_attempt(2);
+  v1::Worker worker;
+  worker.set_name("workers/gpu-1");
+  worker.set_host_memory_bytes(int64_t{128} << 30);
+  v1::Device* device = worker.mutable_catalog()->add_devices();
+  device->set_type("cuda");
+  device->set_name("H100");
+  device->set_memory_bytes(int64_t{80} << 30);
+  account.machine = MachineText(worker);
+  account.tried = {"calibration_batch: 8 instead of 32"};
+  EXPECT_EQ(Joined(AccountLines(account, {})),
+            "gptq-b2 quantize (jobs/q): failed (out of memory, attempt 2): 9 GiB needed\n"
+            "  what it means: the machine is too small for this model with this method, also after "
+            "every fallback; the method itself may be fine\n"
+            "  machine: gpu-1: H100 (80.0 GiB), 128 GiB memory\n"
+            "  tried: 2 attempts\n"
+            "  tried: calibration_batch: 8 instead of 32\n"
+            "  what to do: take a larger worker");
+}
+
 TEST(Transcript, OneLinePerChangePhaseAndTenth) {
   Transcript transcript;
   std::vector<std::string> lines;
@@ -182,6 +230,21 @@ TEST(Comparison, NarrowTerminalsLoseTheLessImportantColumns) {
   const std::vector<std::string> lines = ComparisonLines(ExampleComparison(), 64, {});
   EXPECT_EQ(lines[0], "variant      size  ratio     perplexity        arc/acc  verdict");
   EXPECT_EQ(lines.back(), "not shown for want of width: latency, peak memory, quantize, tokens/s");
+}
+
+TEST(Comparison, SummaryOfOneVariant) {
+  google::protobuf::Struct result = ExampleComparison();
+  auto* rows = (*result.mutable_fields())["rows"].mutable_list_value();
+  rows->mutable_values()->RemoveLast();
+  auto& row = *rows->mutable_values(1)->mutable_struct_value()->mutable_fields();
+  row["verdict"].set_string_value("recommended");
+  row["outcome"].set_string_value("investigate");
+  row["outcomeReasons"].mutable_list_value()->add_values()->set_string_value("it is slow");
+  EXPECT_EQ(Joined(VariantLines(result, {})),
+            "gptq-b4: good, investigate: it is slow\n"
+            "  8.500 s to quantize, 12.0 MiB -> 4.00 MiB (33.3 % of the original)\n"
+            "  perplexity 12.60 (+5.0%), arc/acc 0.240 (-4.0%), tokens/s 210 (+110.0%)");
+  EXPECT_TRUE(VariantLines({}, {}).empty());
 }
 
 TEST(Comparison, OtherResultsHaveNone) { EXPECT_TRUE(ComparisonLines({}, 80, {}).empty()); }

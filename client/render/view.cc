@@ -26,16 +26,23 @@ class JsonView : public View {
 };
 
 using TitleOf = std::function<std::string(const std::string& job)>;
+// Lines that an event leaves for good, beside the transcript's.
+using Remarks = std::function<std::vector<std::string>(const v1::JobEvent& event)>;
 
 class PlainView : public View {
  public:
-  PlainView(Session* session, TitleOf title_of)
-      : session_(session), title_of_(std::move(title_of)) {}
+  struct Parts {
+    TitleOf title_of;
+    // Whether the transcript has the event.
+    std::function<bool(const v1::JobEvent&)> keeps;
+    Remarks remarks;
+  };
+  PlainView(Session* session, Parts parts) : session_(session), parts_(std::move(parts)) {}
   void Event(const v1::JobEvent& event) override {
-    for (const std::string& line :
-         transcript_.Lines(event, title_of_(event.job()), session_->style())) {
-      session_->out() << line << "\n";
+    if (parts_.keeps(event)) {
+      Print(transcript_.Lines(event, parts_.title_of(event.job()), session_->style()));
     }
+    Print(parts_.remarks(event));
     session_->out().flush();
   }
   void Notice(const std::string& text) override { session_->err() << text << std::endl; }
@@ -43,8 +50,12 @@ class PlainView : public View {
   void End() override {}
 
  private:
+  void Print(const std::vector<std::string>& lines) {
+    for (const std::string& line : lines) session_->out() << line << "\n";
+  }
+
   Session* session_;
-  TitleOf title_of_;
+  Parts parts_;
   Transcript transcript_;
 };
 
@@ -58,6 +69,7 @@ class LiveView : public View {
     // Whether an event also leaves a line above the picture.
     std::function<bool(const v1::JobEvent&)> keeps;
     TitleOf title_of;
+    Remarks remarks;
     Picture picture;
   };
   LiveView(Session* session, Parts parts) : session_(session), parts_(std::move(parts)) {}
@@ -65,6 +77,7 @@ class LiveView : public View {
   void Event(const v1::JobEvent& event) override {
     parts_.apply(event);
     dirty_ = true;
+    for (const std::string& line : parts_.remarks(event)) Above(line);
     if (!parts_.keeps(event)) return;
     const std::string title = parts_.title_of(event.job());
     for (const std::string& line : transcript_.Lines(event, title, session_->style())) Above(line);
@@ -114,7 +127,11 @@ class LiveView : public View {
 std::unique_ptr<View> MakeView(Session* session, const v1::Job& job) {
   if (session->json()) return std::make_unique<JsonView>(session);
   const auto untitled = [](const std::string&) { return std::string(); };
-  if (!session->terminal()) return std::make_unique<PlainView>(session, untitled);
+  const auto silent = [](const v1::JobEvent&) { return std::vector<std::string>(); };
+  if (!session->terminal()) {
+    return std::make_unique<PlainView>(
+        session, PlainView::Parts{untitled, [](const v1::JobEvent&) { return true; }, silent});
+  }
   std::string title = ShortName(job.name());
   if (!job.spec().display_name().empty()) absl::StrAppend(&title, "  ", job.spec().display_name());
   const auto board = std::make_shared<JobBoard>(title);
@@ -123,17 +140,28 @@ std::unique_ptr<View> MakeView(Session* session, const v1::Job& job) {
   parts.apply = [board](const v1::JobEvent& event) { board->Apply(event); };
   parts.keeps = [](const v1::JobEvent& event) { return !event.has_state(); };
   parts.title_of = untitled;
+  parts.remarks = silent;
   parts.picture = [board, session](absl::Time) {
     return board->Lines(session->width(), session->style());
   };
   return std::make_unique<LiveView>(session, std::move(parts));
 }
 
-std::unique_ptr<View> MakeView(Session* session, const v1::Sweep& sweep) {
+std::unique_ptr<View> MakeView(Session* session, const v1::Sweep& sweep, CellLines tell) {
   if (session->json()) return std::make_unique<JsonView>(session);
   const auto board = std::make_shared<SweepBoard>(sweep);
   const TitleOf title_of = [board](const std::string& job) { return board->TitleOf(job); };
-  if (!session->terminal()) return std::make_unique<PlainView>(session, title_of);
+  const Remarks remarks = [board, tell](const v1::JobEvent& event) {
+    const v1::Sweep::Cell* cell = board->CellEndedBy(event);
+    return cell == nullptr ? std::vector<std::string>() : tell(*cell);
+  };
+  if (!session->terminal()) {
+    // Comparisons end in what is said of their cell.
+    const auto keeps = [board](const v1::JobEvent& event) {
+      return event.has_failure() || !board->IsComparison(event.job());
+    };
+    return std::make_unique<PlainView>(session, PlainView::Parts{title_of, keeps, remarks});
+  }
   const absl::Time start =
       sweep.has_create_time() ? absl::FromUnixSeconds(sweep.create_time().seconds()) : absl::Now();
   LiveView::Parts parts;
@@ -142,6 +170,7 @@ std::unique_ptr<View> MakeView(Session* session, const v1::Sweep& sweep) {
     return event.has_fallback() || event.has_failure();
   };
   parts.title_of = title_of;
+  parts.remarks = remarks;
   parts.picture = [board, session, start](absl::Time now) {
     return board->Lines(session->width(), session->height(), now - start, session->style());
   };

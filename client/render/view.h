@@ -2,8 +2,10 @@
 // pipe, as JSON for scripts. One thread only.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "client/session.h"
@@ -24,8 +26,11 @@ class View {
   virtual void End() = 0;
 };
 
+// What is said of a cell of a sweep when its last stage has ended.
+using CellLines = std::function<std::vector<std::string>(const v1::Sweep::Cell& cell)>;
+
 // The session must outlive the view.
 std::unique_ptr<View> MakeView(Session* session, const v1::Job& job);
-std::unique_ptr<View> MakeView(Session* session, const v1::Sweep& sweep);
+std::unique_ptr<View> MakeView(Session* session, const v1::Sweep& sweep, CellLines tell);
 
 }  // namespace quantd

@@ -1,5 +1,7 @@
 // Sweeps: planned into jobs in one transaction, cancelled and retried as one.
 #include <algorithm>
+#include <map>
+#include <set>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -32,6 +34,27 @@ absl::StatusOr<v1::Sweep> PresentWholeSweep(ReadTxn& txn, const SweepRow& row) {
 
 namespace bodies {
 namespace {
+
+// The jobs whose results a comparison reads, by the comparison's name: when one of them runs again,
+// it has to be made again.
+using Comparisons = std::map<std::string, std::vector<std::string>>;
+Comparisons ComparisonsOf(const v1::Sweep& record) {
+  Comparisons comparisons;
+  std::vector<std::string> baseline;  // Of the model of the cells that follow.
+  for (const v1::Sweep::Cell& cell : record.cells()) {
+    std::vector<std::string> jobs = cell.baseline() ? std::vector<std::string>() : baseline;
+    for (const v1::Sweep::Stage& stage : cell.stages()) {
+      if (stage.kind() == kCompareStage) {
+        comparisons[stage.job()] = jobs;
+        continue;
+      }
+      jobs.push_back(stage.job());
+      comparisons[record.report_job()].push_back(stage.job());
+    }
+    if (cell.baseline()) baseline = std::move(jobs);
+  }
+  return comparisons;
+}
 
 absl::StatusOr<SweepRow> InsertSweepRow(QueueOperation& op, const std::string& tenant,
                                         const v1::SweepSpec& spec, const SweepPlan& plan) {
@@ -104,14 +127,19 @@ absl::StatusOr<v1::Sweep> RetrySweep(QueueOperation& op, const v1::RetrySweepReq
   QD_RETURN_IF_ERROR(TenantOf(request.name(), "sweeps").status());
   QD_ASSIGN_OR_RETURN(SweepRow sweep, op.txn.GetSweep(request.name()));
   QD_ASSIGN_OR_RETURN(auto jobs, op.txn.SweepJobs(sweep.seq));
-  bool any = false;
+  const Comparisons comparisons = ComparisonsOf(sweep.record);
+  std::set<std::string> again;
   // In the order of submission, so that a job finds those it waits for back in the queue already.
   for (JobRow& job : jobs) {
-    const bool is_report = job.name == sweep.record.report_job();
-    const bool failed = IsEnded(job.state) && job.state != v1::JOB_STATE_SUCCEEDED;
-    any = any || failed;
-    if (!failed && !(is_report && any && IsEnded(job.state))) continue;
-    QD_RETURN_IF_ERROR(op.Requeue(&job, is_report ? JobCommand::kRedo : JobCommand::kRetry));
+    if (!IsEnded(job.state)) continue;
+    const auto compares = comparisons.find(job.name);
+    const bool compared = compares != comparisons.end();
+    const bool stale =
+        compared && std::any_of(compares->second.begin(), compares->second.end(),
+                                [&](const std::string& read) { return again.count(read) > 0; });
+    if (job.state == v1::JOB_STATE_SUCCEEDED && !stale) continue;
+    again.insert(job.name);
+    QD_RETURN_IF_ERROR(op.Requeue(&job, compared ? JobCommand::kRedo : JobCommand::kRetry));
   }
   QD_RETURN_IF_ERROR(op.Settle());
   QD_ASSIGN_OR_RETURN(sweep, op.txn.GetSweep(sweep.seq));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -83,7 +84,12 @@ class Planner {
   void AddBaseline(const std::string& model);
   void AddVariant(const std::string& model, const v1::VariantSpec& variant);
   void AddMeasurements(const std::string& model, const std::string& verify, v1::Sweep::Cell* cell);
+  void AddComparison(v1::Sweep::Cell* cell);
   void AddReport();
+  v1::JobSpec NewComparison(const std::string& name) const;
+  void AddCompared(const v1::Sweep::Cell& cell,
+                   google::protobuf::RepeatedPtrField<v1::CompareSpec::Variant>* variants,
+                   v1::JobSpec* spec) const;
   v1::JobSpec NewSpec(const v1::Sweep::Cell& cell, const std::string& kind) const;
   // Returns the job's reference.
   std::string AddJob(std::string kind, v1::JobSpec spec, v1::Sweep::Cell* cell);
@@ -93,6 +99,9 @@ class Planner {
   const std::function<std::string()>& new_id_;
   std::vector<v1::VariantSpec> variants_;
   SweepPlan plan_;
+  // The cell that the variants of the model at hand are held against; none where nothing is
+  // measured.
+  std::optional<v1::Sweep::Cell> baseline_;
 };
 
 std::string Basename(const std::string& model) {
@@ -215,7 +224,10 @@ void Planner::AddBaseline(const std::string& model) {
   v1::Sweep::Cell cell = NewCell("baseline", model);
   cell.set_baseline(true);
   AddMeasurements(model, "", &cell);
-  if (!cell.stages().empty()) plan_.cells.push_back(std::move(cell));
+  baseline_.reset();
+  if (cell.stages().empty()) return;
+  baseline_ = cell;
+  plan_.cells.push_back(std::move(cell));
 }
 
 void Planner::AddVariant(const std::string& model, const v1::VariantSpec& variant) {
@@ -240,28 +252,50 @@ void Planner::AddVariant(const std::string& model, const v1::VariantSpec& varian
     verify = AddJob("verify", std::move(verify_spec), &cell);
   }
   AddMeasurements(written, verify, &cell);
+  if (baseline_) AddComparison(&cell);
   plan_.cells.push_back(std::move(cell));
 }
 
-void Planner::AddReport() {
+// Waits for a cell's jobs, whatever becomes of them, and compares their results.
+void Planner::AddCompared(const v1::Sweep::Cell& cell,
+                          google::protobuf::RepeatedPtrField<v1::CompareSpec::Variant>* variants,
+                          v1::JobSpec* spec) const {
+  v1::CompareSpec::Variant& variant = *variants->Add();
+  variant.set_name(spec_.models_size() == 1
+                       ? cell.name()
+                       : absl::StrCat(Basename(cell.model()), "/", cell.name()));
+  variant.set_baseline(cell.baseline());
+  for (const v1::Sweep::Stage& stage : cell.stages()) {
+    if (stage.kind() == kCompareStage) continue;
+    variant.add_jobs(stage.job());
+    WaitFor(stage.job(), v1::Dependency::FINISHED, spec);
+  }
+}
+
+v1::JobSpec Planner::NewComparison(const std::string& name) const {
   v1::JobSpec spec;
-  spec.set_display_name(absl::StrCat(
-      spec_.display_name().empty() ? "sweep" : spec_.display_name().substr(0, 180), " report"));
+  spec.set_display_name(name);
   spec.set_priority(spec_.priority());
   *spec.mutable_labels() = spec_.labels();
   *spec.mutable_requirements()->mutable_worker_labels() = spec_.requirements().worker_labels();
   if (spec_.has_retry()) *spec.mutable_retry() = spec_.retry();
+  return spec;
+}
+
+void Planner::AddComparison(v1::Sweep::Cell* cell) {
+  v1::JobSpec spec = NewComparison(NewSpec(*cell, kCompareStage).display_name());
+  auto* variants = spec.mutable_compare()->mutable_variants();
+  AddCompared(*baseline_, variants, &spec);
+  AddCompared(*cell, variants, &spec);
+  AddJob(kCompareStage, std::move(spec), cell);
+}
+
+void Planner::AddReport() {
+  v1::JobSpec spec = NewComparison(absl::StrCat(
+      spec_.display_name().empty() ? "sweep" : spec_.display_name().substr(0, 180), " report"));
   spec.mutable_report()->set_title(spec_.display_name());
   for (const v1::Sweep::Cell& cell : plan_.cells) {
-    auto& variant = *spec.mutable_report()->add_variants();
-    variant.set_name(spec_.models_size() == 1
-                         ? cell.name()
-                         : absl::StrCat(Basename(cell.model()), "/", cell.name()));
-    variant.set_baseline(cell.baseline());
-    for (const v1::Sweep::Stage& stage : cell.stages()) {
-      variant.add_jobs(stage.job());
-      WaitFor(stage.job(), v1::Dependency::FINISHED, &spec);
-    }
+    AddCompared(cell, spec.mutable_report()->mutable_variants(), &spec);
   }
   AddJob("report", std::move(spec), nullptr);
   plan_.report_id = plan_.jobs.back().id;

@@ -1,6 +1,6 @@
 // From a sweep's wish to jobs: a baseline of every model, and for every variant quantize -> verify
-// -> evaluate -> benchmark; one report over all of it. Pure: no store, no clock. Refuses empty and
-// oversized sweeps and variants of one name.
+// -> evaluate -> benchmark -> compare with the baseline; one report over all of it. Pure: no store,
+// no clock. Refuses empty and oversized sweeps and variants of one name.
 #pragma once
 
 #include <functional>
@@ -14,7 +14,9 @@
 namespace quantd {
 
 inline constexpr int kSweepModelsMax = 64;
-inline constexpr int kSweepCellsMax = 1000;  // 4001 jobs in one transaction: about a second.
+inline constexpr int kSweepCellsMax = 1000;  // 5001 jobs in one transaction: about a second.
+// The stage that reads the results of a cell's others and of its baseline's.
+inline constexpr char kCompareStage[] = "compare";
 
 struct PlannedJob {
   std::string

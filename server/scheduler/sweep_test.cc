@@ -59,10 +59,11 @@ TEST(SweepPlanner, PlansTheGraph) {
   EXPECT_TRUE(plan->cells[0].baseline());
   EXPECT_EQ(plan->cells[0].stages_size(), 2);
   EXPECT_EQ(plan->cells[2].name(), "gptq-b4-g128");
-  ASSERT_EQ(plan->cells[2].stages_size(), 4);
+  ASSERT_EQ(plan->cells[2].stages_size(), 5);
   EXPECT_EQ(plan->cells[2].stages(0).kind(), "quantize");
   EXPECT_EQ(plan->cells[2].stages(3).kind(), "benchmark");
-  ASSERT_EQ(plan->jobs.size(), 2 + 3 * 4 + 1u);
+  EXPECT_EQ(plan->cells[2].stages(4).kind(), "compare");
+  ASSERT_EQ(plan->jobs.size(), 2 + 3 * 5 + 1u);
   // Every reference and dependency points backwards.
   std::set<std::string> known;
   for (const PlannedJob& job : plan->jobs) {
@@ -71,6 +72,11 @@ TEST(SweepPlanner, PlansTheGraph) {
     }
     known.insert("jobs/" + job.id);
   }
+  const v1::CompareSpec& compare = plan->jobs[plan->jobs.size() - 2].spec.compare();
+  ASSERT_EQ(compare.variants_size(), 2);
+  EXPECT_TRUE(compare.variants(0).baseline());
+  EXPECT_EQ(compare.variants(1).name(), plan->cells[3].name());
+  EXPECT_EQ(compare.variants(1).jobs_size(), 4);
   const v1::JobSpec& report = plan->jobs.back().spec;
   EXPECT_EQ(plan->jobs.back().id, plan->report_id);
   ASSERT_EQ(report.report().variants_size(), 4);
@@ -134,6 +140,7 @@ struct SweepQueue : TestQueue {
                                : spec.has_verify()    ? "verify"
                                : spec.has_evaluate()  ? "evaluate"
                                : spec.has_benchmark() ? "benchmark"
+                               : spec.has_compare()   ? "compare"
                                                       : "report";
       kinds.push_back(kind);
       if (kind == "report") report_inputs = leased->inputs_size();
@@ -153,7 +160,7 @@ TEST(Sweep, RunsToItsReport) {
   t.Register(TestWorker("w"));
   EXPECT_EQ(t.GetSweep().state(), v1::JOB_STATE_RUNNING);
   const auto kinds = t.RunAll();
-  EXPECT_EQ(kinds.size(), 15u);
+  EXPECT_EQ(kinds.size(), 18u);
   EXPECT_EQ(kinds.back(), "report");
   EXPECT_EQ(t.report_inputs, 14);
   const v1::Sweep sweep = t.GetSweep();
@@ -176,8 +183,8 @@ TEST(Sweep, RunsToItsReport) {
     if (page->finished) break;
     ASSERT_FALSE(page->at_end);
   }
-  EXPECT_EQ(jobs_created, 15);
-  EXPECT_GE(count, 15 * 3);
+  EXPECT_EQ(jobs_created, 18);
+  EXPECT_GE(count, 18 * 3);
   watch.set_resume_token("x");
   EXPECT_TRUE(absl::IsInvalidArgument(t.queue->ReadSweepEvents(watch).status()));
 }
@@ -186,8 +193,8 @@ TEST(Sweep, OneFailureSkipsOnlyItsOwnAndTheReportStillComes) {
   SweepQueue t(kSmall);
   t.Register(TestWorker("w"));
   const auto kinds = t.RunAll("verify");
-  // Evaluate and benchmark of the three variants are skipped; baseline and report run.
-  EXPECT_EQ(kinds.size(), 2 + 3 * 2 + 1u);
+  // Evaluate and benchmark of the three variants are skipped; baseline, comparisons and report run.
+  EXPECT_EQ(kinds.size(), 2 + 3 * 3 + 1u);
   EXPECT_EQ(kinds.back(), "report");
   EXPECT_EQ(t.GetSweep().state(), v1::JOB_STATE_FAILED);
   EXPECT_EQ(t.GetSweep().cells(1).stages(2).state(), v1::JOB_STATE_SKIPPED);
@@ -198,14 +205,34 @@ TEST(Sweep, OneFailureSkipsOnlyItsOwnAndTheReportStillComes) {
   ASSERT_TRUE(retried.ok()) << retried.status();
   EXPECT_EQ(retried->state(), v1::JOB_STATE_RUNNING);
   EXPECT_FALSE(retried->has_end_time());
-  EXPECT_EQ(t.RunAll().size(), 3 * 3 + 1u) << "what succeeded is not done again, the report is";
+  EXPECT_EQ(t.RunAll().size(), 3 * 4 + 1u)
+      << "what succeeded is not done again, what compares it is";
+  EXPECT_EQ(t.GetSweep().state(), v1::JOB_STATE_SUCCEEDED);
+}
+
+TEST(Sweep, ARetryComparesOnlyWhatChanged) {
+  SweepQueue t(kSmall);
+  t.Register(TestWorker("w"));
+  // The second variant's quantize job alone fails.
+  int quantized = 0;
+  for (auto leased = t.Lease(); leased->has_lease(); leased = t.Lease()) {
+    const bool fails = leased->spec().has_quantize() && ++quantized == 2;
+    ASSERT_TRUE(fails ? t.Fail(leased->lease(), v1::ERROR_CLASS_BAD_INPUT).ok()
+                      : t.Succeed(leased->lease()).ok());
+  }
+  ASSERT_EQ(t.GetSweep().state(), v1::JOB_STATE_FAILED);
+  v1::RetrySweepRequest retry;
+  retry.set_name(t.name);
+  ASSERT_TRUE(t.queue->RetrySweep(retry, t.now).ok());
+  EXPECT_THAT(t.RunAll(),
+              ElementsAre("quantize", "verify", "evaluate", "benchmark", "compare", "report"));
   EXPECT_EQ(t.GetSweep().state(), v1::JOB_STATE_SUCCEEDED);
 }
 
 TEST(Sweep, AFailedEvaluationDoesNotStopTheBenchmark) {
   SweepQueue t(kSmall);
   t.Register(TestWorker("w"));
-  EXPECT_EQ(t.RunAll("evaluate").size(), 15u);
+  EXPECT_EQ(t.RunAll("evaluate").size(), 18u);
 }
 
 TEST(Sweep, MaxParallelLimitsLeases) {
@@ -237,7 +264,7 @@ TEST(Sweep, CancelEndsAllOfIt) {
   t.Advance(absl::Seconds(31));
   EXPECT_EQ(t.State(lease.job()), v1::JOB_STATE_CANCELLED);
   EXPECT_EQ(t.GetSweep().state(), v1::JOB_STATE_FAILED);
-  EXPECT_EQ(t.queue->Statistics(t.now)->JobsIn(v1::JOB_STATE_CANCELLED), 15);
+  EXPECT_EQ(t.queue->Statistics(t.now)->JobsIn(v1::JOB_STATE_CANCELLED), 18);
 }
 
 TEST(Sweep, ValidateOnlyShowsTheJobs) {
@@ -247,7 +274,7 @@ TEST(Sweep, ValidateOnlyShowsTheJobs) {
   request.set_validate_only(true);
   const auto response = t.queue->SubmitSweep(request, t.now);
   ASSERT_TRUE(response.ok()) << response.status();
-  EXPECT_EQ(response->jobs_size(), 15);
+  EXPECT_EQ(response->jobs_size(), 18);
   EXPECT_EQ(response->sweep().cells_size(), 4);
   EXPECT_EQ(t.queue->ListSweeps({})->sweeps_size(), 0);
   EXPECT_EQ(t.queue->ListJobs({}, t.now)->jobs_size(), 0);
@@ -261,7 +288,7 @@ TEST(Sweep, RetentionRemovesWholeSweepsOnly) {
   t.RunAll();
   const std::string waiting = t.Submit(QuantizeRequest());
   t.Advance(absl::Minutes(59));
-  EXPECT_EQ(t.queue->Statistics(t.now)->JobsIn(v1::JOB_STATE_SUCCEEDED), 15);
+  EXPECT_EQ(t.queue->Statistics(t.now)->JobsIn(v1::JOB_STATE_SUCCEEDED), 18);
   for (int i = 0; i < 8; ++i) t.Advance(absl::Minutes(10));
   EXPECT_EQ(t.queue->Statistics(t.now)->JobsIn(v1::JOB_STATE_SUCCEEDED), 0);
   EXPECT_EQ(t.queue->ListSweeps({})->sweeps_size(), 0);

@@ -48,8 +48,13 @@ TEST(Sweep, QuickExampleQuantizesEvaluatesAndCompares) {
     // tiny-6m at 3 bits is about 1.3 times its own perplexity (research: 25.97 % over).
     EXPECT_LT(row["metrics"]["perplexity"].get<double>(), 1.6 * baseline) << row.dump(2);
   }
-  EXPECT_TRUE(FileExists(folder / "result/gptq-b4-g128/config.json"));
-  EXPECT_TRUE(FileExists(folder / "result/gptq-b4-g128/quantization_metadata.json"));
+  for (const char* name :
+       {"models/gptq-b4-g128/config.json", "models/gptq-b4-g128/quantization_metadata.json",
+        "metrics/baseline.json", "metrics/gptq-b4-g128.json", "comparisons/gptq-b4-g128.json",
+        "samples/gptq-b4-g128/samples_arc.jsonl", "summary.csv", "report.md", "report.html"}) {
+    EXPECT_TRUE(FileExists(folder / "result/" + name)) << name;
+  }
+  EXPECT_THAT(sweep.text, HasSubstr("% of the original)"));
 
   const std::vector<pid_t> children = Descendants(scheduler.pid());
   EXPECT_FALSE(children.empty());
