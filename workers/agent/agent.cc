@@ -182,6 +182,7 @@ absl::Status Agent::Work(v1::LeaseJobResponse lease) {
                               .metrics = metrics_,
                               .engine = options_.engine,
                               .data = options_.data,
+                              .secret_values = options_.secret_values,
                               .grace = options_.grace};
   const std::string folder = JobFolder(options_.data, lease.lease().job()).path();
   if (options_.slots == 1) {

@@ -111,11 +111,19 @@ absl::Status Attempt::Prepare() {
                       PrepareInputs(lease_, folder_, *world_.cache, *world_.transfer, control));
   QD_RETURN_IF_ERROR(WriteFileAtomic(folder_.inputs_file(), inputs.dump()));
   std::string spec;
-  const auto written = google::protobuf::util::MessageToJsonString(lease_.spec(), &spec);
+  v1::JobSpec for_engine = lease_.spec();
+  for_engine.clear_secrets();  // The engine finds them in its environment.
+  const auto written = google::protobuf::util::MessageToJsonString(for_engine, &spec);
   if (!written.ok()) {
     return absl::InternalError(absl::StrCat("writing the spec: ", std::string(written.message())));
   }
   return WriteFileAtomic(folder_.spec_file(), spec);
+}
+
+std::vector<std::string> Attempt::SecretValues() const {
+  std::vector<std::string> values = world_.secret_values;
+  for (const auto& [name, value] : lease_.secrets()) values.push_back(value);
+  return values;
 }
 
 absl::StatusOr<EngineEnd> Attempt::Engine() {
@@ -131,8 +139,13 @@ absl::StatusOr<EngineEnd> Attempt::Engine() {
   // Workers share machines: OpenMP threads that spin while they wait starve each other (measured:
   // decoding 30 times slower with three engines on two cores). Our own environment comes first.
   command.environment = {{"OMP_WAIT_POLICY", "passive"}};
+  for (const auto& [name, value] : lease_.secrets()) {
+    command.environment.emplace_back(name, value);
+    command.dropped.push_back(name);  // The job's own counts, not the worker's.
+  }
   command.events = true;
   EngineHooks hooks;
+  hooks.redactor = Redactor(SecretValues());
   hooks.event = [this](v1::JobEvent event) {
     if (event.has_artifact()) {
       collector_->AddArtifact(event.artifact().file());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -25,8 +26,9 @@ struct AttemptWorld {
   BlobTransfer* transfer = nullptr;
   BlobCache* cache = nullptr;
   AgentMetrics* metrics = nullptr;
-  std::string engine;  // Path of quant-engine.
-  std::string data;    // The worker's folder.
+  std::string engine;                      // Path of quant-engine.
+  std::string data;                        // The worker's folder.
+  std::vector<std::string> secret_values;  // Taken out of all that an engine says.
   EngineGrace grace;
 };
 
@@ -62,6 +64,7 @@ class Attempt {
   Outcome Work();
   absl::Status Prepare();
   absl::StatusOr<EngineEnd> Engine();
+  std::vector<std::string> SecretValues() const;
   Outcome Judge(const EngineEnd& end);
   Outcome Stopped() const;
   Outcome Failed(v1::ErrorClass error_class, const absl::Status& status) const;

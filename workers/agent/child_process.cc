@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <random>
@@ -199,7 +200,15 @@ bool BelongsToLiveSibling(const std::string& tag, const std::string& own_tag) {
 
 std::vector<std::string> ChildEnvironment(const ChildCommand& command, const std::string& tag) {
   std::vector<std::string> entries;
-  for (char** entry = environ; *entry != nullptr; ++entry) entries.emplace_back(*entry);
+  const auto dropped = [&](absl::string_view entry) {
+    const absl::string_view name = entry.substr(0, entry.find('='));
+    // An engine reads strangers' files: our own rights are none of its business.
+    if (name == "QUANTD_TOKEN" || name == "QUANTD_TOKEN_FILE") return true;
+    return std::find(command.dropped.begin(), command.dropped.end(), name) != command.dropped.end();
+  };
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    if (!dropped(*entry)) entries.emplace_back(*entry);
+  }
   for (const auto& [name, value] : command.environment) {
     entries.push_back(absl::StrCat(name, "=", value));
   }

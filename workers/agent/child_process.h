@@ -22,6 +22,8 @@ struct ChildCommand {
   std::string working_folder = {};
   // Added to our own environment.
   std::vector<std::pair<std::string, std::string>> environment = {};
+  // Variables of our own environment that the child does not get. It never gets QUANTD_TOKEN.
+  std::vector<std::string> dropped = {};
   // Opens a pipe for the child's descriptor kEventsFd.
   bool events = false;
   // The child's errors go to our own, not into the output.

@@ -3,7 +3,6 @@
 // Exit codes: 0 stopped in good order, 1 the device is not sane, the name was taken or another
 // error, 2 usage.
 #include <fcntl.h>
-#include <grpcpp/create_channel.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -22,6 +21,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "proto/channel.h"
+#include "proto/connect.h"
 #include "proto/names.h"
 #include "workers/agent/agent.h"
 #include "workers/agent/child_process.h"
@@ -30,7 +30,7 @@ namespace quantd {
 namespace {
 
 struct Flags {
-  std::string scheduler = "127.0.0.1:7717";
+  ConnectOptions connect = {.address = "127.0.0.1:7717"};
   std::string name;
   std::string engine;
   std::string data;
@@ -47,8 +47,23 @@ struct Flags {
 };
 
 void Describe(CLI::App& app, Flags* flags) {
-  app.add_option("--scheduler", flags->scheduler, "Where quantd listens, host:port")
+  app.add_option("--scheduler", flags->connect.address, "Where quantd listens, host:port")
       ->capture_default_str();
+  app.add_option("--token-file", flags->connect.token_file,
+                 "File with this worker's access token; QUANTD_TOKEN_FILE, or the token itself in "
+                 "QUANTD_TOKEN");
+  app.add_flag("--tls", flags->connect.tls,
+               "TLS with the system's authorities; QUANTD_TLS=1. The next ones imply it");
+  app.add_option("--tls-ca", flags->connect.tls_ca,
+                 "PEM file of the scheduler's authority; QUANTD_TLS_CA");
+  app.add_option("--tls-cert", flags->connect.tls_cert,
+                 "This worker's certificate, where the scheduler wants one; QUANTD_TLS_CERT");
+  app.add_option("--tls-key", flags->connect.tls_key, "Its private key; QUANTD_TLS_KEY");
+  app.add_option("--tls-server-name", flags->connect.tls_server_name,
+                 "Name in the scheduler's certificate, if not the address's; "
+                 "QUANTD_TLS_SERVER_NAME");
+  app.add_flag("--insecure", flags->connect.insecure,
+               "Send the token to another machine without TLS");
   app.add_option("--name", flags->name,
                  "This worker's name; by default the host's with a random end, kept in --data");
   app.add_option("--engine", flags->engine, "quant-engine; by default the one beside this program");
@@ -87,6 +102,16 @@ void Describe(CLI::App& app, Flags* flags) {
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();
   app.set_version_flag("--version", QUANTD_VERSION);
+}
+
+// What the owner of this machine may have given to its engines.
+std::vector<std::string> SecretValues() {
+  std::vector<std::string> values;
+  for (const char* name : {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY",
+                           "AWS_SESSION_TOKEN", "QUANTD_TOKEN"}) {
+    if (const char* value = getenv(name); value != nullptr) values.emplace_back(value);
+  }
+  return values;
 }
 
 std::string DefaultData() {
@@ -163,6 +188,7 @@ absl::StatusOr<AgentOptions> ToOptions(const Flags& flags) {
   options.grace.drain = options.drain_grace * 0.6;
   options.grace.cancel = absl::Seconds(flags.cancel_grace_s);
   if (flags.exit_when_idle_s > 0) options.exit_when_idle = absl::Seconds(flags.exit_when_idle_s);
+  options.secret_values = SecretValues();
   options.canary = flags.canary == "on";
   return options;
 }
@@ -203,12 +229,13 @@ absl::Status RunWorker(const Flags& flags) {
     QD_ASSIGN_OR_RETURN(const std::string address, metrics.Listen(flags.metrics_listen));
     LogInfo("metrics", {{"url", absl::StrCat("http://", address, "/metrics")}});
   }
-  const auto channel = grpc::CreateCustomChannel(
-      flags.scheduler, grpc::InsecureChannelCredentials(), ClientChannelArguments());
+  ConnectOptions connect = flags.connect;
+  ConnectFromEnvironment([](const char* name) -> const char* { return getenv(name); }, &connect);
+  QD_ASSIGN_OR_RETURN(const auto channel, Connect(connect, ClientChannelArguments()));
   QD_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent,
                       Agent::Create(options, channel, &metrics));
   LogInfo("worker starts", {{"worker", options.name},
-                            {"scheduler", flags.scheduler},
+                            {"scheduler", connect.address},
                             {"engine", options.engine},
                             {"data", options.data}});
   std::thread signals([&] { HandleSignals(set, agent.get(), options.drain_grace); });
