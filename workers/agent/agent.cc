@@ -183,7 +183,8 @@ absl::Status Agent::Work(v1::LeaseJobResponse lease) {
                               .engine = options_.engine,
                               .data = options_.data,
                               .secret_values = options_.secret_values,
-                              .grace = options_.grace};
+                              .grace = options_.grace,
+                              .limits = options_.limits};
   const std::string folder = JobFolder(options_.data, lease.lease().job()).path();
   if (options_.slots == 1) {
     PruneJobFolders(options_.data, folder, kJobFoldersKept).IgnoreError();

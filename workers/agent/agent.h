@@ -38,6 +38,7 @@ struct AgentOptions {
   absl::Duration exit_when_idle = absl::InfiniteDuration();
   bool canary = true;
   EngineGrace grace;
+  EngineLimits limits;
   absl::Duration poll = absl::Seconds(20);
 };
 

@@ -10,6 +10,7 @@
 #include "proto/quantd/v1/artifact.grpc.pb.h"
 #include "proto/quantd/v1/worker.grpc.pb.h"
 #include "workers/agent/blob_cache.h"
+#include "workers/agent/confinement.h"
 #include "workers/agent/engine_supervisor.h"
 #include "workers/agent/job_folder.h"
 #include "workers/agent/lease_keeper.h"
@@ -30,6 +31,7 @@ struct AttemptWorld {
   std::string data;                        // The worker's folder.
   std::vector<std::string> secret_values;  // Taken out of all that an engine says.
   EngineGrace grace;
+  EngineLimits limits;
 };
 
 struct AttemptResult {
@@ -65,6 +67,8 @@ class Attempt {
   absl::Status Prepare();
   absl::StatusOr<EngineEnd> Engine();
   std::vector<std::string> SecretValues() const;
+  // What this job's engine may reach; nullptr without confinement.
+  absl::StatusOr<std::shared_ptr<const Confinement>> Confine();
   Outcome Judge(const EngineEnd& end);
   Outcome Stopped() const;
   Outcome Failed(v1::ErrorClass error_class, const absl::Status& status) const;
