@@ -37,18 +37,16 @@ def main():
         for relation in document["relationships"]:
             check(relation["relatedSpdxElement"] in ids, f"{relation} leads nowhere")
         names = {package["name"]: package for package in document["packages"]}
-        for expected in ("libgrpc++1.51", "libprotobuf32", "libssl3", "libsqlite3-0", "nlohmann-json3-dev"):
-            check(any(name.rstrip("0123456789.t-") == expected.rstrip("0123456789.t-") for name in names),
-                  f"{expected} is missing from {sorted(names)}")
+        for prefix in ("libgrpc++", "libprotobuf", "libssl", "libsqlite3", "nlohmann-json3-dev"):
+            check(any(name.startswith(prefix) for name in names), f"{prefix} is missing from {sorted(names)}")
         for package in document["packages"]:
             for field in ("name", "versionInfo", "downloadLocation", "licenseConcluded", "copyrightText"):
                 check(package.get(field), f"{package['name']} has no {field}")
             if package["name"] == "quantd":
                 continue
-            kept = Path(folder) / package["SPDXID"].removeprefix("SPDXRef-")
-            exact = [path for path in Path(folder).iterdir()
-                     if path.name.replace("+", "-") == kept.name.replace("+", "-")]
-            check(exact and any(exact[0].iterdir()), f"{package['name']} has no licence file")
+            kind = "pypi" if "pkg:pypi" in package["externalRefs"][0]["referenceLocator"] else "deb"
+            kept = Path(folder) / f"{kind}-{package['name']}"
+            check(kept.is_dir() and any(kept.iterdir()), f"{package['name']} has no licence file")
     # A library that nobody packaged must not pass.
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "x.c"
