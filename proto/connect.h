@@ -17,14 +17,14 @@
 namespace quantd {
 
 struct ConnectOptions {
-  std::string address;  // "host:port", or "unix:PATH".
-  bool tls = false;     // With the system's authorities; the next four imply it.
-  std::string tls_ca;   // PEM files.
-  std::string tls_cert;
-  std::string tls_key;
-  std::string tls_server_name;  // Expected in the certificate, instead of the address's host.
-  std::string token;            // The token itself, or ...
-  std::string token_file;       // ... the file that holds it. Both empty: none.
+  std::string address;      // "host:port", or "unix:PATH".
+  bool tls = false;         // With the system's authorities; the next four imply it.
+  std::string tls_ca = {};  // PEM files.
+  std::string tls_cert = {};
+  std::string tls_key = {};
+  std::string tls_server_name = {};  // Expected in the certificate, instead of the address's host.
+  std::string token = {};            // The token itself, or ...
+  std::string token_file = {};       // ... the file that holds it. Both empty: none.
   // Sends a token without TLS to an address that is not this machine's.
   bool insecure = false;
 

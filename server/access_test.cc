@@ -280,9 +280,8 @@ struct Credential {
   std::string name;
   std::string token;
   char role;  // Of Expected(); '-': nobody's.
-  std::string tenant;
-  std::string worker;
-  absl::StatusCode refused = absl::StatusCode::kUnauthenticated;
+  std::string tenant = {};
+  std::string worker = {};
 };
 
 TEST_F(AccessTest, EveryMethodAgainstEveryCredential) {

@@ -18,14 +18,14 @@ namespace quantd {
 
 struct AuditEntry {
   absl::Time time;
-  absl::string_view caller;  // Identity::name; empty: not known.
-  absl::string_view role;
-  absl::string_view tenant;
-  absl::string_view peer;  // "ipv4:10.0.0.7:4711".
-  absl::string_view method;
-  absl::string_view resource;
-  absl::string_view code;  // "OK", "PERMISSION_DENIED", ...
-  absl::string_view message;
+  absl::string_view caller = {};  // Identity::name; empty: not known.
+  absl::string_view role = {};
+  absl::string_view tenant = {};
+  absl::string_view peer = {};  // "ipv4:10.0.0.7:4711".
+  absl::string_view method = {};
+  absl::string_view resource = {};
+  absl::string_view code = {};  // "OK", "PERMISSION_DENIED", ...
+  absl::string_view message = {};
 };
 
 class AuditLog {

@@ -12,8 +12,8 @@ namespace quantd {
 struct Identity {
   std::string name;  // "tokens/{id}", or "local" where nobody is asked for a token.
   v1::Role role = v1::ROLE_UNSPECIFIED;
-  std::string tenant;  // Empty: every tenant.
-  std::string worker;  // The one worker that it may act as; empty: any.
+  std::string tenant = {};  // Empty: every tenant.
+  std::string worker = {};  // The one worker that it may act as; empty: any.
 
   bool MayUseTenant(absl::string_view other) const { return tenant.empty() || tenant == other; }
 };

@@ -14,9 +14,9 @@
 namespace quantd {
 
 struct TlsFiles {
-  std::string certificate;  // The chain, the server's own certificate first. Empty: no TLS.
-  std::string key;
-  std::string client_ca;  // Empty: clients need no certificate.
+  std::string certificate = {};  // The chain, the server's own certificate first. Empty: no TLS.
+  std::string key = {};
+  std::string client_ca = {};  // Empty: clients need no certificate.
   // How often the files are looked at.
   absl::Duration reload = absl::Seconds(10);
 
