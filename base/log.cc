@@ -6,6 +6,9 @@
 
 #include <memory>
 
+#include "base/json_text.h"
+#include "base/redact.h"
+
 namespace quantd {
 namespace {
 
@@ -35,40 +38,6 @@ spdlog::level::level_enum Level(LogLevel level) {
   return spdlog::level::info;
 }
 
-// `text` as the inside of a JSON string: quotes, backslashes and control characters escaped.
-std::string Escape(absl::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  for (const char c : text) {
-    switch (c) {
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      case '\n':
-        out += "\\n";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      default:
-        if (static_cast<unsigned char>(c) < 0x20) {
-          constexpr char kHex[] = "0123456789abcdef";
-          absl::StrAppend(&out, "\\u00", std::string(1, kHex[(c >> 4) & 15]),
-                          std::string(1, kHex[c & 15]));
-        } else {
-          out += c;
-        }
-    }
-  }
-  return out;
-}
-
 }  // namespace
 
 void InitLog(const LogOptions& options) {
@@ -77,7 +46,7 @@ void InitLog(const LogOptions& options) {
   if (options.format == LogFormat::kJson) {
     Logger().set_pattern(
         absl::StrCat(R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","program":")",
-                     Escape(options.program), R"(",%v})"));
+                     EscapeJson(options.program), R"(",%v})"));
   } else if (!options.program.empty()) {
     Logger().set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ " + options.program + " %v");
   }
@@ -104,17 +73,18 @@ void Log(LogLevel level, absl::string_view message, std::initializer_list<LogFie
   if (!logger.should_log(Level(level))) return;
   std::string line;
   if (g_format == LogFormat::kJson) {
-    line = absl::StrCat("\"message\":\"", Escape(message), "\"");
+    line = absl::StrCat("\"message\":\"", EscapeJson(message), "\"");
     for (const LogField& field : fields) {
-      absl::StrAppend(&line, ",\"", field.name, "\":\"", Escape(field.value), "\"");
+      absl::StrAppend(&line, ",\"", field.name, "\":\"", EscapeJson(field.value), "\"");
     }
   } else {
-    line = Escape(message);
+    line = EscapeJson(message);
     for (const LogField& field : fields) {
-      absl::StrAppend(&line, " ", field.name, "=", Escape(field.value));
+      absl::StrAppend(&line, " ", field.name, "=", EscapeJson(field.value));
     }
   }
-  logger.log(Level(level), "{}", line);
+  // The last line of defence: callers leave secrets out themselves.
+  logger.log(Level(level), "{}", RedactSecrets(line));
 }
 
 }  // namespace quantd

@@ -17,13 +17,28 @@ constexpr char kFooter[] =
     "Exit codes: 0 ok, 1 job failed, 2 usage, 3 not found, 4 not allowed, 5 scheduler "
     "unavailable,\n"
     "            124 --timeout ran out, 130 detached with Ctrl-C (the job goes on)\n"
-    "Settings:   flags, then QUANTD_SCHEDULER and QUANTD_TENANT, then ~/.config/quantd/client.yaml";
+    "Settings:   flags, then QUANTD_SCHEDULER, QUANTD_TENANT, QUANTD_TOKEN (or QUANTD_TOKEN_FILE) "
+    "and\n"
+    "            QUANTD_TLS, then ~/.config/quantd/client.yaml and ~/.config/quantd/token";
 
 void AddGlobalFlags(CLI::App* app, GlobalFlags* flags) {
-  app->add_option("--scheduler", flags->scheduler, "Scheduler to talk to (default 127.0.0.1:7717)")
+  app->add_option("--scheduler", flags->connect.address,
+                  "Scheduler to talk to (default 127.0.0.1:7717)")
       ->type_name("HOST:PORT");
   app->add_option("--tenant", flags->tenant, "Whose jobs these are (default \"default\")")
       ->type_name("NAME");
+  ConnectOptions* connect = &flags->connect;
+  app->add_option("--token-file", connect->token_file, "File with your access token")
+      ->type_name("FILE");
+  app->add_flag("--tls", connect->tls, "TLS with the system's authorities");
+  app->add_option("--tls-ca", connect->tls_ca, "TLS with this authority (PEM)")->type_name("FILE");
+  app->add_option("--tls-cert", connect->tls_cert, "Your certificate, where one is wanted (PEM)")
+      ->type_name("FILE");
+  app->add_option("--tls-key", connect->tls_key, "Its private key (PEM)")->type_name("FILE");
+  app->add_option("--tls-server-name", connect->tls_server_name,
+                  "Name in the scheduler's certificate, if not the address's")
+      ->type_name("NAME");
+  app->add_flag("--insecure", connect->insecure, "Send the token to another machine without TLS");
   app->add_option("--timeout", flags->timeout, "Stop waiting after this long: 30s, 15m, 1h30m")
       ->type_name("TIME");
   app->add_flag("--json", flags->json, "Print proto3-JSON, one object a line");

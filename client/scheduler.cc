@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "proto/channel.h"
 #include "proto/errors.h"
+#include "proto/quantd/v1/access.grpc.pb.h"
 #include "proto/quantd/v1/artifact.grpc.pb.h"
 #include "proto/quantd/v1/job.grpc.pb.h"
 #include "proto/quantd/v1/sweep.grpc.pb.h"
@@ -31,14 +32,17 @@ grpc::ChannelArguments Arguments() {
 }  // namespace
 
 struct Scheduler::State {
-  explicit State(const std::string& address)
-      : address(address),
-        channel(
-            grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), Arguments())),
+  State(const ConnectOptions& options, absl::StatusOr<std::shared_ptr<grpc::Channel>> connected)
+      : address(options.address),
+        unusable(connected.status()),
+        channel(connected.ok()
+                    ? *connected
+                    : grpc::CreateChannel("unix:/dev/null", grpc::InsecureChannelCredentials())),
         jobs(v1::JobService::NewStub(channel)),
         sweeps(v1::SweepService::NewStub(channel)),
         artifacts(v1::ArtifactService::NewStub(channel)),
-        catalog(v1::CatalogService::NewStub(channel)) {}
+        catalog(v1::CatalogService::NewStub(channel)),
+        access(v1::AccessService::NewStub(channel)) {}
 
   // Registers a call while it is under way, so that Abort reaches it.
   class Running {
@@ -69,6 +73,7 @@ struct Scheduler::State {
                                  grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                               Response*),
                                  const Request& request) {
+    QD_RETURN_IF_ERROR(unusable);
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + kCallDeadline);
     const Running running(this, &context);
@@ -80,6 +85,7 @@ struct Scheduler::State {
 
   template <typename Open, typename Message>
   absl::Status Read(Open open, const Reader<Message>& use) {
+    QD_RETURN_IF_ERROR(unusable);
     grpc::ClientContext context;
     const Running running(this, &context);
     auto reader = open(&context);
@@ -92,17 +98,20 @@ struct Scheduler::State {
   }
 
   const std::string address;
+  const absl::Status unusable;  // Why there is no real channel.
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::JobService::Stub> jobs;
   std::unique_ptr<v1::SweepService::Stub> sweeps;
   std::unique_ptr<v1::ArtifactService::Stub> artifacts;
   std::unique_ptr<v1::CatalogService::Stub> catalog;
+  std::unique_ptr<v1::AccessService::Stub> access;
   absl::Mutex mutex;
   std::set<grpc::ClientContext*> contexts ABSL_GUARDED_BY(mutex);
   bool aborted ABSL_GUARDED_BY(mutex) = false;
 };
 
-Scheduler::Scheduler(const std::string& address) : state_(std::make_unique<State>(address)) {}
+Scheduler::Scheduler(const ConnectOptions& options)
+    : state_(std::make_unique<State>(options, Connect(options, Arguments()))) {}
 Scheduler::~Scheduler() = default;
 
 void Scheduler::Abort() {
@@ -137,6 +146,13 @@ QD_UNARY(ArtifactService, artifacts, GetArtifact, Artifact)
 QD_UNARY(ArtifactService, artifacts, CreateArtifact, Artifact)
 QD_UNARY(CatalogService, catalog, ListWorkers, ListWorkersResponse)
 QD_UNARY(CatalogService, catalog, GetCatalog, Catalog)
+QD_UNARY(AccessService, access, WhoAmI, WhoAmIResponse)
+QD_UNARY(AccessService, access, CreateToken, CreateTokenResponse)
+QD_UNARY(AccessService, access, ListTokens, ListTokensResponse)
+QD_UNARY(AccessService, access, RevokeToken, Token)
+QD_UNARY(AccessService, access, PutSecret, Secret)
+QD_UNARY(AccessService, access, ListSecrets, ListSecretsResponse)
+QD_UNARY(AccessService, access, DeleteSecret, DeleteSecretResponse)
 #undef QD_UNARY
 
 absl::Status Scheduler::Stream(const v1::WatchJobRequest& request,
@@ -158,6 +174,7 @@ absl::Status Scheduler::Stream(const v1::DownloadBlobRequest& request,
 
 absl::StatusOr<v1::UploadBlobResponse> Scheduler::Upload(
     const std::function<absl::StatusOr<bool>(v1::UploadBlobRequest*)>& next) {
+  QD_RETURN_IF_ERROR(state_->unusable);
   grpc::ClientContext context;
   const State::Running running(state_.get(), &context);
   v1::UploadBlobResponse response;

@@ -11,6 +11,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "proto/connect.h"
+#include "proto/quantd/v1/access.pb.h"
 #include "proto/quantd/v1/artifact.pb.h"
 #include "proto/quantd/v1/job.pb.h"
 #include "proto/quantd/v1/sweep.pb.h"
@@ -20,8 +22,8 @@ namespace quantd {
 
 class Scheduler {
  public:
-  // "host:port". Connects with the first call.
-  explicit Scheduler(const std::string& address);
+  // Connects with the first call. What is wrong with the options themselves is every call's error.
+  explicit Scheduler(const ConnectOptions& options);
   ~Scheduler();
 
   absl::StatusOr<v1::SubmitJobResponse> Call(const v1::SubmitJobRequest& request);
@@ -41,6 +43,13 @@ class Scheduler {
   absl::StatusOr<v1::Artifact> Call(const v1::CreateArtifactRequest& request);
   absl::StatusOr<v1::ListWorkersResponse> Call(const v1::ListWorkersRequest& request);
   absl::StatusOr<v1::Catalog> Call(const v1::GetCatalogRequest& request);
+  absl::StatusOr<v1::WhoAmIResponse> Call(const v1::WhoAmIRequest& request);
+  absl::StatusOr<v1::CreateTokenResponse> Call(const v1::CreateTokenRequest& request);
+  absl::StatusOr<v1::ListTokensResponse> Call(const v1::ListTokensRequest& request);
+  absl::StatusOr<v1::Token> Call(const v1::RevokeTokenRequest& request);
+  absl::StatusOr<v1::Secret> Call(const v1::PutSecretRequest& request);
+  absl::StatusOr<v1::ListSecretsResponse> Call(const v1::ListSecretsRequest& request);
+  absl::StatusOr<v1::DeleteSecretResponse> Call(const v1::DeleteSecretRequest& request);
 
   // `use` returns false to end the stream; that is OK, as is the server's own end.
   template <typename Message>

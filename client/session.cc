@@ -3,6 +3,7 @@
 
 #include <google/protobuf/util/json_util.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -17,7 +18,6 @@
 #include "base/status_macros.h"
 #include "proto/errors.h"
 #include "proto/names.h"
-#include "proto/quantd/v1/client.pb.h"
 #include "proto/yaml.h"
 
 namespace quantd {
@@ -73,8 +73,7 @@ absl::Status Session::Configure() {
     QD_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kSettingsBytesMax));
     QD_RETURN_IF_ERROR(YamlToMessage(text, path, &config));
   }
-  address_ = FirstOf(
-      {flags_.scheduler, variable("QUANTD_SCHEDULER"), config.scheduler(), kDefaultScheduler});
+  QD_RETURN_IF_ERROR(ConfigureConnection(config, folder));
   tenant_ = FirstOf({flags_.tenant, variable("QUANTD_TENANT"), config.tenant(), kDefaultTenant});
   tenant_ = std::string(absl::StripPrefix(tenant_, "tenants/"));
   if (!IsResourceId(tenant_)) {
@@ -89,17 +88,37 @@ absl::Status Session::Configure() {
   return absl::OkStatus();
 }
 
-std::string Session::parent() const { return TenantName(tenant_); }
-
-bool Session::loopback() const {
-  absl::string_view host = address_;
-  if (absl::StartsWith(host, "unix:")) return true;
-  host = host.substr(0, host.rfind(':'));
-  return host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
+absl::Status Session::ConfigureConnection(const v1::ClientConfig& config,
+                                          const std::string& folder) {
+  connect_ = flags_.connect;
+  const char* scheduler = environment_.variable("QUANTD_SCHEDULER");
+  connect_.address = FirstOf({flags_.connect.address, scheduler == nullptr ? "" : scheduler,
+                              config.scheduler(), kDefaultScheduler});
+  ConnectFromEnvironment(environment_.variable, &connect_);
+  connect_.tls = connect_.tls || config.tls();
+  connect_.tls_ca = FirstOf({connect_.tls_ca, config.tls_ca()});
+  connect_.tls_cert = FirstOf({connect_.tls_cert, config.tls_cert()});
+  connect_.tls_key = FirstOf({connect_.tls_key, config.tls_key()});
+  connect_.tls_server_name = FirstOf({connect_.tls_server_name, config.tls_server_name()});
+  if (!connect_.token.empty() || !connect_.token_file.empty()) return absl::OkStatus();
+  connect_.token_file = config.token_file();
+  const std::string usual = folder + "/quantd/token";
+  if (connect_.token_file.empty() && !folder.empty() && FileExists(usual)) {
+    connect_.token_file = usual;
+  }
+  struct stat file;
+  if (!connect_.token_file.empty() && stat(connect_.token_file.c_str(), &file) == 0 &&
+      (file.st_mode & (S_IRGRP | S_IROTH)) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("others can read ", connect_.token_file, "; chmod 600 it"));
+  }
+  return absl::OkStatus();
 }
 
+std::string Session::parent() const { return TenantName(tenant_); }
+
 Scheduler& Session::scheduler() {
-  if (scheduler_ == nullptr) scheduler_ = std::make_unique<Scheduler>(address_);
+  if (scheduler_ == nullptr) scheduler_ = std::make_unique<Scheduler>(connect_);
   return *scheduler_;
 }
 
@@ -139,7 +158,8 @@ std::string Session::Remedy(const absl::Status& status) const {
         "HOST:PORT, QUANTD_SCHEDULER, or `scheduler:` in ~/.config/quantd/client.yaml");
   }
   if (absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status)) {
-    return absl::StrCat("check --tenant (now \"", tenant_, "\") and your rights on ", address_);
+    return absl::StrCat("check the access token (QUANTD_TOKEN, --token-file), --tenant (now \"",
+                        tenant_, "\") and your rights on ", address());
   }
   return "";
 }

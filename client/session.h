@@ -15,6 +15,8 @@
 #include "client/render/table.h"
 #include "client/scheduler.h"
 #include "google/protobuf/message.h"
+#include "proto/connect.h"
+#include "proto/quantd/v1/client.pb.h"
 
 namespace quantd {
 
@@ -35,7 +37,7 @@ Environment ProcessEnvironment();
 
 // Flags that every command has; empty: not given.
 struct GlobalFlags {
-  std::string scheduler;
+  ConnectOptions connect;  // .address: the scheduler's.
   std::string tenant;
   bool json = false;
   std::string timeout;
@@ -50,6 +52,7 @@ class Session {
 
   std::ostream& out() { return *environment_.out; }
   std::ostream& err() { return *environment_.err; }
+  const char* variable(const char* name) const { return environment_.variable(name); }
   bool json() const { return flags_.json; }
   bool terminal() const { return environment_.terminal && !flags_.json; }
   // 0 where lines have no limit.
@@ -61,9 +64,9 @@ class Session {
   absl::Duration timeout() const { return timeout_; }
   const std::string& tenant() const { return tenant_; }
   std::string parent() const;
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return connect_.address; }
   // Whether the scheduler runs on this machine, and its workers probably see the same files.
-  bool loopback() const;
+  bool loopback() const { return IsLoopbackAddress(address()); }
   Scheduler& scheduler();
 
   // "jobs/{j}", "tenants/{t}/jobs/{j}" or the bare id, as the API's name; likewise for sweeps.
@@ -77,12 +80,14 @@ class Session {
   int Fail(const absl::Status& status);
 
  private:
+  // Address, TLS and token; a token's file in `folder` that others can read is refused.
+  absl::Status ConfigureConnection(const v1::ClientConfig& config, const std::string& folder);
   std::string Remedy(const absl::Status& status) const;
 
   Environment environment_;
   GlobalFlags flags_;
   Style style_;
-  std::string address_;
+  ConnectOptions connect_;
   std::string tenant_;
   absl::Duration timeout_ = absl::InfiniteDuration();
   std::unique_ptr<Scheduler> scheduler_;

@@ -49,6 +49,7 @@ absl::Status ApplyFlags(const SubmitFlags& flags, Spec* spec) {
     }
     (*spec->mutable_labels())[parts[0]] = parts[1];
   }
+  for (const std::string& secret : flags.secrets) spec->add_secrets(secret);
   return absl::OkStatus();
 }
 
@@ -157,6 +158,10 @@ void AddSubmitFlags(CLI::App* app, SubmitFlags* flags) {
       app->add_option("--priority", flags->priority, "-1000 to 1000; higher runs first");
   app->add_option("--label", flags->labels, "Kept with the job; may be repeated")
       ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  app->add_option("--secret", flags->secrets,
+                  "Give the engine this secret of the tenant (quantctl secrets); may be repeated")
+      ->type_name("NAME")
       ->allow_extra_args(false);
   app->add_option("--request-id", flags->request_id,
                   "Submitting again under the same id gives the same job");

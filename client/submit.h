@@ -18,13 +18,14 @@ struct SubmitFlags {
   int priority = 0;
   CLI::Option* priority_option = nullptr;
   std::vector<std::string> labels;
+  std::vector<std::string> secrets;
   std::string request_id;
   std::string display_name;
   std::string output;
   InputOptions inputs;
 };
 
-// --detach, --dry-run, --priority, --label, --request-id, --name, --output, --upload,
+// --detach, --dry-run, --priority, --label, --secret, --request-id, --name, --output, --upload,
 // --remote-paths.
 void AddSubmitFlags(CLI::App* app, SubmitFlags* flags);
 

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status_macros.h"
+#include "proto/connect.h"
 
 namespace quantd {
 namespace {
@@ -25,6 +26,10 @@ struct Flags {
   double lease_seconds = 30;
   int64_t free_mib_min = 512;
   bool insecure = false;
+  bool metrics_insecure = false;
+  std::string auth = "auto";
+  double tls_reload_seconds = 10;
+  bool new_token = false;
 };
 
 std::string DefaultData() {
@@ -33,6 +38,39 @@ std::string DefaultData() {
   }
   const char* home = std::getenv("HOME");
   return absl::StrCat(home != nullptr ? home : ".", "/.local/share/quantd");
+}
+
+void DescribeAccess(CLI::App& app, Flags* flags, AccessOptions* access) {
+  app.add_option("--tls-cert", access->tls.certificate,
+                 "PEM file of the API's certificate chain: the API speaks TLS; read again when it "
+                 "changes");
+  app.add_option("--tls-key", access->tls.key, "PEM file of its private key");
+  app.add_option("--tls-client-ca", access->tls.client_ca,
+                 "PEM file of an authority: every client has to show a certificate of it, too");
+  app.add_option("--tls-reload-seconds", flags->tls_reload_seconds,
+                 "How often these files are looked at")
+      ->check(CLI::Range(1.0, 3600.0))
+      ->capture_default_str();
+  app.add_option("--auth", flags->auth,
+                 "tokens: every call needs an access token; none; auto: tokens under TLS")
+      ->check(CLI::IsMember({"auto", "tokens", "none"}))
+      ->capture_default_str();
+  app.add_option("--admin-token-file", access->token_files.admin,
+                 "Administrators' tokens, one a line; by default DATA/admin-token is made");
+  app.add_option("--worker-token-file", access->token_files.worker,
+                 "Further tokens that workers may use, one a line");
+  app.add_option("--secret-key-file", access->secret_key_file,
+                 "Seals tenants' secrets and page tokens; the same on all schedulers of one store; "
+                 "by default DATA/secret is made");
+  app.add_option("--audit-log", access->audit_log,
+                 "File that says who changed what and who was refused, or \"off\"; by default "
+                 "DATA/audit.log");
+  app.add_flag("--insecure", flags->insecure,
+               "Let others reach an address that TLS and tokens do not protect");
+  app.add_flag("--metrics-insecure", flags->metrics_insecure,
+               "Let others reach /metrics, which is never protected");
+  app.add_flag("--new-token", flags->new_token,
+               "Print a fresh access token, for one of the files above, and exit");
 }
 
 void Describe(CLI::App& app, Flags* flags, Config* config) {
@@ -59,8 +97,7 @@ void Describe(CLI::App& app, Flags* flags, Config* config) {
                "Start the quant-worker beside this program, too");
   app.add_flag("--reflection", server.reflection,
                "Offer gRPC reflection, for grpcurl and the like");
-  app.add_flag("--insecure", flags->insecure,
-               "Listen on an address that others can reach, without any protection");
+  DescribeAccess(app, flags, &server.access);
   app.add_option("--ready-file", config->ready_file,
                  "JSON file with the real addresses, written once serving");
   app.add_option("--log-format", config->log_format, "text or json")
@@ -99,13 +136,6 @@ absl::StatusOr<std::vector<std::string>> ReadConfigFile(const std::string& path,
   return args;
 }
 
-bool IsLoopback(const std::string& address) {
-  const std::string host = address.substr(0, address.rfind(':'));
-  return host == "localhost" || host == "[::1]" ||
-         (absl::StartsWith(host, "127.") &&
-          host.find_first_not_of("0123456789.") == std::string::npos);
-}
-
 absl::Status CheckAddress(const char* flag, const std::string& address) {
   const size_t colon = address.rfind(':');
   int port = -1;
@@ -117,20 +147,55 @@ absl::Status CheckAddress(const char* flag, const std::string& address) {
       absl::StrCat(flag, " ", address, ": has to be host:port, as 127.0.0.1:7717"));
 }
 
+// Nothing that others can reach goes without protection unless it is asked for.
+absl::Status CheckExposure(const Flags& flags, const ServerOptions& server) {
+  const AccessOptions& access = server.access;
+  if (!flags.insecure && !IsLoopbackAddress(server.listen) &&
+      (!access.tls.enabled() || !access.tokens)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "listening on ", server.listen, " without ", access.tls.enabled() ? "tokens" : "TLS",
+        ": anyone who can reach this address could ",
+        access.tls.enabled() ? "run jobs" : "read and change what passes",
+        "; give --tls-cert and --tls-key (docs/security.md), listen on 127.0.0.1 and reach it "
+        "through a tunnel (ssh -L), or add --insecure inside a network that you trust"));
+  }
+  if (!flags.insecure && !flags.metrics_insecure && server.metrics_listen != "off" &&
+      !IsLoopbackAddress(server.metrics_listen)) {
+    return absl::InvalidArgumentError(absl::StrCat("--metrics-listen ", server.metrics_listen,
+                                                   ": /metrics has no protection of its own; add "
+                                                   "--metrics-insecure where only those can reach "
+                                                   "it who may see how busy the scheduler is"));
+  }
+  if (server.reflection && access.tokens) {
+    return absl::InvalidArgumentError(
+        "--reflection answers callers without a token; leave it out, or use --auth none");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FinishAccess(const Flags& flags, ServerOptions* server) {
+  AccessOptions& access = server->access;
+  if (access.tls.certificate.empty() != access.tls.key.empty()) {
+    return absl::InvalidArgumentError("TLS needs both --tls-cert and --tls-key");
+  }
+  if (!access.tls.client_ca.empty() && !access.tls.enabled()) {
+    return absl::InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key");
+  }
+  access.tls.reload = absl::Seconds(flags.tls_reload_seconds);
+  access.tokens = flags.auth == "tokens" || (flags.auth == "auto" && access.tls.enabled());
+  if (!access.tokens && (!access.token_files.admin.empty() || !access.token_files.worker.empty())) {
+    return absl::InvalidArgumentError(
+        "token files without tokens: nobody would be asked for one; add --auth tokens");
+  }
+  return CheckExposure(flags, *server);
+}
+
 absl::Status Finish(const Flags& flags, Config* config) {
   ServerOptions& server = config->server;
   QD_RETURN_IF_ERROR(CheckAddress("--listen", server.listen));
   if (server.metrics_listen != "off")
     QD_RETURN_IF_ERROR(CheckAddress("--metrics-listen", server.metrics_listen));
-  for (const std::string& address : {server.listen, server.metrics_listen}) {
-    if (flags.insecure || address == "off" || IsLoopback(address)) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "listening on ", address,
-        ": anyone who can reach this address could run jobs, for TLS and access tokens are "
-        "not there yet; listen on 127.0.0.1 and reach it through a tunnel (ssh -L), or add "
-        "--insecure inside a "
-        "network that you trust"));
-  }
+  QD_RETURN_IF_ERROR(FinishAccess(flags, &server));
   if (!flags.store.empty()) {
     if (!absl::StartsWith(flags.store, "sqlite:") || flags.store.size() == 7) {
       return absl::InvalidArgumentError(
@@ -174,6 +239,11 @@ absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args) {
     } catch (const CLI::Error& error) {
       return absl::InvalidArgumentError(
           absl::StrCat(error.what(), "; quantd --help lists the options"));
+    }
+    if (flags.new_token) {
+      QD_ASSIGN_OR_RETURN(const NewToken token, MakeToken());
+      config.print_and_exit = token.text + "\n";
+      return config;
     }
     if (with_file || flags.config.empty()) {
       QD_RETURN_IF_ERROR(Finish(flags, &config));

@@ -52,6 +52,38 @@ TEST(Config, WhatOthersCanReachNeedsTheFlag) {
   }
 }
 
+TEST(Config, TlsBringsTokensAndOpensTheAddress) {
+  const std::vector<std::string> tls = {"--tls-cert", "c", "--tls-key", "k"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), tls.begin(), tls.end());
+    return ParseConfig(more);
+  };
+  const auto open = with({"--listen", "0.0.0.0:7717"});
+  ASSERT_TRUE(open.ok()) << open.status();
+  EXPECT_TRUE(open->server.access.tokens);
+  EXPECT_EQ(open->server.access.tls.certificate, "c");
+  EXPECT_FALSE(ParseConfig({})->server.access.tokens);
+  EXPECT_TRUE(ParseConfig({"--auth", "tokens"})->server.access.tokens);
+  EXPECT_TRUE(
+      ParseConfig({"--auth", "tokens", "--insecure", "--listen", "0.0.0.0:1"})->server.access.tokens)
+      << "behind a proxy that speaks TLS";
+  const auto words = [](const absl::StatusOr<Config>& config) {
+    return std::string(config.status().message());
+  };
+  EXPECT_THAT(words(with({"--listen", "0.0.0.0:7717", "--auth", "none"})), HasSubstr("tokens"));
+  EXPECT_THAT(words(ParseConfig({"--listen", "0.0.0.0:1", "--auth", "tokens"})),
+              HasSubstr("without TLS"));
+  EXPECT_THAT(words(ParseConfig({"--tls-cert", "c"})), HasSubstr("--tls-key"));
+  EXPECT_THAT(words(ParseConfig({"--tls-client-ca", "c"})), HasSubstr("--tls-cert"));
+  EXPECT_THAT(words(ParseConfig({"--worker-token-file", "f"})), HasSubstr("--auth tokens"));
+  EXPECT_THAT(words(with({"--reflection"})), HasSubstr("without a token"));
+  EXPECT_THAT(words(with({"--metrics-listen", "0.0.0.0:1"})), HasSubstr("--metrics-insecure"));
+  EXPECT_TRUE(with({"--metrics-listen", "0.0.0.0:1", "--metrics-insecure"}).ok());
+  EXPECT_THAT(ParseConfig({"--new-token"})->print_and_exit, ::testing::StartsWith("qdt_"));
+  EXPECT_NE(ParseConfig({"--new-token"})->print_and_exit,
+            ParseConfig({"--new-token"})->print_and_exit);
+}
+
 TEST(Config, NonsenseIsRefused) {
   for (const char* flag :
        {"--listen=7717", "--listen=127.0.0.1:99999", "--store=postgres:x", "--log-format=xml",

@@ -1,5 +1,6 @@
 // quantd: reads the configuration, blocks the signals that end it, runs.
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <iostream>
 
@@ -18,6 +19,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   quantd::InitLog(config->log);
+  umask(0077);  // Database, artifacts and tokens are this user's alone.
   sigset_t signals;
   sigemptyset(&signals);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);

@@ -31,7 +31,7 @@ int WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
 
 std::vector<std::string> WorkerCommand(const Config& config, const Server& server) {
   std::vector<std::string> command = {config.worker_program};
-  const std::pair<const char*, std::string> kFlags[] = {{"--scheduler", server.address()},
+  const std::pair<const char*, std::string> kFlags[] = {{"--scheduler", server.worker_address()},
                                                         {"--name", "standalone"},
                                                         {"--data", config.server.data + "/worker"},
                                                         {"--metrics-listen", "off"},
@@ -54,7 +54,11 @@ absl::Status Run(const Config& config, const sigset_t& signals) {
   int signal = 0;
   absl::Status status;
   if (config.standalone) {
-    worker = std::make_unique<StandaloneWorker>(WorkerCommand(config, **server));
+    std::vector<std::string> environment;
+    if (!(*server)->worker_token().empty()) {
+      environment.push_back("QUANTD_TOKEN=" + (*server)->worker_token());
+    }
+    worker = std::make_unique<StandaloneWorker>(WorkerCommand(config, **server), environment);
     const absl::Time limit = absl::Now() + kWorkerStart;
     while (signal == 0 && status.ok() && !(*server)->HasWorker()) {
       if (absl::Now() > limit || worker->deaths() >= kWorkerDeathsMax) {

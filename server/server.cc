@@ -18,6 +18,7 @@
 #include "proto/channel.h"
 #include "server/artifacts/local_artifact_store.h"
 #include "server/artifacts/secret.h"
+#include "server/services/access_service.h"
 #include "server/services/artifact_service.h"
 #include "server/services/job_service.h"
 #include "server/services/sweep_service.h"
@@ -29,6 +30,8 @@ namespace {
 
 constexpr absl::Duration kTick = absl::Seconds(1);
 constexpr absl::Duration kUploadSweep = absl::Hours(1);
+// A token that another scheduler revoked is good for so long yet.
+constexpr absl::Duration kTokenRefresh = absl::Seconds(5);
 constexpr int kReadThreads = 4;  // Database reads are short; the page cache is shared.
 constexpr int kDiskThreads = 4;  // A disk does not get faster with more.
 constexpr const char* kServices[] = {"",
@@ -36,7 +39,8 @@ constexpr const char* kServices[] = {"",
                                      "quantd.v1.SweepService",
                                      "quantd.v1.WorkerService",
                                      "quantd.v1.CatalogService",
-                                     "quantd.v1.ArtifactService"};
+                                     "quantd.v1.ArtifactService",
+                                     "quantd.v1.AccessService"};
 
 // Wall time at the start plus monotonic time since: does not jump.
 std::function<absl::Time()> SteadyNow() {
@@ -51,6 +55,8 @@ struct Server::Parts {
   ServerOptions options;
   std::string address;
   std::string metrics_address = "off";
+  std::string worker_address;
+  std::string worker_token;
   absl::Time start_time;
 
   std::unique_ptr<JobStore> store;
@@ -58,6 +64,10 @@ struct Server::Parts {
   std::unique_ptr<Hub> hub;
   std::unique_ptr<Queue> queue;
   std::unique_ptr<CatalogCache> catalog;
+  std::unique_ptr<TokenBook> tokens;
+  std::unique_ptr<Guard> guard;
+  std::unique_ptr<SecretKeeper> secrets;
+  std::unique_ptr<AuditLog> audit;
   ServerMetrics metrics;
   std::unique_ptr<WorkPool> reads;
   std::unique_ptr<WorkPool> disk;
@@ -67,6 +77,7 @@ struct Server::Parts {
   std::unique_ptr<WorkerServiceImpl> workers;
   std::unique_ptr<CatalogServiceImpl> catalogs;
   std::unique_ptr<ArtifactServiceImpl> artifact_service;
+  std::unique_ptr<AccessServiceImpl> access;
   std::unique_ptr<grpc::Server> grpc;
   absl::Notification stop_ticking;
   std::thread ticker;
@@ -75,6 +86,7 @@ struct Server::Parts {
   bool serving = false;  // Of the ticker's thread.
 
   absl::Status Open();
+  absl::Status OpenAccess();
   absl::Status Listen();
   absl::Status ServeMetrics();
   void SetHealth(bool healthy);
@@ -94,7 +106,7 @@ absl::Status Server::Parts::Open() {
                       LocalArtifactStore::Open({.folder = options.data + "/artifacts",
                                                 .free_bytes_min = options.free_bytes_min},
                                                Clock::Real().Now()));
-  QD_ASSIGN_OR_RETURN(context.secret, ReadOrMakeSecret(options.data + "/secret"));
+  QD_RETURN_IF_ERROR(OpenAccess());
   hub = std::make_unique<Hub>();
   QueueOptions queue_options;
   queue_options.lease_time = options.lease_time;
@@ -120,12 +132,41 @@ absl::Status Server::Parts::Open() {
   return absl::OkStatus();
 }
 
+absl::Status Server::Parts::OpenAccess() {
+  const AccessOptions& access_options = options.access;
+  QD_ASSIGN_OR_RETURN(context.secret, ReadOrMakeSecret(access_options.secret_key_file.empty()
+                                                           ? options.data + "/secret"
+                                                           : access_options.secret_key_file));
+  secrets = std::make_unique<SecretKeeper>(store.get(), context.secret);
+  TokenFiles files = access_options.token_files;
+  if (access_options.tokens && files.admin.empty()) {
+    files.admin = options.data + "/admin-token";
+    QD_RETURN_IF_ERROR(MakeTokenFile(files.admin), "making the first administrator's token");
+  }
+  tokens = std::make_unique<TokenBook>(store.get(), files);
+  QD_RETURN_IF_ERROR(tokens->Refresh(context.now()));
+  guard = std::make_unique<Guard>(access_options.tokens ? tokens.get() : nullptr);
+  if (access_options.tokens) {
+    LogInfo("calls need an access token", {{"administrator", files.admin}});
+    QD_ASSIGN_OR_RETURN(worker_token, tokens->AddPassing({.role = v1::WORKER}));
+  }
+  const std::string audit_path =
+      access_options.audit_log.empty() ? options.data + "/audit.log" : access_options.audit_log;
+  QD_ASSIGN_OR_RETURN(audit, AuditLog::Open(audit_path == "off" ? "" : audit_path));
+  context.guard = guard.get();
+  context.tokens = tokens.get();
+  context.secrets = secrets.get();
+  context.audit = audit.get();
+  return absl::OkStatus();
+}
+
 absl::Status Server::Parts::Listen() {
   jobs = std::make_unique<JobServiceImpl>(&context);
   sweeps = std::make_unique<SweepServiceImpl>(&context);
   workers = std::make_unique<WorkerServiceImpl>(&context);
   catalogs = std::make_unique<CatalogServiceImpl>(&context);
   artifact_service = std::make_unique<ArtifactServiceImpl>(&context);
+  access = std::make_unique<AccessServiceImpl>(&context);
   grpc::EnableDefaultHealthCheckService(true);
   if (options.reflection && dlopen(QUANTD_REFLECTION_LIBRARY, RTLD_NOW) == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -134,9 +175,16 @@ absl::Status Server::Parts::Listen() {
   grpc::ServerBuilder builder;
   ApplyServerArguments(&builder);
   int port = 0;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
+  QD_ASSIGN_OR_RETURN(const auto credentials, MakeServerCredentials(options.access.tls));
+  builder.AddListeningPort(options.listen, credentials, &port);
+  if (options.access.tls.enabled()) {
+    // Our own worker cannot know what name the certificate has.
+    worker_address = absl::StrCat("unix:", options.data, "/worker.sock");
+    builder.AddListeningPort(worker_address, grpc::InsecureServerCredentials());
+  }
   for (grpc::Service* service : std::initializer_list<grpc::Service*>{
-           jobs.get(), sweeps.get(), workers.get(), catalogs.get(), artifact_service.get()}) {
+           jobs.get(), sweeps.get(), workers.get(), catalogs.get(), artifact_service.get(),
+           access.get()}) {
     builder.RegisterService(service);
   }
   grpc = builder.BuildAndStart();
@@ -147,6 +195,7 @@ absl::Status Server::Parts::Listen() {
                                                "(port 0 takes any)"));
   }
   address = absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":", port);
+  if (worker_address.empty()) worker_address = address;
   return absl::OkStatus();
 }
 
@@ -187,8 +236,15 @@ void Server::Parts::TickOnce() {
 
 void Server::Parts::TickLoop() {
   absl::Duration swept = Clock::Real().Monotonic();
+  absl::Duration refreshed = swept;
   while (!stop_ticking.WaitForNotificationWithTimeout(kTick)) {
     TickOnce();
+    if (Clock::Real().Monotonic() - refreshed >= kTokenRefresh) {
+      refreshed = Clock::Real().Monotonic();
+      if (const absl::Status read = tokens->Refresh(context.now()); !read.ok()) {
+        LogError("access tokens are as they were", {{"error", read.ToString()}});
+      }
+    }
     if (Clock::Real().Monotonic() - swept < kUploadSweep) continue;
     swept = Clock::Real().Monotonic();
     if (const absl::Status sweep = artifacts->Sweep(Clock::Real().Now()); !sweep.ok()) {
@@ -217,6 +273,8 @@ Server::~Server() { Drain(); }
 
 const std::string& Server::address() const { return parts_->address; }
 const std::string& Server::metrics_address() const { return parts_->metrics_address; }
+const std::string& Server::worker_address() const { return parts_->worker_address; }
+const std::string& Server::worker_token() const { return parts_->worker_token; }
 Queue* Server::queue() { return parts_->queue.get(); }
 
 bool Server::HasWorker() const {

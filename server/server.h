@@ -8,9 +8,20 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/auth/tls.h"
+#include "server/auth/token_book.h"
 #include "server/services/context.h"
 
 namespace quantd {
+
+struct AccessOptions {
+  // Every call needs an access token. Without an administrators' file, data/admin-token is made.
+  bool tokens = false;
+  TokenFiles token_files;
+  TlsFiles tls;
+  std::string audit_log;        // Empty: data/audit.log; "off": none.
+  std::string secret_key_file;  // The same for all schedulers of one store; empty: data/secret.
+};
 
 struct ServerOptions {
   std::string listen = "127.0.0.1:7717";          // host:port; port 0: any.
@@ -21,6 +32,7 @@ struct ServerOptions {
   absl::Duration lease_time = absl::Seconds(30);
   int64_t free_bytes_min = int64_t{512} << 20;
   StreamTimes times;
+  AccessOptions access;
 };
 
 class Server {
@@ -35,6 +47,10 @@ class Server {
   // The real addresses, "host:port".
   const std::string& address() const;
   const std::string& metrics_address() const;
+  // Where a worker of this process finds the API whatever its certificate says: a socket in the
+  // data folder under TLS, address() otherwise. And its token; empty where none is needed.
+  const std::string& worker_address() const;
+  const std::string& worker_token() const;
 
   // Health says NOT_SERVING, nothing new is accepted, streams and polls are sent home. Idempotent.
   void StartDraining();

@@ -24,10 +24,15 @@ constexpr absl::Duration kBackoffMax = absl::Seconds(30);
 constexpr absl::Duration kLongLife = absl::Minutes(1);
 
 // -1: fork failed. Between fork and exec only what is safe there.
-pid_t Spawn(const std::vector<std::string>& command) {
+pid_t Spawn(const std::vector<std::string>& command, const std::vector<std::string>& environment) {
   std::vector<char*> argv;
   for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);
+  std::vector<char*> variables;  // Ours first: of a name given twice, getenv takes the first.
+  for (const std::string& entry : environment)
+    variables.push_back(const_cast<char*>(entry.c_str()));
+  for (char** entry = environ; *entry != nullptr; ++entry) variables.push_back(*entry);
+  variables.push_back(nullptr);
   const pid_t parent = getpid();
   const pid_t pid = fork();
   if (pid != 0) return pid;
@@ -36,14 +41,17 @@ pid_t Spawn(const std::vector<std::string>& command) {
   sigprocmask(SIG_SETMASK, &none, nullptr);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) _exit(127);
-  execv(argv[0], argv.data());
+  execve(argv[0], argv.data(), variables.data());
   _exit(127);
 }
 
 }  // namespace
 
-StandaloneWorker::StandaloneWorker(std::vector<std::string> command)
-    : command_(std::move(command)), thread_([this] { Loop(); }) {}
+StandaloneWorker::StandaloneWorker(std::vector<std::string> command,
+                                   std::vector<std::string> environment)
+    : command_(std::move(command)),
+      environment_(std::move(environment)),
+      thread_([this] { Loop(); }) {}
 
 StandaloneWorker::~StandaloneWorker() { Stop(); }
 
@@ -70,7 +78,7 @@ void StandaloneWorker::Loop() {
 }
 
 void StandaloneWorker::RunOnce() {
-  const pid_t pid = Spawn(command_);
+  const pid_t pid = Spawn(command_, environment_);
   if (pid < 0)
     return LogError("the worker could not be started", {{"error", std::strerror(errno)}});
   absl::Duration kill_at = absl::InfiniteDuration();

@@ -17,8 +17,9 @@ namespace quantd {
 
 class StandaloneWorker {
  public:
-  // `command`: the program and its arguments.
-  explicit StandaloneWorker(std::vector<std::string> command);
+  // `command`: the program and its arguments; `environment`: "NAME=value", besides our own.
+  explicit StandaloneWorker(std::vector<std::string> command,
+                            std::vector<std::string> environment = {});
   // Stops it.
   ~StandaloneWorker();
 
@@ -33,6 +34,7 @@ class StandaloneWorker {
   void RunOnce();
 
   const std::vector<std::string> command_;
+  const std::vector<std::string> environment_;
   std::atomic<int> deaths_{0};
   absl::Mutex mutex_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;

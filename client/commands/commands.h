@@ -31,6 +31,13 @@ Action DeclareWorkers(CLI::App* app);
 Action DeclareMethods(CLI::App* app);
 Action DeclareModelsInspect(CLI::App* app);
 Action DeclareScore(CLI::App* app);
+Action DeclareTokensCreate(CLI::App* app);
+Action DeclareTokensList(CLI::App* app);
+Action DeclareTokensRevoke(CLI::App* app);
+Action DeclareTokensWhoAmI(CLI::App* app);
+Action DeclareSecretsPut(CLI::App* app);
+Action DeclareSecretsList(CLI::App* app);
+Action DeclareSecretsDelete(CLI::App* app);
 Action DeclareCompletion(CLI::App* app);
 Action DeclareVersion(CLI::App* app);
 

@@ -10,6 +10,8 @@ constexpr CommandGroup kGroups[] = {
     {"sweeps", "List, watch, cancel and retry sweeps"},
     {"artifacts", "List and download what jobs wrote"},
     {"models", "Look at model files"},
+    {"tokens", "Make, list and revoke access tokens"},
+    {"secrets", "Keep values that jobs may use and nobody sees"},
 };
 
 constexpr Command kCommands[] = {
@@ -55,6 +57,18 @@ constexpr Command kCommands[] = {
      &DeclareMethods},
     {"models inspect", "Describe a model folder on this machine", "quantctl models inspect ./model",
      &DeclareModelsInspect},
+    {"tokens create", "Make an access token; it is shown once",
+     "quantctl tokens create --role user --tenant vision --days 30", &DeclareTokensCreate},
+    {"tokens list", "List access tokens, newest first", "quantctl tokens list", &DeclareTokensList},
+    {"tokens revoke", "Revoke access tokens for good", "quantctl tokens revoke 3f29c1d07a5b",
+     &DeclareTokensRevoke},
+    {"tokens whoami", "Say whom your token stands for", "quantctl tokens whoami",
+     &DeclareTokensWhoAmI},
+    {"secrets put", "Keep a secret's value", "quantctl secrets put HF_TOKEN --from-env HF_TOKEN",
+     &DeclareSecretsPut},
+    {"secrets list", "List the names of secrets", "quantctl secrets list", &DeclareSecretsList},
+    {"secrets delete", "Forget a secret", "quantctl secrets delete HF_TOKEN",
+     &DeclareSecretsDelete},
     {"completion", "Print a completion script for a shell", "source <(quantctl completion bash)",
      &DeclareCompletion},
     {"version", "Print the version", "quantctl version", &DeclareVersion},

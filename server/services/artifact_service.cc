@@ -62,25 +62,26 @@ absl::Status CheckFiles(ArtifactStore* store, v1::Manifest* manifest) {
 grpc::ServerUnaryReactor* ArtifactServiceImpl::FindMissingBlobs(
     grpc::CallbackServerContext* rpc, const v1::FindMissingBlobsRequest* request,
     v1::FindMissingBlobsResponse* response) {
-  return ServeRead(Call(context_, rpc, kService, "FindMissingBlobs"), context_->disk, response,
+  return ServeRead(Call(context_, rpc, kService, "FindMissingBlobs", *request), context_->disk,
+                   response,
                    [this, request] { return FindMissing(context_->artifacts, *request); });
 }
 
 grpc::ServerUnaryReactor* ArtifactServiceImpl::StartUpload(grpc::CallbackServerContext* rpc,
                                                            const v1::StartUploadRequest* request,
                                                            v1::StartUploadResponse* response) {
-  return ServeRead(Call(context_, rpc, kService, "StartUpload"), context_->disk, response,
+  return ServeRead(Call(context_, rpc, kService, "StartUpload", *request), context_->disk, response,
                    [this, request] { return Start(context_->artifacts, request->blob()); });
 }
 
 grpc::ServerReadReactor<v1::UploadBlobRequest>* ArtifactServiceImpl::UploadBlob(
-    grpc::CallbackServerContext*, v1::UploadBlobResponse* response) {
-  return StartUploadStream(context_, response);
+    grpc::CallbackServerContext* rpc, v1::UploadBlobResponse* response) {
+  return StartUploadStream(context_, rpc, response);
 }
 
 grpc::ServerWriteReactor<v1::DownloadBlobResponse>* ArtifactServiceImpl::DownloadBlob(
-    grpc::CallbackServerContext*, const v1::DownloadBlobRequest* request) {
-  return StartDownloadStream(context_, request);
+    grpc::CallbackServerContext* rpc, const v1::DownloadBlobRequest* request) {
+  return StartDownloadStream(context_, rpc, request);
 }
 
 absl::StatusOr<v1::ListArtifactsResponse> ArtifactServiceImpl::List(
@@ -126,14 +127,14 @@ absl::StatusOr<v1::ListArtifactsResponse> ArtifactServiceImpl::List(
 grpc::ServerUnaryReactor* ArtifactServiceImpl::ListArtifacts(
     grpc::CallbackServerContext* rpc, const v1::ListArtifactsRequest* request,
     v1::ListArtifactsResponse* response) {
-  return ServeList(Call(context_, rpc, kService, "ListArtifacts"), request, response,
+  return ServeList(Call(context_, rpc, kService, "ListArtifacts", *request), request, response,
                    [this](const v1::ListArtifactsRequest& inner) { return List(inner); });
 }
 
 grpc::ServerUnaryReactor* ArtifactServiceImpl::GetArtifact(grpc::CallbackServerContext* rpc,
                                                            const v1::GetArtifactRequest* request,
                                                            v1::Artifact* response) {
-  return ServeRead(Call(context_, rpc, kService, "GetArtifact"), context_->disk, response,
+  return ServeRead(Call(context_, rpc, kService, "GetArtifact", *request), context_->disk, response,
                    [this, request]() -> absl::StatusOr<v1::Artifact> {
                      const auto name = ParseArtifactName(request->name());
                      if (!name.ok()) return absl::NotFoundError(name.status().message());
@@ -145,7 +146,7 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::CreateArtifact(
     grpc::CallbackServerContext* rpc, const v1::CreateArtifactRequest* request,
     v1::Artifact* response) {
   return ServeRead(
-      Call(context_, rpc, kService, "CreateArtifact"), context_->disk, response,
+      Call(context_, rpc, kService, "CreateArtifact", *request), context_->disk, response,
       [this, request]() -> absl::StatusOr<v1::Artifact> {
         const auto tenant = ParseTenantName(request->parent());
         if (!tenant.ok()) return FieldError("parent", tenant.status().message());

@@ -18,8 +18,8 @@ constexpr char kService[] = "quantd.v1.ArtifactService";
 
 class UploadStream final : public grpc::ServerReadReactor<v1::UploadBlobRequest> {
  public:
-  UploadStream(const ServiceContext* context, v1::UploadBlobResponse* response)
-      : context_(context), response_(response), start_(Clock::Real().Monotonic()) {
+  UploadStream(const ServiceContext* context, CallRecord record, v1::UploadBlobResponse* response)
+      : context_(context), response_(response), record_(std::move(record)) {
     StartRead(&chunk_);
   }
 
@@ -54,13 +54,13 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadBlobRequest>
   void End(const absl::Status& status) {
     response_->set_committed_bytes(state_.committed_bytes);
     response_->set_complete(state_.complete);
-    RecordCall(*context_, kService, "UploadBlob", status, start_);
+    EndCall(*context_, record_, status);
     Finish(ToGrpcStatus(status));
   }
 
   const ServiceContext* const context_;
   v1::UploadBlobResponse* const response_;
-  const absl::Duration start_;
+  const CallRecord record_;
   std::string upload_;
   v1::UploadBlobRequest chunk_;
   UploadState state_;
@@ -68,8 +68,9 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadBlobRequest>
 
 class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadBlobResponse> {
  public:
-  DownloadStream(const ServiceContext* context, const v1::DownloadBlobRequest& request)
-      : context_(context), request_(request), start_(Clock::Real().Monotonic()) {
+  DownloadStream(const ServiceContext* context, CallRecord record,
+                 const v1::DownloadBlobRequest& request)
+      : context_(context), request_(request), record_(std::move(record)) {
     context_->disk->PostAlways([this] { Open(); });
   }
 
@@ -113,13 +114,13 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadBlobRes
   }
 
   void End(const absl::Status& status) {
-    RecordCall(*context_, kService, "DownloadBlob", status, start_);
+    EndCall(*context_, record_, status);
     Finish(ToGrpcStatus(status));
   }
 
   const ServiceContext* const context_;
   const v1::DownloadBlobRequest request_;
-  const absl::Duration start_;
+  const CallRecord record_;
   std::shared_ptr<BlobReader> reader_;
   int64_t offset_bytes_ = 0;
   int64_t end_bytes_ = 0;
@@ -129,13 +130,21 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadBlobRes
 }  // namespace
 
 grpc::ServerReadReactor<v1::UploadBlobRequest>* StartUploadStream(
-    const ServiceContext* context, v1::UploadBlobResponse* response) {
-  return new UploadStream(context, response);
+    const ServiceContext* context, grpc::CallbackServerContext* rpc,
+    v1::UploadBlobResponse* response) {
+  CallRecord record = BeginCall(*context, *rpc, kService, "UploadBlob", nullptr);
+  if (record.admitted.ok()) return new UploadStream(context, std::move(record), response);
+  EndCall(*context, record, record.admitted);
+  return new RefusedStream<grpc::ServerReadReactor<v1::UploadBlobRequest>>(record.admitted);
 }
 
 grpc::ServerWriteReactor<v1::DownloadBlobResponse>* StartDownloadStream(
-    const ServiceContext* context, const v1::DownloadBlobRequest* request) {
-  return new DownloadStream(context, *request);
+    const ServiceContext* context, grpc::CallbackServerContext* rpc,
+    const v1::DownloadBlobRequest* request) {
+  CallRecord record = BeginCall(*context, *rpc, kService, "DownloadBlob", request);
+  if (record.admitted.ok()) return new DownloadStream(context, std::move(record), *request);
+  EndCall(*context, record, record.admitted);
+  return new RefusedStream<grpc::ServerWriteReactor<v1::DownloadBlobResponse>>(record.admitted);
 }
 
 }  // namespace quantd

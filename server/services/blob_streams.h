@@ -8,8 +8,10 @@
 namespace quantd {
 
 grpc::ServerReadReactor<v1::UploadBlobRequest>* StartUploadStream(const ServiceContext* context,
+                                                                  grpc::CallbackServerContext* rpc,
                                                                   v1::UploadBlobResponse* response);
 grpc::ServerWriteReactor<v1::DownloadBlobResponse>* StartDownloadStream(
-    const ServiceContext* context, const v1::DownloadBlobRequest* request);
+    const ServiceContext* context, grpc::CallbackServerContext* rpc,
+    const v1::DownloadBlobRequest* request);
 
 }  // namespace quantd

@@ -1,5 +1,5 @@
-// What all services share, and the common path of their unary calls: posted to a pool, answered
-// once, counted, and logged when the fault is ours.
+// What all services share, and the common path of their calls: let in or refused, posted to a pool,
+// answered once, counted, and logged when the fault is ours or the audit wants it.
 #pragma once
 
 #include <functional>
@@ -11,7 +11,11 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/grpcpp.h"
+#include "proto/errors.h"
 #include "server/artifacts/artifact_store.h"
+#include "server/auth/audit_log.h"
+#include "server/auth/guard.h"
+#include "server/auth/secret_keeper.h"
 #include "server/metrics/server_metrics.h"
 #include "server/scheduler/queue.h"
 #include "server/services/catalog_cache.h"
@@ -37,6 +41,10 @@ struct ServiceContext {
   Hub* hub = nullptr;
   ServerMetrics* metrics = nullptr;
   CatalogCache* catalog = nullptr;
+  const Guard* guard = nullptr;
+  TokenBook* tokens = nullptr;
+  SecretKeeper* secrets = nullptr;
+  AuditLog* audit = nullptr;
   WorkPool* reads = nullptr;  // Database reads and validation.
   WorkPool* disk = nullptr;   // Blobs.
   std::string secret;         // Seals page tokens.
@@ -49,15 +57,34 @@ struct ServiceContext {
 absl::Status DrainingError();
 absl::Status OverloadedError();
 
+// A call from its start to its end: who asks for what since when, and whether it was let in.
+struct CallRecord {
+  const char* service;  // Literals.
+  const char* method;
+  absl::Duration start;
+  Admission admission;
+  absl::Status admitted;
+  std::string peer;
+};
+
+// Asks the guard. Every handler begins with this; `request` is null where it comes in a stream.
+CallRecord BeginCall(const ServiceContext& context, const grpc::CallbackServerContext& rpc,
+                     const char* service, const char* method,
+                     const google::protobuf::Message* request);
+// Counts a call that ended, and logs it when the fault is ours.
+void EndCall(const ServiceContext& context, const CallRecord& record, const absl::Status& status);
+
 // One unary call; copies share it. Finish exactly once, from any thread.
 class Call {
  public:
-  // Both names are literals.
+  // Both names are literals. A call that is not let in is answered here: refused() then holds.
   Call(const ServiceContext* context, grpc::CallbackServerContext* rpc, const char* service,
-       const char* method);
+       const char* method, const google::protobuf::Message& request);
 
+  bool refused() const { return !record_->admitted.ok(); }
   grpc::ServerUnaryReactor* reactor() const { return reactor_; }
   const ServiceContext& context() const { return *context_; }
+  const Identity& identity() const { return record_->admission.identity; }
   // Nobody waits for the answer any more.
   bool Abandoned() const { return rpc_->IsCancelled(); }
 
@@ -67,25 +94,27 @@ class Call {
     if (result.ok()) *out = *std::move(result);
     Finish(result.status());
   }
-  // Runs `work` on the pool unless the caller has gone.
+  // Runs `work` on the pool unless the caller has gone or was refused.
   void Post(WorkPool* pool, std::function<void()> work) const;
 
  private:
   const ServiceContext* context_;
   grpc::CallbackServerContext* rpc_;
   grpc::ServerUnaryReactor* reactor_;
-  const char* service_;
-  const char* method_;
-  absl::Duration start_;
+  std::shared_ptr<const CallRecord> record_;
+};
+
+// A stream's reactor that only says no; it owns itself.
+template <typename Reactor>
+class RefusedStream final : public Reactor {
+ public:
+  explicit RefusedStream(const absl::Status& status) { this->Finish(ToGrpcStatus(status)); }
+  void OnDone() override { delete this; }
 };
 
 // For metrics: "quantize", "evaluate", ...
 std::string KindLabel(const v1::JobSpec& spec);
 absl::Duration Between(const google::protobuf::Timestamp& from,
                        const google::protobuf::Timestamp& to);
-
-// Counts a call that ended, and logs it when the fault is ours.
-void RecordCall(const ServiceContext& context, const char* service, const char* method,
-                const absl::Status& status, absl::Duration start);
 
 }  // namespace quantd

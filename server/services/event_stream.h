@@ -44,12 +44,15 @@ class EventStream final : public grpc::ServerWriteReactor<Event>,
   // The reactor of a new call; it owns itself until the call is done. `snapshot`: ends at the log's
   // present end.
   static grpc::ServerWriteReactor<Event>* Start(const ServiceContext* context,
-                                                grpc::CallbackServerContext* rpc,
-                                                const char* service, const char* method,
+                                                grpc::CallbackServerContext* rpc, CallRecord record,
                                                 bool snapshot,
                                                 std::unique_ptr<EventSource<Event>> source) {
+    if (!record.admitted.ok()) {
+      EndCall(*context, record, record.admitted);
+      return new RefusedStream<grpc::ServerWriteReactor<Event>>(record.admitted);
+    }
     std::shared_ptr<EventStream> stream(
-        new EventStream(context, rpc, service, method, snapshot, std::move(source)));
+        new EventStream(context, rpc, std::move(record), snapshot, std::move(source)));
     stream->self_ = stream;
     context->hub->Add(stream->source_->key(), stream);
     stream->Wake();
@@ -65,6 +68,12 @@ class EventStream final : public grpc::ServerWriteReactor<Event>,
   void Tick(absl::Duration now) override {
     absl::MutexLock lock(&mutex_);
     const absl::Duration quiet = now - last_write_;
+    // A token may end while its watch goes on.
+    if (const absl::Status still =
+            context_->guard->Recheck(record_.admission.identity, context_->now());
+        !still.ok()) {
+      End(still);
+    }
     if (writing_ && !reset_ && quiet > context_->times.reset) {
       reset_ = true;
       rpc_->TryCancel();
@@ -102,16 +111,14 @@ class EventStream final : public grpc::ServerWriteReactor<Event>,
   }
 
  private:
-  EventStream(const ServiceContext* context, grpc::CallbackServerContext* rpc, const char* service,
-              const char* method, bool snapshot, std::unique_ptr<EventSource<Event>> source)
+  EventStream(const ServiceContext* context, grpc::CallbackServerContext* rpc, CallRecord record,
+              bool snapshot, std::unique_ptr<EventSource<Event>> source)
       : context_(context),
         rpc_(rpc),
-        service_(service),
-        method_(method),
+        record_(std::move(record)),
         snapshot_(snapshot),
         source_(std::move(source)),
-        start_(Clock::Real().Monotonic()),
-        last_write_(start_) {}
+        last_write_(record_.start) {}
 
   // Does the next thing there is to do, if nothing is under way.
   void Pump() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -157,17 +164,15 @@ class EventStream final : public grpc::ServerWriteReactor<Event>,
     if (ended_) return;
     ended_ = true;
     page_ = {};
-    RecordCall(*context_, service_, method_, status, start_);
+    EndCall(*context_, record_, status);
     this->Finish(ToGrpcStatus(status));
   }
 
   const ServiceContext* const context_;
   grpc::CallbackServerContext* const rpc_;
-  const char* const service_;
-  const char* const method_;
+  const CallRecord record_;
   const bool snapshot_;
   const std::unique_ptr<EventSource<Event>> source_;
-  const absl::Duration start_;
   std::shared_ptr<EventStream> self_;  // Until OnDone.
 
   absl::Mutex mutex_;

@@ -52,21 +52,21 @@ grpc::ServerUnaryReactor* JobServiceImpl::SubmitJob(grpc::CallbackServerContext*
                                                     const v1::SubmitJobRequest* request,
                                                     v1::SubmitJobResponse* response) {
   return ServeSubmit<v1::SubmitJobRequest, v1::SubmitJobResponse>(
-      Call(context_, rpc, kService, "SubmitJob"), &Queue::SubmitJob, request, response,
+      Call(context_, rpc, kService, "SubmitJob", *request), &Queue::SubmitJob, request, response,
       ResolveJobSpec);
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::GetJob(grpc::CallbackServerContext* rpc,
                                                  const v1::GetJobRequest* request,
                                                  v1::Job* response) {
-  return ServeRead(Call(context_, rpc, kService, "GetJob"), context_->reads, response,
+  return ServeRead(Call(context_, rpc, kService, "GetJob", *request), context_->reads, response,
                    [this, request] { return context_->queue->GetJob(*request, context_->now()); });
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::ListJobs(grpc::CallbackServerContext* rpc,
                                                    const v1::ListJobsRequest* request,
                                                    v1::ListJobsResponse* response) {
-  return ServeList(Call(context_, rpc, kService, "ListJobs"), request, response,
+  return ServeList(Call(context_, rpc, kService, "ListJobs", *request), request, response,
                    [this](const v1::ListJobsRequest& inner) {
                      return context_->queue->ListJobs(inner, context_->now());
                    });
@@ -74,22 +74,23 @@ grpc::ServerUnaryReactor* JobServiceImpl::ListJobs(grpc::CallbackServerContext* 
 
 grpc::ServerWriteReactor<v1::JobEvent>* JobServiceImpl::WatchJob(
     grpc::CallbackServerContext* rpc, const v1::WatchJobRequest* request) {
-  return EventStream<v1::JobEvent>::Start(context_, rpc, kService, "WatchJob", request->snapshot(),
-                                          std::make_unique<JobEvents>(context_->queue, *request));
+  return EventStream<v1::JobEvent>::Start(
+      context_, rpc, BeginCall(*context_, *rpc, kService, "WatchJob", request), request->snapshot(),
+      std::make_unique<JobEvents>(context_->queue, *request));
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::CancelJob(grpc::CallbackServerContext* rpc,
                                                     const v1::CancelJobRequest* request,
                                                     v1::Job* response) {
-  return ServeWrite<v1::CancelJobRequest, v1::Job>(Call(context_, rpc, kService, "CancelJob"),
-                                                   &Queue::CancelJob, request, response);
+  return ServeWrite<v1::CancelJobRequest, v1::Job>(
+      Call(context_, rpc, kService, "CancelJob", *request), &Queue::CancelJob, request, response);
 }
 
 grpc::ServerUnaryReactor* JobServiceImpl::RetryJob(grpc::CallbackServerContext* rpc,
                                                    const v1::RetryJobRequest* request,
                                                    v1::Job* response) {
-  return ServeWrite<v1::RetryJobRequest, v1::Job>(Call(context_, rpc, kService, "RetryJob"),
-                                                  &Queue::RetryJob, request, response);
+  return ServeWrite<v1::RetryJobRequest, v1::Job>(
+      Call(context_, rpc, kService, "RetryJob", *request), &Queue::RetryJob, request, response);
 }
 
 }  // namespace quantd

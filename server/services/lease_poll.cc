@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "proto/errors.h"
+#include "proto/names.h"
 
 namespace quantd {
 namespace {
@@ -42,20 +43,26 @@ void RecordStart(const ServiceContext* context, const v1::Lease& lease) {
 
 }  // namespace
 
-LeasePoll::LeasePoll(const ServiceContext* context, const v1::LeaseJobRequest* request,
-                     v1::LeaseJobResponse* response, absl::Duration wait)
+LeasePoll::LeasePoll(const ServiceContext* context, CallRecord record,
+                     const v1::LeaseJobRequest* request, v1::LeaseJobResponse* response,
+                     absl::Duration wait)
     : context_(context),
       request_(*request),
       response_(response),
-      start_(Clock::Real().Monotonic()),
-      end_(start_ + wait) {}
+      record_(std::move(record)),
+      end_(record_.start + wait) {}
 
 grpc::ServerUnaryReactor* LeasePoll::Start(const ServiceContext* context,
                                            grpc::CallbackServerContext* rpc,
                                            const v1::LeaseJobRequest* request,
                                            v1::LeaseJobResponse* response) {
-  std::shared_ptr<LeasePoll> poll(
-      new LeasePoll(context, request, response, WaitOf(*context, rpc, *request)));
+  CallRecord record = BeginCall(*context, *rpc, kService, "LeaseJob", request);
+  if (!record.admitted.ok()) {
+    EndCall(*context, record, record.admitted);
+    return new RefusedStream<grpc::ServerUnaryReactor>(record.admitted);
+  }
+  std::shared_ptr<LeasePoll> poll(new LeasePoll(context, std::move(record), request, response,
+                                                WaitOf(*context, rpc, *request)));
   poll->self_ = poll;
   // Before the first question, so that no news are missed between it and the wait.
   context->hub->Add(Hub::kRunnable, poll);
@@ -105,6 +112,11 @@ void LeasePoll::Answered(absl::StatusOr<v1::LeaseJobResponse> result) {
     if (!result.ok()) return End(result.status());
     if (result->has_lease()) {
       RecordStart(context_, result->lease());
+      if (result->spec().secrets_size() > 0) {
+        asking_ = true;  // Nothing else is asked meanwhile.
+        return context_->reads->PostAlways(
+            [self = shared_from_this(), lease = *std::move(result)] { self->OpenSecrets(lease); });
+      }
       *response_ = *std::move(result);
       return End(absl::OkStatus());
     }
@@ -113,6 +125,23 @@ void LeasePoll::Answered(absl::StatusOr<v1::LeaseJobResponse> result) {
     if (!StartAsking()) return;
   }
   Ask();
+}
+
+void LeasePoll::OpenSecrets(v1::LeaseJobResponse lease) {
+  const auto job = ParseJobName(lease.lease().job());
+  const std::vector<std::string> ids(lease.spec().secrets().begin(), lease.spec().secrets().end());
+  const auto values = context_->secrets->Open(job.ok() ? job->tenant : "", ids);
+  if (values.ok()) {
+    lease.mutable_secrets()->insert(values->begin(), values->end());
+  } else {
+    // The job starts without them, and says itself what it could not do.
+    LogWarning("a job's secrets are not to be had",
+               {{"job", lease.lease().job()}, {"error", values.status().ToString()}});
+  }
+  absl::MutexLock lock(&mutex_);
+  if (ended_) return;
+  *response_ = std::move(lease);
+  End(absl::OkStatus());
 }
 
 void LeasePoll::OnCancel() {
@@ -128,7 +157,7 @@ void LeasePoll::OnDone() {
 void LeasePoll::End(const absl::Status& status) {
   if (ended_) return;
   ended_ = true;
-  RecordCall(*context_, kService, "LeaseJob", status, start_);
+  EndCall(*context_, record_, status);
   Finish(ToGrpcStatus(status));
 }
 

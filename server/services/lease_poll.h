@@ -26,19 +26,21 @@ class LeasePoll final : public grpc::ServerUnaryReactor,
   void OnDone() override;
 
  private:
-  LeasePoll(const ServiceContext* context, const v1::LeaseJobRequest* request,
+  LeasePoll(const ServiceContext* context, CallRecord record, const v1::LeaseJobRequest* request,
             v1::LeaseJobResponse* response, absl::Duration wait);
   // Without the lock: a queue that refuses calls back before it returns.
   void Ask() ABSL_LOCKS_EXCLUDED(mutex_);
   // Whether to ask now; notes the news otherwise.
   bool StartAsking() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Answered(absl::StatusOr<v1::LeaseJobResponse> result);
+  // Adds the values of the secrets that the spec names; reads the store.
+  void OpenSecrets(v1::LeaseJobResponse lease) ABSL_LOCKS_EXCLUDED(mutex_);
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const ServiceContext* const context_;
   const v1::LeaseJobRequest request_;
   v1::LeaseJobResponse* const response_;
-  const absl::Duration start_;
+  const CallRecord record_;
   const absl::Duration end_;  // Monotonic.
   std::shared_ptr<LeasePoll> self_;
 

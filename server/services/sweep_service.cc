@@ -52,14 +52,14 @@ grpc::ServerUnaryReactor* SweepServiceImpl::SubmitSweep(grpc::CallbackServerCont
                                                         const v1::SubmitSweepRequest* request,
                                                         v1::SubmitSweepResponse* response) {
   return ServeSubmit<v1::SubmitSweepRequest, v1::SubmitSweepResponse>(
-      Call(context_, rpc, kService, "SubmitSweep"), &Queue::SubmitSweep, request, response,
-      ResolveSweepSpec);
+      Call(context_, rpc, kService, "SubmitSweep", *request), &Queue::SubmitSweep, request,
+      response, ResolveSweepSpec);
 }
 
 grpc::ServerUnaryReactor* SweepServiceImpl::GetSweep(grpc::CallbackServerContext* rpc,
                                                      const v1::GetSweepRequest* request,
                                                      v1::Sweep* response) {
-  return ServeRead(Call(context_, rpc, kService, "GetSweep"), context_->reads, response,
+  return ServeRead(Call(context_, rpc, kService, "GetSweep", *request), context_->reads, response,
                    [this, request] { return context_->queue->GetSweep(*request); });
 }
 
@@ -67,29 +67,30 @@ grpc::ServerUnaryReactor* SweepServiceImpl::ListSweeps(grpc::CallbackServerConte
                                                        const v1::ListSweepsRequest* request,
                                                        v1::ListSweepsResponse* response) {
   return ServeList(
-      Call(context_, rpc, kService, "ListSweeps"), request, response,
+      Call(context_, rpc, kService, "ListSweeps", *request), request, response,
       [this](const v1::ListSweepsRequest& inner) { return context_->queue->ListSweeps(inner); });
 }
 
 grpc::ServerWriteReactor<v1::SweepEvent>* SweepServiceImpl::WatchSweep(
     grpc::CallbackServerContext* rpc, const v1::WatchSweepRequest* request) {
   return EventStream<v1::SweepEvent>::Start(
-      context_, rpc, kService, "WatchSweep", /*snapshot=*/false,
-      std::make_unique<SweepEvents>(context_->queue, *request));
+      context_, rpc, BeginCall(*context_, *rpc, kService, "WatchSweep", request),
+      /*snapshot=*/false, std::make_unique<SweepEvents>(context_->queue, *request));
 }
 
 grpc::ServerUnaryReactor* SweepServiceImpl::CancelSweep(grpc::CallbackServerContext* rpc,
                                                         const v1::CancelSweepRequest* request,
                                                         v1::Sweep* response) {
-  return ServeWrite<v1::CancelSweepRequest, v1::Sweep>(Call(context_, rpc, kService, "CancelSweep"),
-                                                       &Queue::CancelSweep, request, response);
+  return ServeWrite<v1::CancelSweepRequest, v1::Sweep>(
+      Call(context_, rpc, kService, "CancelSweep", *request), &Queue::CancelSweep, request,
+      response);
 }
 
 grpc::ServerUnaryReactor* SweepServiceImpl::RetrySweep(grpc::CallbackServerContext* rpc,
                                                        const v1::RetrySweepRequest* request,
                                                        v1::Sweep* response) {
-  return ServeWrite<v1::RetrySweepRequest, v1::Sweep>(Call(context_, rpc, kService, "RetrySweep"),
-                                                      &Queue::RetrySweep, request, response);
+  return ServeWrite<v1::RetrySweepRequest, v1::Sweep>(
+      Call(context_, rpc, kService, "RetrySweep", *request), &Queue::RetrySweep, request, response);
 }
 
 }  // namespace quantd

@@ -12,6 +12,7 @@
 #include "proto/errors.h"
 #include "server/artifacts/secret.h"
 #include "server/services/context.h"
+#include "server/validation/credential_check.h"
 #include "server/validation/spec_validation.h"
 
 namespace quantd {
@@ -48,6 +49,7 @@ using QueueWrite = void (Queue::*)(Request, absl::Time, Queue::Done<Response>);
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* ServeWrite(const Call& call, QueueWrite<Request, Response> write,
                                      const Request* request, Response* response) {
+  if (call.refused()) return call.reactor();
   (call.context().queue->*write)(*request, call.context().now(),
                                  [call, response](absl::StatusOr<Response> result) {
                                    call.Answer(std::move(result), response);
@@ -89,10 +91,16 @@ absl::StatusOr<Response> AnswerReplay(const Call& call, const absl::Status& reus
   return response;
 }
 
+// What a spec names as a secret has to be one of its tenant's.
+void CheckSecrets(const ServiceContext& context, const std::string& parent,
+                  const google::protobuf::RepeatedPtrField<std::string>& secrets,
+                  SpecFindings* findings);
+
 // `resolve`: ResolveJobSpec or ResolveSweepSpec.
 template <typename Request, typename Response, typename Resolve>
 grpc::ServerUnaryReactor* ServeSubmit(const Call& call, QueueWrite<Request, Response> write,
                                       const Request* request, Response* response, Resolve resolve) {
+  if (call.refused()) return call.reactor();
   if (call.context().hub->draining()) {
     call.Finish(DrainingError());
     return call.reactor();
@@ -103,6 +111,8 @@ grpc::ServerUnaryReactor* ServeSubmit(const Call& call, QueueWrite<Request, Resp
     Request resolved = *request;
     SpecFindings findings;
     resolve(**catalog, resolved.mutable_spec(), &findings);
+    RefuseCredentials(resolved.spec(), "spec", &findings.violations);
+    CheckSecrets(call.context(), resolved.parent(), resolved.spec().secrets(), &findings);
     if (!findings.violations.empty()) return call.Finish(FieldErrors(findings.violations));
     const auto spec =
         std::make_shared<const std::decay_t<decltype(resolved.spec())>>(resolved.spec());

@@ -62,7 +62,8 @@ absl::Status Conclude(const ServiceContext& context, const v1::CompleteJobReques
 grpc::ServerUnaryReactor* WorkerServiceImpl::RegisterWorker(
     grpc::CallbackServerContext* rpc, const v1::RegisterWorkerRequest* request,
     v1::RegisterWorkerResponse* response) {
-  const Call call(context_, rpc, kService, "RegisterWorker");
+  const Call call(context_, rpc, kService, "RegisterWorker", *request);
+  if (call.refused()) return call.reactor();
   if (const auto name = ParseWorkerName(request->worker().name()); !name.ok()) {
     call.Finish(FieldError("worker.name", name.status().message()));
     return call.reactor();
@@ -90,7 +91,8 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::LeaseJob(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* WorkerServiceImpl::ReportJob(grpc::CallbackServerContext* rpc,
                                                        const v1::ReportJobRequest* request,
                                                        v1::ReportJobResponse* response) {
-  const Call call(context_, rpc, kService, "ReportJob");
+  const Call call(context_, rpc, kService, "ReportJob", *request);
+  if (call.refused()) return call.reactor();
   if (!HasCheckpoint(*request)) {
     return ServeWrite<v1::ReportJobRequest, v1::ReportJobResponse>(call, &Queue::ReportJob, request,
                                                                    response);
@@ -111,7 +113,8 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::ReportJob(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* WorkerServiceImpl::CompleteJob(grpc::CallbackServerContext* rpc,
                                                          const v1::CompleteJobRequest* request,
                                                          v1::CompleteJobResponse* response) {
-  const Call call(context_, rpc, kService, "CompleteJob");
+  const Call call(context_, rpc, kService, "CompleteJob", *request);
+  if (call.refused()) return call.reactor();
   call.Post(context_->disk, [call, request, response] {
     const auto checked = std::make_shared<v1::CompleteJobRequest>(*request);
     absl::Status files = CheckEvents(call.context().artifacts, checked.get());
@@ -139,37 +142,49 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::CompleteJob(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* WorkerServiceImpl::ReleaseJob(grpc::CallbackServerContext* rpc,
                                                         const v1::ReleaseJobRequest* request,
                                                         v1::ReleaseJobResponse* response) {
+  const Call call(context_, rpc, kService, "ReleaseJob", *request);
+  if (call.refused()) return call.reactor();
   LogInfo("job given back", {{"job", request->lease().job()},
                              {"worker", request->lease().worker()},
                              {"reason", request->reason().substr(0, 200)}});
-  return ServeWrite<v1::ReleaseJobRequest, v1::ReleaseJobResponse>(
-      Call(context_, rpc, kService, "ReleaseJob"), &Queue::ReleaseJob, request, response);
+  return ServeWrite<v1::ReleaseJobRequest, v1::ReleaseJobResponse>(call, &Queue::ReleaseJob,
+                                                                   request, response);
 }
 
 grpc::ServerUnaryReactor* WorkerServiceImpl::DeregisterWorker(
     grpc::CallbackServerContext* rpc, const v1::DeregisterWorkerRequest* request,
     v1::DeregisterWorkerResponse* response) {
+  const Call call(context_, rpc, kService, "DeregisterWorker", *request);
+  if (call.refused()) return call.reactor();
   context_->catalog->Invalidate();
   LogInfo("worker leaves", {{"worker", request->worker().substr(0, 200)}});
   return ServeWrite<v1::DeregisterWorkerRequest, v1::DeregisterWorkerResponse>(
-      Call(context_, rpc, kService, "DeregisterWorker"), &Queue::DeregisterWorker, request,
-      response);
+      call, &Queue::DeregisterWorker, request, response);
 }
 
 grpc::ServerUnaryReactor* CatalogServiceImpl::ListWorkers(grpc::CallbackServerContext* rpc,
                                                           const v1::ListWorkersRequest* request,
                                                           v1::ListWorkersResponse* response) {
-  return ServeList(Call(context_, rpc, kCatalogService, "ListWorkers"), request, response,
-                   [this](const v1::ListWorkersRequest& inner) {
-                     return context_->queue->ListWorkers(inner, context_->now());
-                   });
+  const Call call(context_, rpc, kCatalogService, "ListWorkers", *request);
+  return ServeList(
+      call, request, response,
+      [call](const v1::ListWorkersRequest& inner) -> absl::StatusOr<v1::ListWorkersResponse> {
+        QD_ASSIGN_OR_RETURN(v1::ListWorkersResponse listed,
+                            call.context().queue->ListWorkers(inner, call.context().now()));
+        // Workers serve every tenant, but what they work on is its tenant's business.
+        for (v1::Worker& worker : *listed.mutable_workers()) {
+          const auto job = ParseJobName(worker.job());
+          if (job.ok() && !call.identity().MayUseTenant(job->tenant)) worker.clear_job();
+        }
+        return listed;
+      });
 }
 
 grpc::ServerUnaryReactor* CatalogServiceImpl::GetCatalog(grpc::CallbackServerContext* rpc,
-                                                         const v1::GetCatalogRequest*,
+                                                         const v1::GetCatalogRequest* request,
                                                          v1::Catalog* response) {
-  return ServeRead(Call(context_, rpc, kCatalogService, "GetCatalog"), context_->reads, response,
-                   [this]() -> absl::StatusOr<v1::Catalog> {
+  return ServeRead(Call(context_, rpc, kCatalogService, "GetCatalog", *request), context_->reads,
+                   response, [this]() -> absl::StatusOr<v1::Catalog> {
                      QD_ASSIGN_OR_RETURN(const auto catalog, context_->catalog->Get());
                      return *catalog;
                    });

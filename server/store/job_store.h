@@ -106,6 +106,13 @@ struct RequestRow {
   absl::Time time = absl::InfinitePast();
 };
 
+// A small record of another room (an access token, a sealed secret), by collection and key. The
+// store does not look into it.
+struct KeptRecord {
+  std::string key;
+  std::string body;
+};
+
 // Filters of a list; the newest first. `before_seq` is the pagination key: only older rows (0: from
 // the newest).
 struct JobFilter {
@@ -184,6 +191,9 @@ class ReadTxn {
   virtual absl::StatusOr<std::optional<RequestRow>> GetRequest(absl::string_view tenant,
                                                                absl::string_view request_id) = 0;
 
+  // A collection's records, ordered by key.
+  virtual absl::StatusOr<std::vector<KeptRecord>> Records(absl::string_view collection) = 0;
+
   // Scheduling. Needs that some QUEUED job has, with their keys.
   virtual absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> QueuedNeeds() = 0;
   virtual absl::StatusOr<std::string> GetNeeds(int64_t needs) = 0;
@@ -231,6 +241,11 @@ class Txn : public ReadTxn {
   // AlreadyExists when (tenant, request_id) is there.
   virtual absl::Status InsertRequest(const RequestRow& row) = 0;
   virtual absl::StatusOr<int64_t> DeleteRequestsBefore(absl::Time time, int64_t limit) = 0;
+
+  // Inserts or replaces.
+  virtual absl::Status PutRecord(absl::string_view collection, const KeptRecord& record) = 0;
+  // Fine when it is not there.
+  virtual absl::Status DeleteRecord(absl::string_view collection, absl::string_view key) = 0;
 
   // Larger than every number it ever returned, over restarts too.
   virtual absl::StatusOr<int64_t> NextFencingToken() = 0;

@@ -306,6 +306,29 @@ TEST_P(JobStoreTest, RequestsWorkersAndNeeds) {
   EXPECT_TRUE(Read<std::vector<WorkerRow>>([&](ReadTxn& t) { return t.Workers(); }).empty());
 }
 
+TEST_P(JobStoreTest, RecordsAreKeptByCollectionAndKey) {
+  const std::string body("any\0bytes\xff", 10);
+  ASSERT_TRUE(store_
+                  ->Run([&](Txn& txn) -> absl::Status {
+                    QD_RETURN_IF_ERROR(txn.PutRecord("tokens", {"b", "old"}));
+                    QD_RETURN_IF_ERROR(txn.PutRecord("tokens", {"b", body}));
+                    QD_RETURN_IF_ERROR(txn.PutRecord("tokens", {"a", ""}));
+                    QD_RETURN_IF_ERROR(txn.PutRecord("tokens", {"c", "gone"}));
+                    QD_RETURN_IF_ERROR(txn.DeleteRecord("tokens", "c"));
+                    QD_RETURN_IF_ERROR(txn.DeleteRecord("tokens", "never there"));
+                    return txn.PutRecord("secrets", {"b", "another"});
+                  })
+                  .ok());
+  Reopen();
+  const auto tokens =
+      Read<std::vector<KeptRecord>>([](ReadTxn& txn) { return txn.Records("tokens"); });
+  ASSERT_EQ(tokens.size(), 2u);
+  EXPECT_EQ(tokens[0].key, "a");
+  EXPECT_EQ(tokens[1].body, body);
+  EXPECT_EQ(Read<std::vector<KeptRecord>>([](ReadTxn& txn) { return txn.Records("none"); }).size(),
+            0u);
+}
+
 TEST_P(JobStoreTest, ReadersSeeOneMomentAndDoNotWaitForTheWriter) {
   Insert("a");
   ASSERT_TRUE(store_

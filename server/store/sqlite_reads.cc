@@ -256,6 +256,19 @@ absl::StatusOr<std::optional<RequestRow>> SqliteTxn::GetRequest(absl::string_vie
   return std::move(rows.front());
 }
 
+absl::StatusOr<std::vector<KeptRecord>> SqliteTxn::Records(absl::string_view collection) {
+  auto query =
+      db_.Query("SELECT key, body FROM records WHERE collection=? ORDER BY key", collection);
+  std::vector<KeptRecord> records;
+  while (true) {
+    QD_ASSIGN_OR_RETURN(const bool there, query.Step());
+    if (!there) return records;
+    KeptRecord& record = records.emplace_back();
+    query.Next(&record.key);
+    query.Next(&record.body);
+  }
+}
+
 absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> SqliteTxn::QueuedNeeds() {
   // Hops from one value to the next in the index instead of walking over every queued job.
   return Rows<std::pair<int64_t, std::string>>(

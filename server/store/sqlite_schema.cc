@@ -105,6 +105,12 @@ CREATE INDEX jobs_needs_state ON jobs(needs, state);
 ALTER TABLE jobs RENAME COLUMN lost_in_row TO blocks_done;
 UPDATE jobs SET blocks_done = 0;
 )sql",
+    // Access tokens and sealed secrets.
+    R"sql(
+CREATE TABLE records(
+  collection TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL,
+  PRIMARY KEY(collection, key)) WITHOUT ROWID;
+)sql",
 };
 constexpr int64_t kVersion = std::size(kMigrations);
 

@@ -147,6 +147,17 @@ absl::StatusOr<int64_t> SqliteTxn::DeleteRequestsBefore(absl::Time time, int64_t
   return db_.changed_rows();
 }
 
+absl::Status SqliteTxn::PutRecord(absl::string_view collection, const KeptRecord& record) {
+  return db_
+      .Query("INSERT OR REPLACE INTO records(collection, key, body) VALUES(?, ?, ?)", collection,
+             record.key, record.body)
+      .Run();
+}
+
+absl::Status SqliteTxn::DeleteRecord(absl::string_view collection, absl::string_view key) {
+  return db_.Query("DELETE FROM records WHERE collection=? AND key=?", collection, key).Run();
+}
+
 absl::StatusOr<int64_t> SqliteTxn::NextFencingToken() {
   QD_RETURN_IF_ERROR(
       db_.Query("UPDATE counters SET value=value+1 WHERE name='fencing_token'").Run());

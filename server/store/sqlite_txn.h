@@ -41,6 +41,7 @@ class SqliteTxn final : public Txn {
   absl::StatusOr<std::vector<JobRow>> WorkerLeases(absl::string_view worker) override;
   absl::StatusOr<std::optional<RequestRow>> GetRequest(absl::string_view tenant,
                                                        absl::string_view request_id) override;
+  absl::StatusOr<std::vector<KeptRecord>> Records(absl::string_view collection) override;
   absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> QueuedNeeds() override;
   absl::StatusOr<std::string> GetNeeds(int64_t needs) override;
   absl::StatusOr<std::vector<SweepLoad>> SweepLoads() override;
@@ -66,6 +67,8 @@ class SqliteTxn final : public Txn {
   absl::Status DeleteWorker(absl::string_view name) override;
   absl::Status InsertRequest(const RequestRow& row) override;
   absl::StatusOr<int64_t> DeleteRequestsBefore(absl::Time time, int64_t limit) override;
+  absl::Status PutRecord(absl::string_view collection, const KeptRecord& record) override;
+  absl::Status DeleteRecord(absl::string_view collection, absl::string_view key) override;
   absl::StatusOr<int64_t> NextFencingToken() override;
   absl::StatusOr<int64_t> DeleteJobsEndedBefore(absl::Time time, int64_t limit) override;
 

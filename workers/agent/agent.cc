@@ -182,7 +182,9 @@ absl::Status Agent::Work(v1::LeaseJobResponse lease) {
                               .metrics = metrics_,
                               .engine = options_.engine,
                               .data = options_.data,
-                              .grace = options_.grace};
+                              .secret_values = options_.secret_values,
+                              .grace = options_.grace,
+                              .limits = options_.limits};
   const std::string folder = JobFolder(options_.data, lease.lease().job()).path();
   if (options_.slots == 1) {
     PruneJobFolders(options_.data, folder, kJobFoldersKept).IgnoreError();

@@ -28,6 +28,8 @@ struct AgentOptions {
   std::string engine;  // Path of quant-engine.
   std::string data;    // A folder of this process alone.
   std::map<std::string, std::string> labels;
+  // Values of this process's environment that no log line or event may hold.
+  std::vector<std::string> secret_values;
   int slots = 1;  // Jobs at a time. Each slot is a worker of its own to the scheduler.
   int64_t cache_bytes = int64_t{200} << 30;
   // From the first request to stop until the process has given its jobs back.
@@ -36,6 +38,7 @@ struct AgentOptions {
   absl::Duration exit_when_idle = absl::InfiniteDuration();
   bool canary = true;
   EngineGrace grace;
+  EngineLimits limits;
   absl::Duration poll = absl::Seconds(20);
 };
 

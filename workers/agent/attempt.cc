@@ -111,11 +111,41 @@ absl::Status Attempt::Prepare() {
                       PrepareInputs(lease_, folder_, *world_.cache, *world_.transfer, control));
   QD_RETURN_IF_ERROR(WriteFileAtomic(folder_.inputs_file(), inputs.dump()));
   std::string spec;
-  const auto written = google::protobuf::util::MessageToJsonString(lease_.spec(), &spec);
+  v1::JobSpec for_engine = lease_.spec();
+  for_engine.clear_secrets();  // The engine finds them in its environment.
+  const auto written = google::protobuf::util::MessageToJsonString(for_engine, &spec);
   if (!written.ok()) {
     return absl::InternalError(absl::StrCat("writing the spec: ", std::string(written.message())));
   }
   return WriteFileAtomic(folder_.spec_file(), spec);
+}
+
+std::vector<std::string> Attempt::SecretValues() const {
+  std::vector<std::string> values = world_.secret_values;
+  for (const auto& [name, value] : lease_.secrets()) values.push_back(value);
+  return values;
+}
+
+absl::StatusOr<std::shared_ptr<const Confinement>> Attempt::Confine() {
+  const EngineLimits& limits = world_.limits;
+  if (!limits.confined) return nullptr;
+  ConfinementPlan plan;
+  plan.network = NeedsNetwork(lease_.spec());
+  plan.as_user = limits.as_user;
+  plan.user = limits.user;
+  plan.readable = limits.readable;
+  for (std::string& path : SpecPaths(lease_.spec(), limits.spec_roots)) {
+    plan.readable.push_back(std::move(path));
+  }
+  plan.readable.push_back(folder_.path());
+  plan.writable = {folder_.output(), folder_.work(), folder_.stage(), world_.data + "/cache"};
+  if (plan.network) {
+    plan.readable.push_back(limits.hub_token);
+    plan.writable.push_back(limits.hub_cache);
+    MakeFolders(limits.hub_cache).IgnoreError();
+  }
+  if (plan.as_user) QD_RETURN_IF_ERROR(GiveToUser(plan.user, folder_.path(), plan.writable));
+  return Confinement::Prepare(plan);
 }
 
 absl::StatusOr<EngineEnd> Attempt::Engine() {
@@ -131,8 +161,21 @@ absl::StatusOr<EngineEnd> Attempt::Engine() {
   // Workers share machines: OpenMP threads that spin while they wait starve each other (measured:
   // decoding 30 times slower with three engines on two cores). Our own environment comes first.
   command.environment = {{"OMP_WAIT_POLICY", "passive"}};
+  QD_ASSIGN_OR_RETURN(command.confinement, Confine(), "confining the engine");
+  if (command.confinement != nullptr) {
+    // Where programs write by themselves; the usual places are closed.
+    for (const char* name : {"TMPDIR", "CUDA_CACHE_PATH"}) {
+      command.environment.emplace_back(name, folder_.stage());
+      command.dropped.push_back(name);
+    }
+  }
+  for (const auto& [name, value] : lease_.secrets()) {
+    command.environment.emplace_back(name, value);
+    command.dropped.push_back(name);  // The job's own counts, not the worker's.
+  }
   command.events = true;
   EngineHooks hooks;
+  hooks.redactor = Redactor(SecretValues());
   hooks.event = [this](v1::JobEvent event) {
     if (event.has_artifact()) {
       collector_->AddArtifact(event.artifact().file());

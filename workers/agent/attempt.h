@@ -3,12 +3,14 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "proto/quantd/v1/artifact.grpc.pb.h"
 #include "proto/quantd/v1/worker.grpc.pb.h"
 #include "workers/agent/blob_cache.h"
+#include "workers/agent/confinement.h"
 #include "workers/agent/engine_supervisor.h"
 #include "workers/agent/job_folder.h"
 #include "workers/agent/lease_keeper.h"
@@ -25,9 +27,11 @@ struct AttemptWorld {
   BlobTransfer* transfer = nullptr;
   BlobCache* cache = nullptr;
   AgentMetrics* metrics = nullptr;
-  std::string engine;  // Path of quant-engine.
-  std::string data;    // The worker's folder.
+  std::string engine;                      // Path of quant-engine.
+  std::string data;                        // The worker's folder.
+  std::vector<std::string> secret_values;  // Taken out of all that an engine says.
   EngineGrace grace;
+  EngineLimits limits;
 };
 
 struct AttemptResult {
@@ -62,6 +66,9 @@ class Attempt {
   Outcome Work();
   absl::Status Prepare();
   absl::StatusOr<EngineEnd> Engine();
+  std::vector<std::string> SecretValues() const;
+  // What this job's engine may reach; nullptr without confinement.
+  absl::StatusOr<std::shared_ptr<const Confinement>> Confine();
   Outcome Judge(const EngineEnd& end);
   Outcome Stopped() const;
   Outcome Failed(v1::ErrorClass error_class, const absl::Status& status) const;

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <random>
@@ -26,6 +27,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/file.h"
 #include "base/status_macros.h"
+#include "workers/agent/confinement.h"
 
 extern char** environ;
 
@@ -87,6 +89,7 @@ struct Prepared {
   std::vector<char*> argv;
   std::vector<char*> environment;
   const char* folder;
+  const Confinement* confinement;
   int null_fd, output_fd, events_fd, error_fd;
   bool separate_errors;
   pid_t parent;
@@ -101,6 +104,8 @@ struct Prepared {
     _exit(127);
   };
   setpgid(0, 0);
+  dup3(p.error_fd, kErrorFd, O_CLOEXEC);
+  if (p.confinement != nullptr && !p.confinement->TakeUser()) fail();
   // Dead before this line: the signal would never come.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != p.parent) _exit(127);
@@ -108,7 +113,6 @@ struct Prepared {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   for (const int number : {SIGPIPE, SIGTERM, SIGINT, SIGHUP}) signal(number, SIG_DFL);
-  dup3(p.error_fd, kErrorFd, O_CLOEXEC);
   dup2(p.null_fd, 0);
   dup2(p.output_fd, 1);
   if (!p.separate_errors) dup2(p.output_fd, 2);
@@ -117,6 +121,8 @@ struct Prepared {
   } else {
     close(kEventsFd);
   }
+  if (p.confinement != nullptr && !(p.confinement->LimitResources() && p.confinement->EnterFiles()))
+    fail();
   if (syscall(SYS_close_range, kErrorFd + 1, ~0U, 0) != 0) {
     rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
@@ -127,6 +133,7 @@ struct Prepared {
   const rlimit no_core = {0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
   if (p.folder[0] != '\0' && chdir(p.folder) != 0) fail();
+  if (p.confinement != nullptr && !p.confinement->EnterCalls()) fail();
   execve(p.argv[0], p.argv.data(), p.environment.data());
   fail();
   _exit(127);
@@ -199,7 +206,15 @@ bool BelongsToLiveSibling(const std::string& tag, const std::string& own_tag) {
 
 std::vector<std::string> ChildEnvironment(const ChildCommand& command, const std::string& tag) {
   std::vector<std::string> entries;
-  for (char** entry = environ; *entry != nullptr; ++entry) entries.emplace_back(*entry);
+  const auto dropped = [&](absl::string_view entry) {
+    const absl::string_view name = entry.substr(0, entry.find('='));
+    // An engine reads strangers' files: our own rights are none of its business.
+    if (name == "QUANTD_TOKEN" || name == "QUANTD_TOKEN_FILE") return true;
+    return std::find(command.dropped.begin(), command.dropped.end(), name) != command.dropped.end();
+  };
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    if (!dropped(*entry)) entries.emplace_back(*entry);
+  }
   for (const auto& [name, value] : command.environment) {
     entries.push_back(absl::StrCat(name, "=", value));
   }
@@ -236,6 +251,7 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const ChildCom
   const Prepared prepared = {.argv = Pointers(argv),
                              .environment = Pointers(environment),
                              .folder = command.working_folder.c_str(),
+                             .confinement = command.confinement.get(),
                              .null_fd = null_fd,
                              .output_fd = output.write_end(),
                              .events_fd = events.write_end(),
@@ -267,6 +283,10 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const ChildCom
   } while (got < 0 && errno == EINTR);
   if (got == sizeof(exec_error)) {
     return ErrnoStatus(exec_error, "starting ", program, " in ", command.working_folder);
+  }
+  if (command.confinement != nullptr) {
+    // When memory runs out, the kernel is to take the engine, not its worker.
+    std::ofstream(absl::StrCat("/proc/", child->pid_, "/oom_score_adj")) << "500";
   }
   child->output_fd_ = output.ReleaseRead();
   child->events_fd_ = events.ReleaseRead();

@@ -16,12 +16,18 @@
 
 namespace quantd {
 
+class Confinement;
+
 struct ChildCommand {
   // argv[0] is the path of the program.
   std::vector<std::string> argv;
   std::string working_folder = {};
   // Added to our own environment.
   std::vector<std::pair<std::string, std::string>> environment = {};
+  // Variables of our own environment that the child does not get. It never gets QUANTD_TOKEN.
+  std::vector<std::string> dropped = {};
+  // What the child may reach; nullptr: what we may.
+  std::shared_ptr<const Confinement> confinement = nullptr;
   // Opens a pipe for the child's descriptor kEventsFd.
   bool events = false;
   // The child's errors go to our own, not into the output.

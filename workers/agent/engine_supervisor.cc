@@ -118,7 +118,7 @@ class Supervisor {
   }
 
   void LogLine(std::string line, int64_t dropped_bytes) {
-    std::string text = ReplaceInvalidUtf8(line);
+    std::string text = ReplaceInvalidUtf8(hooks_.redactor.Apply(line));
     if (dropped_bytes > 0) absl::StrAppend(&text, " [cut: ", dropped_bytes, " bytes more]");
     last_lines_.push_back(ReplaceInvalidUtf8(absl::string_view(text).substr(0, kLastLineBytesMax)));
     if (last_lines_.size() > kLastLinesMax) last_lines_.pop_front();
@@ -132,7 +132,8 @@ class Supervisor {
                                                line.substr(0, kQuotedBytes))));
   }
 
-  void EventLine(const std::string& line, int64_t dropped_bytes) {
+  void EventLine(const std::string& said, int64_t dropped_bytes) {
+    const std::string line = hooks_.redactor.Apply(said);
     if (dropped_bytes > 0) {
       RefuseEvent(absl::StrCat("longer than ", FormatBytes(kEventBytesMax)), line);
       return;

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/redact.h"
 #include "proto/quantd/v1/job.pb.h"
 #include "workers/agent/child_process.h"
 #include "workers/agent/machine_state.h"
@@ -27,6 +28,8 @@ struct EngineHooks {
   std::function<void(v1::LogLine::Source, const std::string&)> log;
   // True: the pipes are left alone until StopSwitch::Wake, so that the engine waits.
   std::function<bool()> full;
+  // What it takes out goes neither into events nor into the log.
+  Redactor redactor;
   // About once a second.
   std::function<void(const ProcessMemory&)> memory;
 };

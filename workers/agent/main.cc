@@ -3,9 +3,10 @@
 // Exit codes: 0 stopped in good order, 1 the device is not sane, the name was taken or another
 // error, 2 usage.
 #include <fcntl.h>
-#include <grpcpp/create_channel.h>
+#include <pwd.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -22,6 +23,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "proto/channel.h"
+#include "proto/connect.h"
 #include "proto/names.h"
 #include "workers/agent/agent.h"
 #include "workers/agent/child_process.h"
@@ -30,7 +32,7 @@ namespace quantd {
 namespace {
 
 struct Flags {
-  std::string scheduler = "127.0.0.1:7717";
+  ConnectOptions connect = {.address = "127.0.0.1:7717"};
   std::string name;
   std::string engine;
   std::string data;
@@ -42,13 +44,32 @@ struct Flags {
   double cancel_grace_s = 20;
   int64_t cache_gib = 200;
   std::string canary = "on";
+  std::string confine = "auto";
+  std::string engine_user;
+  std::vector<std::string> readable;
+  std::vector<std::string> spec_roots;
   std::string log_format = "text";
   std::string log_level = "info";
 };
 
 void Describe(CLI::App& app, Flags* flags) {
-  app.add_option("--scheduler", flags->scheduler, "Where quantd listens, host:port")
+  app.add_option("--scheduler", flags->connect.address, "Where quantd listens, host:port")
       ->capture_default_str();
+  app.add_option("--token-file", flags->connect.token_file,
+                 "File with this worker's access token; QUANTD_TOKEN_FILE, or the token itself in "
+                 "QUANTD_TOKEN");
+  app.add_flag("--tls", flags->connect.tls,
+               "TLS with the system's authorities; QUANTD_TLS=1. The next ones imply it");
+  app.add_option("--tls-ca", flags->connect.tls_ca,
+                 "PEM file of the scheduler's authority; QUANTD_TLS_CA");
+  app.add_option("--tls-cert", flags->connect.tls_cert,
+                 "This worker's certificate, where the scheduler wants one; QUANTD_TLS_CERT");
+  app.add_option("--tls-key", flags->connect.tls_key, "Its private key; QUANTD_TLS_KEY");
+  app.add_option("--tls-server-name", flags->connect.tls_server_name,
+                 "Name in the scheduler's certificate, if not the address's; "
+                 "QUANTD_TLS_SERVER_NAME");
+  app.add_flag("--insecure", flags->connect.insecure,
+               "Send the token to another machine without TLS");
   app.add_option("--name", flags->name,
                  "This worker's name; by default the host's with a random end, kept in --data");
   app.add_option("--engine", flags->engine, "quant-engine; by default the one beside this program");
@@ -80,6 +101,18 @@ void Describe(CLI::App& app, Flags* flags) {
   app.add_option("--canary", flags->canary, "Check the device after an engine died")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
+  app.add_option("--confine", flags->confine,
+                 "Keep engines to their job's files, without network where the job needs none: "
+                 "auto, as far as the kernel can; strict, or do not start; off")
+      ->check(CLI::IsMember({"auto", "strict", "off"}))
+      ->capture_default_str();
+  app.add_option("--engine-user", flags->engine_user,
+                 "Run engines as this user; for workers that run as root");
+  app.add_option("--readable", flags->readable, "Further folders that engines may read")
+      ->delimiter(',');
+  app.add_option("--spec-paths", flags->spec_roots,
+                 "Folders in which the paths of specs have to lie; by default any path goes")
+      ->delimiter(',');
   app.add_option("--log-format", flags->log_format, "Form of this program's own log")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
@@ -87,6 +120,16 @@ void Describe(CLI::App& app, Flags* flags) {
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();
   app.set_version_flag("--version", QUANTD_VERSION);
+}
+
+// What the owner of this machine may have given to its engines.
+std::vector<std::string> SecretValues() {
+  std::vector<std::string> values;
+  for (const char* name : {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY",
+                           "AWS_SESSION_TOKEN", "QUANTD_TOKEN"}) {
+    if (const char* value = getenv(name); value != nullptr) values.emplace_back(value);
+  }
+  return values;
 }
 
 std::string DefaultData() {
@@ -135,6 +178,48 @@ absl::StatusOr<std::string> ChooseName(const Flags& flags, const std::string& da
   return name;
 }
 
+std::string Variable(const char* name, const std::string& otherwise) {
+  const char* value = getenv(name);
+  return value != nullptr && *value != '\0' ? value : otherwise;
+}
+
+absl::StatusOr<EngineLimits> ToLimits(const Flags& flags, const std::string& engine) {
+  EngineLimits limits;
+  limits.confined = flags.confine != "off";
+  if (!limits.confined) {
+    if (flags.engine_user.empty()) return limits;
+    return absl::InvalidArgumentError("--engine-user needs --confine auto or strict");
+  }
+  const ConfinementSupport support = ProbeConfinement();
+  if (flags.confine == "strict" && !support.complete()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--confine strict: this machine offers ", support.Describe()));
+  }
+  Log(support.complete() ? LogLevel::kInfo : LogLevel::kWarning, "engines are confined",
+      {{"by", support.Describe()}});
+  limits.readable = EngineReadables(engine);
+  limits.readable.insert(limits.readable.end(), flags.readable.begin(), flags.readable.end());
+  for (const std::string& folder : std::vector<std::string>(
+           absl::StrSplit(Variable("LD_LIBRARY_PATH", ""), ':', absl::SkipEmpty()))) {
+    limits.readable.push_back(folder);
+  }
+  limits.spec_roots = flags.spec_roots;
+  const std::string cache = Variable("XDG_CACHE_HOME", Variable("HOME", "") + "/.cache");
+  const std::string hub = Variable("HF_HOME", cache + "/huggingface");
+  limits.hub_cache = Variable("HF_HUB_CACHE", hub + "/hub");
+  limits.hub_token = Variable("HF_TOKEN_PATH", hub + "/token");
+  if (flags.engine_user.empty()) return limits;
+  const passwd* user = getpwnam(flags.engine_user.c_str());
+  if (user == nullptr || geteuid() != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--engine-user ", flags.engine_user,
+        user == nullptr ? ": there is no such user" : ": only a worker that runs as root can"));
+  }
+  limits.as_user = true;
+  limits.user = {.uid = user->pw_uid, .gid = user->pw_gid};
+  return limits;
+}
+
 absl::StatusOr<AgentOptions> ToOptions(const Flags& flags) {
   AgentOptions options;
   options.data = flags.data.empty() ? DefaultData() : flags.data;
@@ -149,6 +234,7 @@ absl::StatusOr<AgentOptions> ToOptions(const Flags& flags) {
             .string();
   }
   options.engine = std::filesystem::absolute(options.engine, error).string();
+  QD_ASSIGN_OR_RETURN(options.limits, ToLimits(flags, options.engine));
   for (const std::string& label : flags.labels) {
     const std::pair<std::string, std::string> pair = absl::StrSplit(label, absl::MaxSplits('=', 1));
     if (pair.first.empty() || label.find('=') == std::string::npos) {
@@ -163,6 +249,7 @@ absl::StatusOr<AgentOptions> ToOptions(const Flags& flags) {
   options.grace.drain = options.drain_grace * 0.6;
   options.grace.cancel = absl::Seconds(flags.cancel_grace_s);
   if (flags.exit_when_idle_s > 0) options.exit_when_idle = absl::Seconds(flags.exit_when_idle_s);
+  options.secret_values = SecretValues();
   options.canary = flags.canary == "on";
   return options;
 }
@@ -203,12 +290,15 @@ absl::Status RunWorker(const Flags& flags) {
     QD_ASSIGN_OR_RETURN(const std::string address, metrics.Listen(flags.metrics_listen));
     LogInfo("metrics", {{"url", absl::StrCat("http://", address, "/metrics")}});
   }
-  const auto channel = grpc::CreateCustomChannel(
-      flags.scheduler, grpc::InsecureChannelCredentials(), ClientChannelArguments());
+  ConnectOptions connect = flags.connect;
+  ConnectFromEnvironment([](const char* name) -> const char* { return getenv(name); }, &connect);
+  // Children of the same user must not read our memory, nor the environment we were given.
+  prctl(PR_SET_DUMPABLE, 0);
+  QD_ASSIGN_OR_RETURN(const auto channel, Connect(connect, ClientChannelArguments()));
   QD_ASSIGN_OR_RETURN(const std::unique_ptr<Agent> agent,
                       Agent::Create(options, channel, &metrics));
   LogInfo("worker starts", {{"worker", options.name},
-                            {"scheduler", flags.scheduler},
+                            {"scheduler", connect.address},
                             {"engine", options.engine},
                             {"data", options.data}});
   std::thread signals([&] { HandleSignals(set, agent.get(), options.drain_grace); });

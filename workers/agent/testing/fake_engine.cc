@@ -2,13 +2,19 @@
 // a chosen way. The behaviour is the spec's displayName, a word with arguments behind colons
 // ("checkpoint:8:50"); an unknown word is exit code 2.
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -16,6 +22,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -188,6 +195,87 @@ int Descriptors(const Run& run) {
   return run.Result({{"open", open}, {"group_is_own", getpgrp() == getpid()}});
 }
 
+// 0, or the errno of what was tried.
+int Tried(bool succeeded) { return succeeded ? 0 : errno == 0 ? -1 : errno; }
+
+int TryOpen(const std::string& path, int flags) {
+  errno = 0;
+  const int fd = open(path.c_str(), flags | O_CLOEXEC, 0600);
+  const int tried = Tried(fd >= 0);
+  char byte = 0;
+  const int read_error =
+      fd >= 0 && (flags & O_ACCMODE) == O_RDONLY && read(fd, &byte, 1) < 0 ? errno : 0;
+  if (fd >= 0) close(fd);
+  return tried != 0 ? tried : read_error;
+}
+
+int TryProgram(const std::string& path) {
+  const pid_t child = fork();
+  if (child == 0) {
+    execl(path.c_str(), path.c_str(), nullptr);
+    _exit(errno == EACCES ? 13 : 99);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// An engine that a poisoned checkpoint has taken over: what can it reach?
+int Escape(const Run& run) {
+  const std::string data = run.cache + "/..";
+  const std::string outside = data + "/../quantd_escaped_" + std::to_string(getppid());
+  json tried = json::object();
+  errno = 0;
+  const int tcp = socket(AF_INET, SOCK_STREAM, 0);
+  tried["internet"] = Tried(tcp >= 0);
+  errno = 0;
+  const int local = socket(AF_UNIX, SOCK_STREAM, 0);
+  tried["local_socket"] = Tried(local >= 0);
+  tried["read_worker_file"] = TryOpen(data + "/secret", O_RDONLY);
+  tried["write_worker_file"] = TryOpen(data + "/secret", O_WRONLY);
+  tried["write_own_spec"] = TryOpen(run.spec, O_WRONLY);
+  tried["create_outside"] = TryOpen(outside, O_WRONLY | O_CREAT);
+  unlink(outside.c_str());
+  tried["read_workers_environment"] =
+      TryOpen("/proc/" + std::to_string(getppid()) + "/environ", O_RDONLY);
+  char ours = 0;
+  iovec local_part = {.iov_base = &ours, .iov_len = 1};
+  iovec remote_part = {.iov_base = &g_stop, .iov_len = 1};
+  errno = 0;
+  tried["read_workers_memory"] =
+      Tried(process_vm_readv(getppid(), &local_part, 1, &remote_part, 1, 0) == 1);
+  errno = 0;
+  tried["signal_worker"] = Tried(kill(getppid(), 0) == 0);
+  errno = 0;
+  tried["new_namespace"] = Tried(syscall(SYS_unshare, CLONE_NEWUSER) == 0);
+  char parameters[256] = {};
+  errno = 0;
+  tried["io_uring"] = Tried(syscall(SYS_io_uring_setup, 1, parameters) >= 0);
+  fs::copy_file("/usr/bin/true", run.work + "/dropped");
+  fs::permissions(run.work + "/dropped", fs::perms::owner_all);
+  tried["run_dropped_program"] = TryProgram(run.work + "/dropped");
+  // What an honest engine does.
+  json honest = json::object();
+  honest["read_spec"] = TryOpen(run.spec, O_RDONLY);
+  honest["write_output"] = TryOpen(run.output + "/file", O_WRONLY | O_CREAT);
+  honest["write_cache"] = TryOpen(run.cache + "/file", O_WRONLY | O_CREAT);
+  honest["run_program"] = TryProgram("/usr/bin/true");
+  honest["random"] = TryOpen("/dev/urandom", O_RDONLY);
+  honest["rename"] = Tried(rename((run.output + "/file").c_str(), (run.work + "/f").c_str()) == 0);
+  bool threads = false;
+  std::thread([&] { threads = true; }).join();
+  honest["threads"] = threads ? 0 : 1;
+  const char* token = std::getenv("QUANTD_TOKEN");
+  const char* secret = std::getenv("HF_TOKEN");
+  printf("my secret is %s\n", secret == nullptr ? "none" : secret);
+  return run.Result({{"tried", tried},
+                     {"honest", honest},
+                     {"token", token == nullptr ? "" : token},
+                     {"secret_bytes", secret == nullptr ? 0 : strlen(secret)},
+                     {"secret", secret == nullptr ? "" : secret},
+                     {"uid", getuid()}});
+}
+
 int RunJob(Run run) {
   const json spec = json::parse(ReadAll(run.spec));
   std::stringstream words(spec.value("displayName", ""));
@@ -207,6 +295,7 @@ int RunJob(Run run) {
       {"outside", Outside},
       {"symlink", Symlink},
       {"descriptors", Descriptors},
+      {"escape", Escape},
       {"silent", [](const Run&) { return 0; }},
       {"fail", [](const Run& r) { return r.Fail("ERROR_CLASS_BAD_INPUT", "no such tensor"); }},
   };

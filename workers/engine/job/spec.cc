@@ -111,8 +111,8 @@ constexpr std::array<const char*, 6> kKindNames = {"quantize", "evaluate", "benc
 static_assert(kKindNames.size() == std::variant_size_v<decltype(JobSpec::kind)>);
 
 // Read by the scheduler alone.
-constexpr std::array<const char*, 6> kSchedulerFields = {"priority", "dependencies", "limits",
-                                                         "retry",    "requirements", "labels"};
+constexpr std::array<const char*, 7> kSchedulerFields = {
+    "priority", "dependencies", "limits", "retry", "requirements", "labels", "secrets"};
 
 // Reads the kind's field into the alternative of that number.
 template <size_t kIndex = 0>
