@@ -16,7 +16,9 @@ constexpr Backend kCuda = {.name = "cuda",
                            .dequantize_rows = DequantizeRowsCuda,
                            .pack_w4 = PackW4Cuda,
                            .unpack_w4 = UnpackW4Cuda,
-                           .gemm_w4a16 = GemmW4A16Cuda};
+                           .gemm_w4a16 = GemmW4A16Cuda,
+                           .quantize_rows = QuantizeRowsCuda,
+                           .gemm_w8a8 = GemmW8A8Cuda};
 
 std::string TextOf(cudaError_t error) {
   if (error == cudaSuccess) return {};

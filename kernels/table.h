@@ -10,11 +10,13 @@
 #include "kernels/device.h"
 #include "kernels/find_params.h"
 #include "kernels/gemm_w4a16.h"
+#include "kernels/gemm_w8a8.h"
 #include "kernels/gguf_quantize.h"
 #include "kernels/gptq_block.h"
 #include "kernels/hqq_groups.h"
 #include "kernels/int8_rows.h"
 #include "kernels/pack_bits.h"
+#include "kernels/quantize_rows.h"
 #include "kernels/rtn_rows.h"
 
 namespace quantd::kernels {
@@ -41,6 +43,8 @@ struct Backend {
   void (*pack_w4)(const PackW4&) = nullptr;
   void (*unpack_w4)(const UnpackW4&) = nullptr;
   const char* (*gemm_w4a16)(const GemmW4A16&) = nullptr;
+  void (*quantize_rows)(const QuantizeRows&) = nullptr;
+  const char* (*gemm_w8a8)(const GemmW8A8&) = nullptr;
 };
 
 // Null for an unknown name, and for "cuda" where LoadCudaModule finds none.
