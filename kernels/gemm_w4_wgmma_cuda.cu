@@ -1,5 +1,6 @@
-// More rows of input on Hopper: weights are decoded into the registers of wgmma's left operand while
-// the tensor cores work on those before, inputs come through the copy engine as the right operand.
+// More rows of input on Hopper: weights are decoded into the registers of wgmma's left operand
+// while the tensor cores work on those before, inputs come through the copy engine as the right
+// operand.
 #include "kernels/wgmma_tile_cuda.cuh"
 
 namespace quantd::kernels {
@@ -101,8 +102,7 @@ __device__ inline void Scale(const RowParams<Type>& row, uint32_t (&a)[4]) {
   for (int pair = 0; pair < 4; ++pair) {
     const typename Type::Pair value = Type::FromBits(a[pair]);
     if constexpr (std::is_same_v<Type, Bfloat>) {
-      a[pair] = Type::Bits(
-          __hfma2(value, row.scale[pair % 2], __hmul2(value, row.rest[pair % 2])));
+      a[pair] = Type::Bits(__hfma2(value, row.scale[pair % 2], __hmul2(value, row.rest[pair % 2])));
     } else {
       a[pair] = Type::Bits(__hmul2(value, row.scale[pair % 2]));
     }
@@ -113,8 +113,7 @@ __device__ inline void Scale(const RowParams<Type>& row, uint32_t (&a)[4]) {
 // the stage before is read any more.
 template <W4Kind kKind, typename Type, int kRowsOfInput, typename Release>
 __device__ inline void ComputeStage(const char* weights, uint32_t input, const Plan& plan,
-                                    const uint32_t* table,
-                                    TileSums<float, kRowsOfInput>& sums,
+                                    const uint32_t* table, TileSums<float, kRowsOfInput>& sums,
                                     const Release& release) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32 % 4;
@@ -147,8 +146,8 @@ __device__ inline void ComputeStage(const char* weights, uint32_t input, const P
       Scale<Type>(params[block], a[step % 2][block]);
     }
     WgmmaFence();
-    const uint64_t b = WgmmaMatrix(input + step / 4 * kRowsOfInput * kSwizzleColumns * 2 +
-                                   step % 4 * 32);
+    const uint64_t b =
+        WgmmaMatrix(input + step / 4 * kRowsOfInput * kSwizzleColumns * 2 + step % 4 * 32);
 #pragma unroll
     for (int block = 0; block < kBlocksOfGroup; ++block) {
       Wgmma<Type, kRowsOfInput>(sums[block], a[step % 2][block], b);
@@ -161,49 +160,51 @@ __device__ inline void ComputeStage(const char* weights, uint32_t input, const P
 
 template <W4Kind kKind, typename Type, int kRowsOfInput>
 __device__ inline void Consume(const GemmW4A16& args, const Plan& plan, char* ring, uint32_t full,
-                               uint32_t empty, const uint32_t* table, unsigned* flag) {
+                               uint32_t empty, const uint32_t* table) {
   const Part part = PartOfBlock<kRowsOfInput>(plan.split);
   const int group = static_cast<int>(threadIdx.x) / 128 - 1;
   TileSums<float, kRowsOfInput> sums = {};
+  FenceSums<float, kRowsOfInput>(sums);
   int stage = 0;
   uint32_t parity = 0;
   for (int index = part.begin; index < part.end; ++index) {
     BarrierWait(full + stage * 8, parity);
     char* const weights = ring + stage * plan.stage_bytes;
     const int before = stage == 0 ? plan.stages - 1 : stage - 1;
-    ComputeStage<kKind, Type, kRowsOfInput>(
-        weights + group * kBlocksOfGroup * 4 * plan.tile_bytes,
-        SharedAddress(weights + plan.weight_bytes), plan, table, sums, [&] {
-          if (index > part.begin && threadIdx.x % 128 == 0) BarrierArrive(empty + before * 8);
-        });
+    ComputeStage<kKind, Type, kRowsOfInput>(weights + group * kBlocksOfGroup * 4 * plan.tile_bytes,
+                                            SharedAddress(weights + plan.weight_bytes), plan, table,
+                                            sums, [&] {
+                                              if (index > part.begin && threadIdx.x % 128 == 0)
+                                                BarrierArrive(empty + before * 8);
+                                            });
     if (++stage == plan.stages) {
       stage = 0;
       parity ^= 1;
     }
   }
   WgmmaWait<0>();
+  FenceSums<float, kRowsOfInput>(sums);
   WaitForPrevious();
-  if (!AddParts<kRowsOfInput, float>(args.workspace, plan.split.splits, flag, sums)) return;
   // The ring is free: both groups are past their last stage once they meet here.
   SyncComputing();
-  const TileOutput output = {args.m, args.shape.rows, args.output};
+  const int64_t rows = args.shape.rows;
   WriteTile<kRowsOfInput, float>(
-      output, part, group, sums, ring + group * kRowsOfInput * kStagingRowBytes,
-      [&](float sum, int64_t m, int64_t row) {
-        if (args.bias != nullptr) sum += Type::ToFloat(args.bias[row]);
-        if (args.residual != nullptr) sum += Type::ToFloat(args.residual[m * output.rows + row]);
-        return Type::FromFloat(sum);
+      {args.m, rows, args.output}, part, plan.split, args.workspace, ring, sums,
+      [&](Eight<float>& sum, int64_t m, int64_t row) {
+        AddRow<Type>(args.bias == nullptr ? nullptr : args.bias + row, rows - row, sum.value);
+        AddRow<Type>(args.residual == nullptr ? nullptr : args.residual + m * rows + row,
+                     rows - row, sum.value);
+        return Store<Type>(sum.value);
       });
 }
 
-// Shared memory: barriers, a flag | ring | table.
+// Shared memory: barriers | ring | table.
 template <W4Kind kKind, typename Type, int kRowsOfInput>
 __global__ void __launch_bounds__(kTileThreads, 1)
     WgmmaKernel(GemmW4A16 args, Plan plan, TableValues values,
                 const __grid_constant__ CUtensorMap map) {
 #if QD_WGMMA
   extern __shared__ __align__(1024) char shared[];
-  auto* const flag = reinterpret_cast<unsigned*>(shared + 2 * kTileStagesMax * 8);
   char* const ring = shared + kTileFixedBytes;
   char* const table = ring + plan.stages * plan.stage_bytes;
   const uint32_t full = SharedAddress(shared);
@@ -226,8 +227,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     Consume<kKind, Type, kRowsOfInput>(args, plan, ring, full, empty,
-                                       reinterpret_cast<uint32_t*>(table) + threadIdx.x % 32,
-                                       flag);
+                                       reinterpret_cast<uint32_t*>(table) + threadIdx.x % 32);
   }
 #endif
 }
@@ -255,8 +255,7 @@ const char* GemmW4Wgmma(const GemmW4A16& args) {
   const auto chunks = static_cast<int>(W4ColumnTiles(shape));
   const int splits = args.workspace == nullptr
                          ? 1
-                         : ChooseSplits(row_blocks * input_blocks, chunks,
-                                        int64_t{4} * kTileRows * rows_of_input, gpu.processors);
+                         : ChooseSplits(row_blocks * input_blocks, chunks, gpu.processors);
   Plan plan = {.split = {chunks, splits},
                .tile_bytes = static_cast<int>(W4TileBytes(shape)),
                .tile_groups = static_cast<int>(W4TileGroups(shape)),
@@ -276,18 +275,18 @@ const char* GemmW4Wgmma(const GemmW4A16& args) {
   if (IsTable(shape.kind)) {
     for (int code = 0; code < 16; ++code) values.value[code] = W4Table(shape.kind)[code];
   }
-  const Kernel kernel = shape.kind == W4Kind::kSymmetric
-                            ? Choose<W4Kind::kSymmetric>(args.bfloat16, width)
-                        : shape.kind == W4Kind::kZeroPoint
-                            ? Choose<W4Kind::kZeroPoint>(args.bfloat16, width)
-                            : Choose<W4Kind::kNf4>(args.bfloat16, width);
+  const Kernel kernel =
+      shape.kind == W4Kind::kSymmetric   ? Choose<W4Kind::kSymmetric>(args.bfloat16, width)
+      : shape.kind == W4Kind::kZeroPoint ? Choose<W4Kind::kZeroPoint>(args.bfloat16, width)
+                                         : Choose<W4Kind::kNf4>(args.bfloat16, width);
   const int shared_bytes = fixed + plan.stages * plan.stage_bytes;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return cudaGetErrorString(error);
   const dim3 grid(static_cast<unsigned>(row_blocks), static_cast<unsigned>(input_blocks),
                   static_cast<unsigned>(splits));
-  return LaunchEarly(kernel, {grid, kTileThreads, shared_bytes, Stream(args)}, args, plan, values, map);
+  return LaunchEarly(kernel, {grid, kTileThreads, shared_bytes, Stream(args)}, args, plan, values,
+                     map);
 }
 
 }  // namespace quantd::kernels

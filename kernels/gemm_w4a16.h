@@ -115,8 +115,8 @@ struct UnpackW4 {
 //
 // (binary16: + 2^-23 sum |input|, where a scale or a weight is below its normal numbers), and no
 // result depends on other rows of the input or on timing. m = 0 is allowed. Strides are the
-// widths. `workspace`: kW4WorkspaceBytes, zeroed once before its first use and left zeroed; one per
-// stream. Returns an error's text, or null.
+// widths. `workspace`: kProductWorkspaceBytes, zeroed once before its first use and left zeroed; one
+// per stream; without it products of few tiles are slower. Returns an error's text, or null.
 struct GemmW4A16 {
   W4Shape shape;
   int64_t m = 0;
@@ -132,7 +132,8 @@ struct GemmW4A16 {
   bool weight_is_settled = false;
   void* stream = nullptr;
 };
-constexpr int64_t kW4WorkspaceBytes = 64 << 20;
+
+constexpr int64_t kProductWorkspaceBytes = 32 << 20;
 
 void PackW4Reference(const PackW4& args);
 void UnpackW4Reference(const UnpackW4& args);

@@ -140,7 +140,10 @@ const char* GemmW4A16Cuda(const GemmW4A16& args) {
   if (args.shape.columns % 8 != 0) return "gemm_w4a16: the columns are not a multiple of 8";
   const Gpu& gpu = CurrentGpu();
   // Between the two ways' best, wgmma wins once its blocks of 256 outputs fill half the GPU.
-  const bool many = args.m > kW4SmallRows || (args.m > 8 && args.shape.rows >= 128 * gpu.processors);
+  const bool many =
+      args.m > kW4SmallRows || (args.m > 8 && args.shape.rows >= 128 * gpu.processors);
+  if (const char* forced = getenv("QD_MANY"))
+    return *forced == '1' || args.m > 16 ? GemmW4Wgmma(args) : GemmInPieces(args);
   return many && gpu.capability == 90 ? GemmW4Wgmma(args) : GemmInPieces(args);
 }
 

@@ -115,7 +115,8 @@ void ExpectClose(const Weight& weight, int64_t m, bool bfloat16, const Operands&
 
 // Zeroed once, as a program would; every product has to leave it so.
 void* Workspace() {
-  static const auto& workspace = *new OnDevice<uint8_t>(std::vector<uint8_t>(kW4WorkspaceBytes, 0));
+  static const auto& workspace =
+      *new OnDevice<uint8_t>(std::vector<uint8_t>(kProductWorkspaceBytes, 0));
   return workspace.data();
 }
 

@@ -1,5 +1,5 @@
-// int8 products: on Hopper both operands come through the copy engine for wgmma, on other GPUs plain
-// tiles and dot products of four. The scales are applied where the sums leave the registers.
+// int8 products: on Hopper both operands come through the copy engine for wgmma, on other GPUs
+// plain tiles and dot products of four. The scales are applied where the sums leave the registers.
 #include "kernels/wgmma_tile_cuda.cuh"
 
 namespace quantd::kernels {
@@ -15,14 +15,13 @@ struct Plan {
 
 template <typename Type>
 __device__ inline uint16_t Finish(const GemmW8A8& args, int32_t sum, int64_t m, int64_t row) {
-  float value =
-      static_cast<float>(sum) * (args.input_scales[m] * args.weight_scales[row]);
+  float value = static_cast<float>(sum) * (args.input_scales[m] * args.weight_scales[row]);
   if (args.bias != nullptr) value += Type::ToFloat(args.bias[row]);
   return Type::FromFloat(value);
 }
 
 template <int kRowsOfInput>
-constexpr int kStageBytes = kWeightBytes + kRowsOfInput * kChunk;
+constexpr int kStageBytes = kWeightBytes + kRowsOfInput* kChunk;
 
 // The copying warp's one thread.
 template <int kRowsOfInput>
@@ -56,10 +55,11 @@ __device__ inline void Produce(const GemmW8A8& args, const CUtensorMap* weight_m
 
 template <typename Type, int kRowsOfInput>
 __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* ring, uint32_t full,
-                               uint32_t empty, unsigned* flag) {
+                               uint32_t empty) {
   const Part part = PartOfBlock<kRowsOfInput>(plan.split);
   const int group = static_cast<int>(threadIdx.x) / 128 - 1;
   TileSums<int32_t, kRowsOfInput> sums = {};
+  FenceSums<int32_t, kRowsOfInput>(sums);
   int stage = 0;
   uint32_t parity = 0;
   for (int index = part.begin; index < part.end; ++index) {
@@ -88,24 +88,32 @@ __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* rin
     }
   }
   WgmmaWait<0>();
+  FenceSums<int32_t, kRowsOfInput>(sums);
   WaitForPrevious();
-  if (!AddParts<kRowsOfInput, int32_t>(args.workspace, plan.split.splits, flag, sums)) return;
   // The ring is free: both groups are past their last stage once they meet here.
   SyncComputing();
   WriteTile<kRowsOfInput, int32_t>(
-      {args.m, args.rows, args.output}, part, group, sums,
-      ring + group * kRowsOfInput * kStagingRowBytes,
-      [&](int32_t sum, int64_t m, int64_t row) { return Finish<Type>(args, sum, m, row); });
+      {args.m, args.rows, args.output}, part, plan.split, args.workspace, ring, sums,
+      [&](const Eight<int32_t>& sum, int64_t m, int64_t row) {
+        const float input_scale = args.input_scales[m];
+        float value[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          const float scale = row + i < args.rows ? args.weight_scales[row + i] : 0;
+          value[i] = static_cast<float>(sum.value[i]) * (input_scale * scale);
+        }
+        AddRow<Type>(args.bias == nullptr ? nullptr : args.bias + row, args.rows - row, value);
+        return Store<Type>(value);
+      });
 }
 
-// Shared memory: barriers, a flag | ring.
+// Shared memory: barriers | ring.
 template <typename Type, int kRowsOfInput>
 __global__ void __launch_bounds__(kTileThreads, 1)
     Int8Kernel(GemmW8A8 args, Plan plan, const __grid_constant__ CUtensorMap weight_map,
                const __grid_constant__ CUtensorMap input_map) {
 #if QD_WGMMA
   extern __shared__ __align__(1024) char shared[];
-  auto* const flag = reinterpret_cast<unsigned*>(shared + 2 * kTileStagesMax * 8);
   char* const ring = shared + kTileFixedBytes;
   const uint32_t full = SharedAddress(shared);
   const uint32_t empty = full + kTileStagesMax * 8;
@@ -125,7 +133,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    Consume<Type, kRowsOfInput>(args, plan, ring, full, empty, flag);
+    Consume<Type, kRowsOfInput>(args, plan, ring, full, empty);
   }
 #endif
 }
@@ -145,8 +153,7 @@ const char* OnWgmma(const GemmW8A8& args) {
   const auto chunks = static_cast<int>((args.columns + kChunk - 1) / kChunk);
   const int splits = args.workspace == nullptr
                          ? 1
-                         : ChooseSplits(row_blocks * input_blocks, chunks,
-                                        int64_t{4} * kTileRows * rows_of_input, gpu.processors);
+                         : ChooseSplits(row_blocks * input_blocks, chunks, gpu.processors);
   const int stage_bytes = kWeightBytes + rows_of_input * kChunk;
   Plan plan = {.split = {chunks, splits},
                .stages = (gpu.shared_bytes_max - kTileFixedBytes) / stage_bytes};

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/device_test.h"
+#include "kernels/gemm_w4a16.h"
 #include "kernels/sixteen.h"
 
 namespace quantd::kernels {
@@ -57,8 +58,8 @@ TEST(QuantizeRowsTest, CudaAgreesBitForBit) {
       const OnDevice<uint16_t> input_there(input);
       const OnDevice<int8_t> codes_there(codes.size());
       const OnDevice<float> scales_there(scales.size());
-      FindBackend("cuda")->quantize_rows({kRows, columns, bfloat16, input_there.data(),
-                                          codes_there.data(), scales_there.data()});
+      FindBackend("cuda")->quantize_rows(
+          {kRows, columns, bfloat16, input_there.data(), codes_there.data(), scales_there.data()});
       ExpectNoDeviceError();
       EXPECT_EQ(codes_there.Read(), codes) << columns;
       const std::vector<float> scales_back = scales_there.Read();
@@ -75,7 +76,8 @@ TEST(QuantizeRowsTest, CudaAgreesBitForBit) {
 
 // Zeroed once, as a program would; every product has to leave it so.
 void* Workspace() {
-  static const auto& workspace = *new OnDevice<uint8_t>(std::vector<uint8_t>(kW4WorkspaceBytes, 0));
+  static const auto& workspace =
+      *new OnDevice<uint8_t>(std::vector<uint8_t>(kProductWorkspaceBytes, 0));
   return workspace.data();
 }
 

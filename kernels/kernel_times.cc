@@ -93,6 +93,7 @@ struct Bench {
   double bandwidth;
   const std::vector<uint8_t> halves = RandomHalves();
   const std::vector<uint8_t> codes = RandomCodes();
+  const std::vector<uint8_t> zeros = std::vector<uint8_t>(1 << 20);
 
   bool Wanted(const std::string& operation) const {
     return operation.find(options.only) != std::string::npos;
@@ -114,7 +115,6 @@ void Bench::W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
   const int64_t bytes = W4Bytes(shape);
   const int copies = runner.Copies(bytes);
   const Buffer packed(ops, bytes * copies, codes);
-  const Buffer workspace(ops, kW4WorkspaceBytes, std::vector<uint8_t>(1 << 20, 0));
   {
     const Buffer plain(ops, rows * columns, codes);
     const Buffer scales(ops, rows * columns / 32 * 4, halves);
@@ -128,6 +128,7 @@ void Bench::W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
     }
     ops.take_error(nullptr);
   }
+  const Buffer workspace(ops, kProductWorkspaceBytes, zeros);
   for (size_t i = 0; i < batches.size(); ++i) {
     const double seconds = runner.Time(bytes, [&](int copy, void* stream) {
       return cuda.gemm_w4a16({.shape = shape,
@@ -154,7 +155,7 @@ void Bench::W8(int64_t rows, int64_t columns, const std::vector<int64_t>& batche
   const Buffer weight(ops, bytes * runner.Copies(bytes), halves);
   const Buffer scales(ops, std::max(rows, m_max) * 4, std::vector<uint8_t>(1 << 20, 0x3c));
   const Buffer quantized(ops, m_max * columns, halves), input_scales(ops, m_max * 4, halves);
-  const Buffer workspace(ops, kW4WorkspaceBytes, std::vector<uint8_t>(1 << 20, 0));
+  const Buffer workspace(ops, kProductWorkspaceBytes, zeros);
   for (const bool quantizes : {true, false}) {
     const char* name = quantizes ? "w8a8" : "w8a8 product only";
     if (!Wanted(name)) continue;

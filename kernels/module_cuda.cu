@@ -172,10 +172,9 @@ const Gpu& CurrentGpu() {
 
 extern "C" __attribute__((visibility("default"))) const CudaModule* QuantdCudaModule(
     std::string* why) {
-  static const CudaModule module = {
-      &kCuda,
-      {TakeError, Allocate, Release, Copy, Fill, TimeGraph, Describe, CacheBytes, ReadBandwidth,
-       Gemm16Cublas}};
+  static const CudaModule module = {&kCuda,
+                                    {TakeError, Allocate, Release, Copy, Fill, TimeGraph, Describe,
+                                     CacheBytes, ReadBandwidth, Gemm16Cublas}};
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || devices == 0) {

@@ -7,9 +7,9 @@ namespace quantd::kernels {
 
 // input [rows, columns], binary16 or bfloat16. For each row, with largest = max |input|:
 //   scale = largest / 127;  code = round(input * (127 / largest)), halves to even
-// all in float32. A row of zeros has scale 1 and codes 0; a row that holds NaN or infinity has scale
-// NaN and codes 0, so that whatever is computed from it is NaN. columns a multiple of 8, input 16-
-// byte aligned, strides the width. Variants agree bit for bit.
+// all in float32. A row of zeros has scale 1 and codes 0; a row that holds NaN or infinity has
+// scale NaN and codes 0, so that whatever is computed from it is NaN. columns a multiple of 8,
+// input 16- byte aligned, strides the width. Variants agree bit for bit.
 struct QuantizeRows {
   int64_t rows = 0;
   int64_t columns = 0;

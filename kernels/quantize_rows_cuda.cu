@@ -1,5 +1,5 @@
-// A block takes a row: its largest element first, then its codes, for which the row comes out of the
-// cache. Bound by memory: 2 bytes read and 1 written an element.
+// A block takes a row: its largest element first, then its codes, for which the row comes out of
+// the cache. Bound by memory: 2 bytes read and 1 written an element.
 #include "kernels/gemm_w4a16_cuda.cuh"
 #include "kernels/ring_cuda.cuh"
 

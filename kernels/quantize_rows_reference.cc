@@ -25,10 +25,9 @@ void QuantizeRowsReference(const QuantizeRows& args) {
     const float inverse = finite && largest > 0 ? 127.0f / largest : 0;
     for (int64_t k = 0; k < args.columns; ++k) {
       // A subnormal largest has no finite inverse; its codes stop at the ends.
-      const float code =
-          finite && inverse > 0
-              ? std::nearbyint(FromSixteen(input[k], args.bfloat16) * inverse)
-              : 0;
+      const float code = finite && inverse > 0
+                             ? std::nearbyint(FromSixteen(input[k], args.bfloat16) * inverse)
+                             : 0;
       codes[k] = static_cast<int8_t>(std::isnan(code) ? 0 : std::clamp(code, -127.0f, 127.0f));
     }
   }

@@ -103,13 +103,27 @@ __device__ inline void CopyAsyncCommit() { asm volatile("cp.async.commit_group;"
 // Until at most `pending` groups are on their way.
 __device__ inline void CopyAsyncWait(int pending) {
   switch (pending) {
-    case 0: asm volatile("cp.async.wait_group 0;" ::: "memory"); return;
-    case 1: asm volatile("cp.async.wait_group 1;" ::: "memory"); return;
-    case 2: asm volatile("cp.async.wait_group 2;" ::: "memory"); return;
-    case 3: asm volatile("cp.async.wait_group 3;" ::: "memory"); return;
-    case 4: asm volatile("cp.async.wait_group 4;" ::: "memory"); return;
-    case 5: asm volatile("cp.async.wait_group 5;" ::: "memory"); return;
-    default: asm volatile("cp.async.wait_group 6;" ::: "memory"); return;
+    case 0:
+      asm volatile("cp.async.wait_group 0;" ::: "memory");
+      return;
+    case 1:
+      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      return;
+    case 2:
+      asm volatile("cp.async.wait_group 2;" ::: "memory");
+      return;
+    case 3:
+      asm volatile("cp.async.wait_group 3;" ::: "memory");
+      return;
+    case 4:
+      asm volatile("cp.async.wait_group 4;" ::: "memory");
+      return;
+    case 5:
+      asm volatile("cp.async.wait_group 5;" ::: "memory");
+      return;
+    default:
+      asm volatile("cp.async.wait_group 6;" ::: "memory");
+      return;
   }
 }
 

@@ -52,13 +52,18 @@ const Backend* FindBackend(std::string_view name);
 // Whether every operation of the quantizers is there.
 bool Complete(const Backend& backend);
 
-// What QUANTD_BACKEND names, "cpu" without it; read once. Quantizers work in the host's memory, for
-// which the cuda column is no choice. When it names something that is not there, `error` says so
-// and `backend` is the cpu column, which callers that can report errors should then refuse to use.
+// What QUANTD_BACKEND asks of data in the host's memory: that column, and the cpu column where it is
+// not set or names cuda; read once. When it names something that is not there, `error` says so, and
+// callers that can report errors should refuse to go on.
 struct ActiveBackend {
   const Backend* backend = nullptr;
+  std::string forced;  // QUANTD_BACKEND.
   std::string error;
 };
 const ActiveBackend& Active();
+
+// The cuda column for data in a GPU's memory; null where the module cannot be used or
+// QUANTD_BACKEND asks for another. Opens the module.
+const Backend* ActiveOnDevice();
 
 }  // namespace quantd::kernels

@@ -20,6 +20,7 @@
 #include "workers/engine/methods/gguf_blocks.h"
 #include "workers/engine/methods/rounder.h"
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -69,7 +70,7 @@ std::vector<OptionInfo> Options(const std::string& block_type) {
 struct Reader {
   std::string module;
   const nlohmann::json* options = nullptr;
-  at::Tensor weight;  // float32 [N, K] on the CPU, with the folds before it.
+  at::Tensor weight;  // float32 [N, K] where its rounder works, with the folds before it.
 };
 
 // Mean over all layers and rows of |w| relative to the largest of its group, float32 [K].
@@ -84,7 +85,7 @@ at::Tensor WeightSize(const std::vector<Reader>& readers) {
     sum = sum.defined() ? sum + sizes : sizes;
     rows += reader.weight.size(0);
   }
-  return sum / static_cast<double>(rows);
+  return (sum / static_cast<double>(rows)).to(at::kCPU);
 }
 
 // Searches and folds the scales of one block.
@@ -170,7 +171,9 @@ class ScaleFolding {
       if (std::find(fold.linears.begin(), fold.linears.end(), module) == fold.linears.end())
         continue;
       QD_ASSIGN_OR_RETURN(at::Tensor weight, job_.Read(linear.name + ".weight"));
-      readers.push_back({module, linear.options, std::move(weight)});
+      const Rounder rounder = RounderOf(*linear.options, weight.size(1));
+      const at::Device device = KernelDevice(job_.decoder().device());
+      readers.push_back({module, linear.options, rounder.on_device ? weight.to(device) : weight});
     }
     return readers;
   }
@@ -192,10 +195,11 @@ class ScaleFolding {
     for (const Reader& reader : readers) {
       QD_ASSIGN_OR_RETURN(
           const at::Tensor weight, TorchCall("trying scales", [&]() -> absl::StatusOr<at::Tensor> {
-            const at::Tensor scaled = (reader.weight * scales).contiguous();
+            const at::Tensor there = scales.to(reader.weight.device());
+            const at::Tensor scaled = (reader.weight * there).contiguous();
             QD_ASSIGN_OR_RETURN(const at::Tensor rounded,
                                 RounderOf(*reader.options, scaled.size(1)).round(scaled));
-            return rounded / scales;
+            return rounded / there;
           }));
       QD_RETURN_IF_ERROR(trial.SetWeight(reader.module, weight));
     }
@@ -236,7 +240,8 @@ class AwqMethod : public Method {
                                                                        "hf", "pytorch"}
                                             : std::vector<std::string>{"gguf"},
               .needs_calibration = true,
-              .reference = "https://arxiv.org/abs/2306.00978"} {}
+              .reference = "https://arxiv.org/abs/2306.00978",
+              .on_device = block_type.empty()} {}
 
   const MethodInfo& Info() const override { return info_; }
 
@@ -262,13 +267,13 @@ class AwqMethod : public Method {
 
   absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
     return TorchCall(absl::StrCat("rounding ", job.name), [&]() -> absl::StatusOr<LinearResult> {
-      const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+      const at::Tensor weight = job.weight.contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
       if (job.options->contains("type")) {
         return QuantizeBlocks(job.name, weight, job.options->at("type").get<std::string>(), {});
       }
       const IntegerScheme scheme = IntegerSchemeOf(*job.options, weight.size(1));
-      QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
+      QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1), weight.device());
       RoundToNearest(weight, scheme, {}, linear);
       return WithRoundingLoss(std::move(linear), weight);
     });

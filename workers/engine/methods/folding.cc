@@ -112,11 +112,11 @@ absl::Status ApplyFold(BlockJob& job, const Fold& fold, const at::Tensor& scales
 
 absl::Status ColumnCollector::OnInput(absl::string_view module, const at::Tensor& input) {
   return TorchCall(absl::StrCat("gathering the inputs of ", module), [&] {
-    const at::Tensor x = input.reshape({-1, input.size(-1)}).to(at::kFloat).abs();
+    const at::Tensor x = input.reshape({-1, input.size(-1)}).abs();
     if (x.size(0) == 0) return;
     ColumnStatistics& seen = statistics_[std::string(module)];
-    const at::Tensor largest = x.amax(0).to(at::kCPU);
-    const at::Tensor sum = x.sum(0).to(at::kCPU);
+    const at::Tensor largest = x.amax(0).to(at::kFloat).to(at::kCPU);
+    const at::Tensor sum = x.sum(0, /*keepdim=*/false, at::kFloat).to(at::kCPU);
     seen.largest = seen.tokens > 0 ? at::maximum(seen.largest, largest) : largest;
     seen.sum = seen.tokens > 0 ? seen.sum + sum : sum;
     seen.tokens += static_cast<double>(x.size(0));

@@ -31,6 +31,8 @@ struct MethodInfo {
   std::vector<std::string> formats;  // The first is the default.
   bool needs_calibration = false;    // With its default options.
   std::string reference;             // Paper or program that defines it.
+  // Quantize works on the job's device where its kernels can (tensor/kernels.h), else on the CPU.
+  bool on_device = false;
 };
 
 // What a method wants to know from calibration.
@@ -51,7 +53,9 @@ struct InputStatistics {
 
 struct LinearJob {
   std::string name;                             // "model.layers.3.mlp.down_proj"
-  at::Tensor weight;                            // float32 [N, K]; the method may overwrite it.
+  // float32 [N, K], on KernelDevice for methods that are on_device, else on the CPU; the method may
+  // overwrite it.
+  at::Tensor weight;
   const InputStatistics* statistics = nullptr;  // Null for methods without calibration.
   const nlohmann::json* options = nullptr;      // From ResolveOptions: complete and checked.
 };

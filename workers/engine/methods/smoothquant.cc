@@ -80,7 +80,7 @@ bool IsStatic(const nlohmann::json& options) { return options.at("activations") 
 QuantizedLinear RoundRows(const at::Tensor& weight, const nlohmann::json& options) {
   const IntegerScheme scheme = {
       .bits = 8, .group_size = -1, .group_columns = weight.size(1), .symmetric = true};
-  QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
+  QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1), weight.device());
   linear.scales = (weight.abs().amax(1, true) / kLevels).clamp_min(kSmallestScale);
   linear.zeros.fill_(128);
   linear.codes = ((weight / linear.scales).round().clamp(-kLevels, kLevels) + 128).to(at::kByte);
@@ -130,7 +130,8 @@ class SmoothQuantMethod : public Method {
         .options = Options(),
         .formats = {"compressed-tensors"},
         .needs_calibration = true,
-        .reference = "https://arxiv.org/abs/2211.10438"};
+        .reference = "https://arxiv.org/abs/2211.10438",
+        .on_device = true};
     return info;
   }
 
@@ -184,7 +185,7 @@ class SmoothQuantMethod : public Method {
 
   absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
     return TorchCall(absl::StrCat("rounding ", job.name), [&]() -> absl::StatusOr<LinearResult> {
-      const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+      const at::Tensor weight = job.weight.contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
       QuantizedLinear linear = RoundRows(weight, *job.options);
       std::vector<FallbackRecord> fallbacks;
@@ -265,7 +266,7 @@ class SmoothQuantMethod : public Method {
       if (const auto found = scales.find(module); found != scales.end())
         weight = weight * found->second;
       QD_ASSIGN_OR_RETURN(const at::Tensor rounded,
-                          RoundRows(weight.to(at::kCPU), options).Dequantize(at::kFloat));
+                          RoundRows(weight, options).Dequantize(at::kFloat));
       QD_RETURN_IF_ERROR(trial.SetWeight(module, rounded));
       trial.linear(module).input.kind = InputKind::kInt8PerToken;
     }

@@ -15,6 +15,7 @@
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 #include "workers/engine/tensor/view.h"
 
@@ -84,7 +85,8 @@ absl::Status BlockQuantizer::Replay(int64_t unit) {
   for (const PlannedLinear* linear : linears) {
     QD_ASSIGN_OR_RETURN(const QuantizedWeight weight,
                         plan_.format->Unpack(plan_.configuration, linear->name, lookup));
-    QD_ASSIGN_OR_RETURN(const at::Tensor decoded, Dequantize(weight, plan_.dtype));
+    QD_ASSIGN_OR_RETURN(const at::Tensor decoded,
+                        Dequantize(weight, plan_.dtype, KernelDevice(stream_.decoder().device())));
     QD_RETURN_IF_ERROR(block.SetWeight(linear->shape.module, decoded));
     block.linear(linear->shape.module).input = InputOf(weight);
   }
@@ -199,7 +201,8 @@ absl::Status BlockQuantizer::Take(const PlannedLinear& linear, const LinearResul
     // What readers will see, not what the method made: formats may round once more.
     QD_ASSIGN_OR_RETURN(const QuantizedWeight stored,
                         plan_.format->Unpack(plan_.configuration, linear.name, LookupIn(packed)));
-    QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(stored, plan_.dtype));
+    const at::Device device = KernelDevice(stream_.decoder().device());
+    QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(stored, plan_.dtype, device));
     QD_RETURN_IF_ERROR(block->SetWeight(linear.shape.module, weight), linear.name);
     block->linear(linear.shape.module).input = InputOf(stored);
   }
@@ -207,34 +210,52 @@ absl::Status BlockQuantizer::Take(const PlannedLinear& linear, const LinearResul
   return absl::OkStatus();
 }
 
+absl::StatusOr<at::Tensor> BlockQuantizer::ReadWeight(const PlannedLinear& linear,
+                                                      at::Device device) {
+  QD_ASSIGN_OR_RETURN(const at::Tensor stored, overlay_.Read(linear.WeightName()));
+  // A copy: methods overwrite their weight, and what is read may be the file itself. It is widened
+  // where it goes, which moves half the bytes.
+  absl::StatusOr<at::Tensor> weight = TorchCall(absl::StrCat("reading ", linear.name), [&] {
+    const at::Tensor moved = stored.to(device);
+    return moved.to(at::kFloat, /*non_blocking=*/false, /*copy=*/moved.is_same(stored));
+  });
+  overlay_.Release(linear.WeightName());
+  return weight;
+}
+
 absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& linear,
                                                        InputStatistics* statistics) {
+  const bool on_device = plan_.method->Info().on_device;
+  const bool has_hessian = statistics != nullptr && statistics->hessian.defined();
+  at::Device device = on_device ? KernelDevice(stream_.decoder().device()) : at::Device(at::kCPU);
   for (;;) {
-    QD_ASSIGN_OR_RETURN(const at::Tensor stored, overlay_.Read(linear.WeightName()));
-    // A copy: methods overwrite their weight, and what is read may be the file itself.
-    QD_ASSIGN_OR_RETURN(at::Tensor weight, TorchCall(absl::StrCat("reading ", linear.name), [&] {
-                          return stored.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-                        }));
-    overlay_.Release(linear.WeightName());
-    LinearJob job = {.name = linear.name,
-                     .weight = std::move(weight),
-                     .statistics = statistics,
-                     .options = &linear.options};
-    const int64_t tokens = plan_.sequences * plan_.sequence_length;
-    if (plan_.needs.hessian && statistics != nullptr &&
-        SawTooFewTokens(linear.shape, *statistics, tokens)) {
-      return RoundInstead(std::move(job), tokens);
-    }
-    absl::StatusOr<LinearResult> result = plan_.method->Quantize(std::move(job));
-    const bool on_gpu =
-        statistics != nullptr && statistics->hessian.defined() && statistics->hessian.is_cuda();
+    const bool on_gpu = device.is_cuda() || (has_hessian && statistics->hessian.is_cuda());
+    const absl::StatusOr<LinearResult> result = RunMethodOn(device, linear, statistics);
     if (result.ok() || !IsOutOfMemory(result.status()) || !on_gpu) return result;
     RecordFallback(context_, work_, "cpu", linear.name,
-                   "out of device memory; the Hessian was factored on the CPU");
-    EmptyDeviceCache(statistics->hessian.device());
+                   "out of device memory; the module was quantized on the CPU");
+    device = at::kCPU;
+    EmptyDeviceCache(stream_.decoder().device());
+    if (!has_hessian) continue;
     QD_RETURN_IF_ERROR(TorchCall("moving a Hessian to the CPU",
                                  [&] { statistics->hessian = statistics->hessian.to(at::kCPU); }));
   }
+}
+
+absl::StatusOr<LinearResult> BlockQuantizer::RunMethodOn(at::Device device,
+                                                         const PlannedLinear& linear,
+                                                         const InputStatistics* statistics) {
+  QD_ASSIGN_OR_RETURN(at::Tensor weight, ReadWeight(linear, device));
+  LinearJob job = {.name = linear.name,
+                   .weight = std::move(weight),
+                   .statistics = statistics,
+                   .options = &linear.options};
+  const int64_t tokens = plan_.sequences * plan_.sequence_length;
+  if (plan_.needs.hessian && statistics != nullptr &&
+      SawTooFewTokens(linear.shape, *statistics, tokens)) {
+    return RoundInstead(std::move(job), tokens);
+  }
+  return plan_.method->Quantize(std::move(job));
 }
 
 }  // namespace quantd::engine

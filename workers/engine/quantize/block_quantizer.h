@@ -44,6 +44,10 @@ class BlockQuantizer {
   // reports.
   absl::Status RunHook(int64_t layer, const std::function<absl::Status(BlockJob&)>& hook);
   absl::StatusOr<LinearResult> RunMethod(const PlannedLinear& linear, InputStatistics* statistics);
+  absl::StatusOr<LinearResult> RunMethodOn(at::Device device, const PlannedLinear& linear,
+                                           const InputStatistics* statistics);
+  // float32, a copy.
+  absl::StatusOr<at::Tensor> ReadWeight(const PlannedLinear& linear, at::Device device);
   // Appends the linear's tensors and its record; where `block` is given it computes with the
   // decoded weight from now on.
   absl::Status Take(const PlannedLinear& linear, const LinearResult& result, Block* block,
