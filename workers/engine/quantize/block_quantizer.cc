@@ -97,6 +97,7 @@ absl::Status BlockQuantizer::Replay(int64_t unit) {
 
 absl::Status BlockQuantizer::Quantize(int64_t unit) {
   const auto start = std::chrono::steady_clock::now();
+  phase_begin_ = start;
   UnitOutput output;
   overlay_.Clear();
   const bool head = unit >= static_cast<int64_t>(plan_.blocks.size());
@@ -106,6 +107,7 @@ absl::Status BlockQuantizer::Quantize(int64_t unit) {
   state.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   QD_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
                       work_.Save(unit, output.tensors, output.records));
+  Spent("save");
   for (const nlohmann::json& record : output.records) {
     context_.events.Metric("quantization_loss", record["loss"].get<double>(), "",
                            {{"module", record["name"].get<std::string>()}});
@@ -114,13 +116,24 @@ absl::Status BlockQuantizer::Quantize(int64_t unit) {
   return absl::OkStatus();
 }
 
+void BlockQuantizer::Spent(const char* phase) {
+  Synchronize(stream_.decoder().device()).IgnoreError();  // A fault shows where it matters.
+  const auto now = std::chrono::steady_clock::now();
+  nlohmann::json& seconds = work_.state().phase_seconds[phase];
+  const double before = seconds.is_number() ? seconds.get<double>() : 0;
+  seconds = before + std::chrono::duration<double>(now - phase_begin_).count();
+  phase_begin_ = now;
+}
+
 absl::Status BlockQuantizer::QuantizeHead(UnitOutput& output) {
   std::optional<InputStatistics> statistics;
   if (plan_.needs.hessian || plan_.needs.absmax) {
     QD_ASSIGN_OR_RETURN(statistics, stream_.CollectHead());
+    Spent("collect");
   }
   QD_ASSIGN_OR_RETURN(const LinearResult result,
                       RunMethod(plan_.head, statistics ? &*statistics : nullptr));
+  Spent("quantize");
   return Take(plan_.head, result, nullptr, output);
 }
 
@@ -132,7 +145,9 @@ absl::Status BlockQuantizer::QuantizeBlock(int64_t layer, UnitOutput& output) {
     QD_ASSIGN_OR_RETURN(results, plan_.method->QuantizeBlock(job));
     return absl::OkStatus();
   }));
+  Spent("prepare");
   QD_ASSIGN_OR_RETURN(Block block, stream_.LoadBlock(layer, overlay_));
+  Spent("load");
   const std::vector<const PlannedLinear*> linears = plan_.UnitLinears(layer);
   if (results.empty()) {
     QD_RETURN_IF_ERROR(QuantizeLinears(layer, block, output));
@@ -150,7 +165,9 @@ absl::Status BlockQuantizer::QuantizeBlock(int64_t layer, UnitOutput& output) {
                     [&](const PlannedLinear* linear) { return linear->WeightName() == name; });
     if (!quantized) output.tensors.push_back({name, tensor});
   }
-  return stream_.Advance(block);
+  QD_RETURN_IF_ERROR(stream_.Advance(block));
+  Spent("advance");
+  return absl::OkStatus();
 }
 
 absl::Status BlockQuantizer::RunHook(int64_t layer,
@@ -176,6 +193,7 @@ absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Block& block, UnitOu
     std::map<int, InputStatistics> statistics;
     if (collects) {
       QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, groups));
+      Spent("collect");
     }
     for (const PlannedLinear* linear : linears) {
       const int group = linear->shape.group;
@@ -183,6 +201,7 @@ absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Block& block, UnitOu
       QD_RETURN_IF_ERROR(context_.cancel.Check());
       QD_ASSIGN_OR_RETURN(const LinearResult result,
                           RunMethod(*linear, collects ? &statistics.at(group) : nullptr));
+      Spent("quantize");
       QD_RETURN_IF_ERROR(Take(*linear, result, &block, output));
     }
   }
@@ -207,6 +226,7 @@ absl::Status BlockQuantizer::Take(const PlannedLinear& linear, const LinearResul
     block->linear(linear.shape.module).input = InputOf(stored);
   }
   for (NamedTensor& tensor : packed) output.tensors.push_back(std::move(tensor));
+  Spent("pack");
   return absl::OkStatus();
 }
 

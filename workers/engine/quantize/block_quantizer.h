@@ -2,6 +2,7 @@
 // follows sees what the written model will compute.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -53,11 +54,16 @@ class BlockQuantizer {
   absl::Status Take(const PlannedLinear& linear, const LinearResult& result, Block* block,
                     UnitOutput& output);
 
+  // Adds the time since the last call (or the unit's begin) to the phase's, once the device has
+  // done what it was given.
+  void Spent(const char* phase);
+
   JobContext& context_;
   const QuantizePlan& plan_;
   WorkFolder& work_;
   BlockStream& stream_;
   WeightOverlay overlay_;  // Of the unit at hand.
+  std::chrono::steady_clock::time_point phase_begin_;
 };
 
 // Emits a Fallback event and keeps it in the work folder's state for the records.

@@ -13,8 +13,8 @@
 #include "workers/engine/formats/open.h"
 #include "workers/engine/formats/pattern.h"
 #include "workers/engine/tensor/device.h"
-#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
