@@ -25,23 +25,32 @@ __device__ inline void Produce(const GemmW4A16& args, const CUtensorMap* map, co
                                uint32_t ring, uint32_t full, uint32_t empty) {
   const Part part = PartOfBlock<kRowsOfInput>(plan.split);
   constexpr uint32_t kBoxBytes = kRowsOfInput * kSwizzleColumns * 2;
+  const int halves = plan.split.halves;
   const auto first_tile = static_cast<int>(part.row / kW4TileRows);
-  const int tiles = min(kRowTiles, plan.row_tiles_stored - first_tile);
+  const int tiles = min(kRowTiles / halves, plan.row_tiles_stored - first_tile);
+  // Of a step; the last one may have a chunk less.
+  const auto chunk = [&](int index) { return (part.begin + index) * halves; };
+  const auto chunks = [&](int index) { return min(halves, plan.split.chunks - chunk(index)); };
   const auto weights = [&](int index) {
     const int stage = index % plan.stages;
-    BarrierExpect(full + stage * 8, tiles * plan.tile_bytes + 2 * kBoxBytes);
-    const int64_t tile =
-        static_cast<int64_t>(part.begin + index) * plan.row_tiles_stored + first_tile;
-    BulkCopy(ring + stage * plan.stage_bytes,
-             static_cast<const char*>(args.packed) + tile * plan.tile_bytes,
-             tiles * plan.tile_bytes, full + stage * 8);
+    BarrierExpect(full + stage * 8, chunks(index) * (tiles * plan.tile_bytes + 2 * kBoxBytes));
+    for (int half = 0; half < chunks(index); ++half) {
+      const int64_t tile =
+          static_cast<int64_t>(chunk(index) + half) * plan.row_tiles_stored + first_tile;
+      BulkCopy(ring + stage * plan.stage_bytes + half * (kRowTiles / 2) * plan.tile_bytes,
+               static_cast<const char*>(args.packed) + tile * plan.tile_bytes,
+               tiles * plan.tile_bytes, full + stage * 8);
+    }
   };
   const auto input = [&](int index) {
     const int stage = index % plan.stages;
-    const int column = (part.begin + index) * kW4TileColumns;
-    const uint32_t to = ring + stage * plan.stage_bytes + plan.weight_bytes;
-    CopyBox(to, map, column, part.m, full + stage * 8);
-    CopyBox(to + kBoxBytes, map, column + kSwizzleColumns, part.m, full + stage * 8);
+    for (int half = 0; half < chunks(index); ++half) {
+      const int column = (chunk(index) + half) * kW4TileColumns;
+      const uint32_t to =
+          ring + stage * plan.stage_bytes + plan.weight_bytes + half * 2 * kBoxBytes;
+      CopyBox(to, map, column, part.m, full + stage * 8);
+      CopyBox(to + kBoxBytes, map, column + kSwizzleColumns, part.m, full + stage * 8);
+    }
   };
   const int count = part.end - part.begin;
   const int first = min(count, plan.stages);
@@ -165,18 +174,20 @@ __device__ inline void Consume(const GemmW4A16& args, const Plan& plan, char* ri
   const int group = static_cast<int>(threadIdx.x) / 128 - 1;
   TileSums<float, kRowsOfInput> sums = {};
   FenceSums<float, kRowsOfInput>(sums);
+  const int half = plan.split.halves == 2 ? group : 0;
   int stage = 0;
   uint32_t parity = 0;
   for (int index = part.begin; index < part.end; ++index) {
+    if (index * plan.split.halves + half >= plan.split.chunks) break;  // Half a last step.
     BarrierWait(full + stage * 8, parity);
     char* const weights = ring + stage * plan.stage_bytes;
     const int before = stage == 0 ? plan.stages - 1 : stage - 1;
-    ComputeStage<kKind, Type, kRowsOfInput>(weights + group * kBlocksOfGroup * 4 * plan.tile_bytes,
-                                            SharedAddress(weights + plan.weight_bytes), plan, table,
-                                            sums, [&] {
-                                              if (index > part.begin && threadIdx.x % 128 == 0)
-                                                BarrierArrive(empty + before * 8);
-                                            });
+    ComputeStage<kKind, Type, kRowsOfInput>(
+        weights + group * kBlocksOfGroup * 4 * plan.tile_bytes,
+        SharedAddress(weights + plan.weight_bytes) + half * kRowsOfInput * kW4TileColumns * 2, plan,
+        table, sums, [&] {
+          if (index > part.begin && threadIdx.x % 128 == 0) BarrierArrive(empty + before * 8);
+        });
     if (++stage == plan.stages) {
       stage = 0;
       parity ^= 1;
@@ -189,7 +200,7 @@ __device__ inline void Consume(const GemmW4A16& args, const Plan& plan, char* ri
   SyncComputing();
   const int64_t rows = args.shape.rows;
   WriteTile<kRowsOfInput, float>(
-      {args.m, rows, args.output}, part, plan.split, args.workspace, ring, sums,
+      {args.m, rows, args.output}, part, plan.split, ring, sums,
       [&](Eight<float>& sum, int64_t m, int64_t row) {
         AddRow<Type>(args.bias == nullptr ? nullptr : args.bias + row, rows - row, sum.value);
         AddRow<Type>(args.residual == nullptr ? nullptr : args.residual + m * rows + row,
@@ -250,21 +261,6 @@ const char* GemmW4Wgmma(const GemmW4A16& args) {
   const Gpu& gpu = CurrentGpu();
   const int width = TileWidth(args.m);
   const int rows_of_input = 16 << width;
-  const int64_t row_blocks = (shape.rows + kTileRows - 1) / kTileRows;
-  const int64_t input_blocks = (args.m + rows_of_input - 1) / rows_of_input;
-  const auto chunks = static_cast<int>(W4ColumnTiles(shape));
-  const int splits = args.workspace == nullptr
-                         ? 1
-                         : ChooseSplits(row_blocks * input_blocks, chunks, gpu.processors);
-  Plan plan = {.split = {chunks, splits},
-               .tile_bytes = static_cast<int>(W4TileBytes(shape)),
-               .tile_groups = static_cast<int>(W4TileGroups(shape)),
-               .row_tiles_stored = static_cast<int>(W4RowTiles(shape))};
-  plan.weight_bytes = (kRowTiles * plan.tile_bytes + 1023) / 1024 * 1024;
-  plan.stage_bytes = plan.weight_bytes + rows_of_input * kW4TileColumns * 2;
-  const int fixed = kTileFixedBytes + (IsTable(shape.kind) ? kTableBytes : 0);
-  plan.stages = (gpu.shared_bytes_max - fixed) / plan.stage_bytes;
-  if (plan.stages > kTileStagesMax) plan.stages = kTileStagesMax;
   CUtensorMap map;
   const auto type =
       args.bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
@@ -279,14 +275,23 @@ const char* GemmW4Wgmma(const GemmW4A16& args) {
       shape.kind == W4Kind::kSymmetric   ? Choose<W4Kind::kSymmetric>(args.bfloat16, width)
       : shape.kind == W4Kind::kZeroPoint ? Choose<W4Kind::kZeroPoint>(args.bfloat16, width)
                                          : Choose<W4Kind::kNf4>(args.bfloat16, width);
-  const int shared_bytes = fixed + plan.stages * plan.stage_bytes;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, gpu.shared_bytes_max);
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  const dim3 grid(static_cast<unsigned>(row_blocks), static_cast<unsigned>(input_blocks),
-                  static_cast<unsigned>(splits));
-  return LaunchEarly(kernel, {grid, kTileThreads, shared_bytes, Stream(args)}, args, plan, values,
-                     map);
+  Plan plan = {.split = ChooseSplit(reinterpret_cast<const void*>(kernel), shape.rows, args.m,
+                                    rows_of_input, static_cast<int>(W4ColumnTiles(shape))),
+               .tile_bytes = static_cast<int>(W4TileBytes(shape)),
+               .tile_groups = static_cast<int>(W4TileGroups(shape)),
+               .row_tiles_stored = static_cast<int>(W4RowTiles(shape))};
+  plan.weight_bytes = (kRowTiles * plan.tile_bytes + 1023) / 1024 * 1024;
+  plan.stage_bytes = plan.weight_bytes + plan.split.halves * rows_of_input * kW4TileColumns * 2;
+  const int fixed = kTileFixedBytes + (IsTable(shape.kind) ? kTableBytes : 0);
+  plan.stages = std::min((gpu.shared_bytes_max - fixed) / plan.stage_bytes, kTileStagesMax);
+  const int shared_bytes = fixed + plan.stages * plan.stage_bytes;
+  return LaunchEarly(kernel,
+                     {GridOf(plan.split, shape.rows, args.m, rows_of_input), kTileThreads,
+                      shared_bytes, Stream(args), plan.split.splits},
+                     args, plan, values, map);
 }
 
 }  // namespace quantd::kernels

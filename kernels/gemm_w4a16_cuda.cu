@@ -139,11 +139,10 @@ const char* GemmW4A16Cuda(const GemmW4A16& args) {
   if (args.m == 0 || args.shape.rows == 0) return nullptr;
   if (args.shape.columns % 8 != 0) return "gemm_w4a16: the columns are not a multiple of 8";
   const Gpu& gpu = CurrentGpu();
-  // Between the two ways' best, wgmma wins once its blocks of 256 outputs fill half the GPU.
+  // Measured: with a few rows wgmma wins where the columns, split, occupy the GPU.
+  constexpr int64_t kWgmmaRowsMin = 4, kWgmmaOutputsMin = 1024;
   const bool many =
-      args.m > kW4SmallRows || (args.m > 8 && args.shape.rows >= 128 * gpu.processors);
-  if (const char* forced = getenv("QD_MANY"))
-    return *forced == '1' || args.m > 16 ? GemmW4Wgmma(args) : GemmInPieces(args);
+      args.m > kW4SmallRows || (args.m > kWgmmaRowsMin && args.shape.rows >= kWgmmaOutputsMin);
   return many && gpu.capability == 90 ? GemmW4Wgmma(args) : GemmInPieces(args);
 }
 

@@ -10,7 +10,7 @@ namespace quantd::kernels {
 // input[m, columns] * weight[rows, columns]^T is exact in int32 and the rest is float32 in this
 // order, rounded once to binary16 or bfloat16: variants agree bit for bit. bias may be null. The
 // weight lies as files hold it. columns a multiple of 16 and at most 2^17, input and weight 16-byte
-// aligned, strides the widths; m = 0 is allowed. `workspace` and `weight_is_settled` as in
+// aligned, strides the widths; m = 0 is allowed. `weight_is_settled` as in
 // gemm_w4a16.h. Returns an error's text, or null.
 struct GemmW8A8 {
   int64_t m = 0;
@@ -23,7 +23,6 @@ struct GemmW8A8 {
   const uint16_t* bias = nullptr;
   bool bfloat16 = false;
   uint16_t* output = nullptr;
-  void* workspace = nullptr;
   bool weight_is_settled = false;
   void* stream = nullptr;
 };

@@ -11,6 +11,7 @@ constexpr int kWeightBytes = kTileRows * kChunk;
 struct Plan {
   Split split;
   int stages;
+  int stage_bytes;
 };
 
 template <typename Type>
@@ -20,25 +21,28 @@ __device__ inline uint16_t Finish(const GemmW8A8& args, int32_t sum, int64_t m, 
   return Type::FromFloat(value);
 }
 
-template <int kRowsOfInput>
-constexpr int kStageBytes = kWeightBytes + kRowsOfInput* kChunk;
-
-// The copying warp's one thread.
+// The copying warp's one thread. What lies beyond the last column comes as zeros.
 template <int kRowsOfInput>
 __device__ inline void Produce(const GemmW8A8& args, const CUtensorMap* weight_map,
                                const CUtensorMap* input_map, const Plan& plan, uint32_t ring,
                                uint32_t full, uint32_t empty) {
   const Part part = PartOfBlock<kRowsOfInput>(plan.split);
+  const int halves = plan.split.halves;
   const auto weights = [&](int index) {
     const int stage = index % plan.stages;
-    BarrierExpect(full + stage * 8, kStageBytes<kRowsOfInput>);
-    CopyBox(ring + stage * kStageBytes<kRowsOfInput>, weight_map, (part.begin + index) * kChunk,
-            static_cast<int>(part.row), full + stage * 8);
+    BarrierExpect(full + stage * 8, plan.stage_bytes);
+    for (int half = 0; half < halves; ++half) {
+      CopyBox(ring + stage * plan.stage_bytes + half * (kWeightBytes / 2), weight_map,
+              ((part.begin + index) * halves + half) * kChunk, static_cast<int>(part.row),
+              full + stage * 8);
+    }
   };
   const auto input = [&](int index) {
     const int stage = index % plan.stages;
-    CopyBox(ring + stage * kStageBytes<kRowsOfInput> + kWeightBytes, input_map,
-            (part.begin + index) * kChunk, part.m, full + stage * 8);
+    for (int half = 0; half < halves; ++half) {
+      CopyBox(ring + stage * plan.stage_bytes + kWeightBytes + half * kRowsOfInput * kChunk,
+              input_map, ((part.begin + index) * halves + half) * kChunk, part.m, full + stage * 8);
+    }
   };
   const int count = part.end - part.begin;
   const int first = min(count, plan.stages);
@@ -60,15 +64,17 @@ __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* rin
   const int group = static_cast<int>(threadIdx.x) / 128 - 1;
   TileSums<int32_t, kRowsOfInput> sums = {};
   FenceSums<int32_t, kRowsOfInput>(sums);
+  const int half = plan.split.halves == 2 ? group : 0;
   int stage = 0;
   uint32_t parity = 0;
   for (int index = part.begin; index < part.end; ++index) {
     BarrierWait(full + stage * 8, parity);
-    const uint32_t weights = SharedAddress(ring + stage * kStageBytes<kRowsOfInput>);
+    const uint32_t weights = SharedAddress(ring + stage * plan.stage_bytes);
+    const uint32_t input = weights + kWeightBytes + half * kRowsOfInput * kChunk;
     WgmmaFence();
 #pragma unroll
     for (int step = 0; step < kChunk / 32; ++step) {
-      const uint64_t b = WgmmaMatrix(weights + kWeightBytes + step * 32);
+      const uint64_t b = WgmmaMatrix(input + step * 32);
 #pragma unroll
       for (int block = 0; block < kBlocksOfGroup; ++block) {
         const uint64_t a =
@@ -93,7 +99,7 @@ __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* rin
   // The ring is free: both groups are past their last stage once they meet here.
   SyncComputing();
   WriteTile<kRowsOfInput, int32_t>(
-      {args.m, args.rows, args.output}, part, plan.split, args.workspace, ring, sums,
+      {args.m, args.rows, args.output}, part, plan.split, ring, sums,
       [&](const Eight<int32_t>& sum, int64_t m, int64_t row) {
         const float input_scale = args.input_scales[m];
         float value[8];
@@ -148,31 +154,28 @@ const char* OnWgmma(const GemmW8A8& args) {
   const Gpu& gpu = CurrentGpu();
   const int width = TileWidth(args.m);
   const int rows_of_input = 16 << width;
-  const int64_t row_blocks = (args.rows + kTileRows - 1) / kTileRows;
-  const int64_t input_blocks = (args.m + rows_of_input - 1) / rows_of_input;
   const auto chunks = static_cast<int>((args.columns + kChunk - 1) / kChunk);
-  const int splits = args.workspace == nullptr
-                         ? 1
-                         : ChooseSplits(row_blocks * input_blocks, chunks, gpu.processors);
-  const int stage_bytes = kWeightBytes + rows_of_input * kChunk;
-  Plan plan = {.split = {chunks, splits},
-               .stages = (gpu.shared_bytes_max - kTileFixedBytes) / stage_bytes};
-  if (plan.stages > kTileStagesMax) plan.stages = kTileStagesMax;
+  const Kernel kernel = args.bfloat16 ? kKernels<Bfloat>[width] : kKernels<Half>[width];
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, gpu.shared_bytes_max);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  Plan plan = {.split = ChooseSplit(reinterpret_cast<const void*>(kernel), args.rows, args.m,
+                                    rows_of_input, chunks)};
+  plan.stage_bytes = kWeightBytes + plan.split.halves * rows_of_input * kChunk;
+  plan.stages =
+      std::min((gpu.shared_bytes_max - kTileFixedBytes) / plan.stage_bytes, kTileStagesMax);
   CUtensorMap weight_map, input_map;
   constexpr auto kBytes = CU_TENSOR_MAP_DATA_TYPE_UINT8;
-  if (!DescribeMatrix({kBytes, 1, args.weight, args.rows, args.columns, kTileRows}, &weight_map) ||
+  const int box_rows = kTileRows / plan.split.halves;
+  if (!DescribeMatrix({kBytes, 1, args.weight, args.rows, args.columns, box_rows}, &weight_map) ||
       !DescribeMatrix({kBytes, 1, args.input, args.m, args.columns, rows_of_input}, &input_map)) {
     return "gemm_w8a8: no tensor map for the operands";
   }
-  const Kernel kernel = args.bfloat16 ? kKernels<Bfloat>[width] : kKernels<Half>[width];
-  const int shared_bytes = kTileFixedBytes + plan.stages * stage_bytes;
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  if (error != cudaSuccess) return cudaGetErrorString(error);
-  const dim3 grid(static_cast<unsigned>(row_blocks), static_cast<unsigned>(input_blocks),
-                  static_cast<unsigned>(splits));
-  return LaunchEarly(kernel, {grid, kTileThreads, shared_bytes, Stream(args)}, args, plan,
-                     weight_map, input_map);
+  return LaunchEarly(
+      kernel,
+      {GridOf(plan.split, args.rows, args.m, rows_of_input), kTileThreads,
+       kTileFixedBytes + plan.stages * plan.stage_bytes, Stream(args), plan.split.splits},
+      args, plan, weight_map, input_map);
 }
 
 constexpr int kPlainTile = 32;

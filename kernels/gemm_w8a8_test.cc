@@ -74,13 +74,6 @@ TEST(QuantizeRowsTest, CudaAgreesBitForBit) {
   }
 }
 
-// Zeroed once, as a program would; every product has to leave it so.
-void* Workspace() {
-  static const auto& workspace =
-      *new OnDevice<uint8_t>(std::vector<uint8_t>(kProductWorkspaceBytes, 0));
-  return workspace.data();
-}
-
 void CheckProduct(int64_t m, int64_t rows, int64_t columns, bool bfloat16) {
   std::mt19937 random(static_cast<unsigned>(m + rows + columns));
   std::vector<int8_t> input(m * columns), weight(rows * columns);
@@ -111,7 +104,6 @@ void CheckProduct(int64_t m, int64_t rows, int64_t columns, bool bfloat16) {
   args.weight_scales = weight_scales_there.data();
   args.bias = bias_there.data();
   args.output = output_there.data();
-  args.workspace = Workspace();
   const char* error = FindBackend("cuda")->gemm_w8a8(args);
   ASSERT_EQ(error, nullptr) << error;
   ExpectNoDeviceError();

@@ -93,7 +93,6 @@ struct Bench {
   double bandwidth;
   const std::vector<uint8_t> halves = RandomHalves();
   const std::vector<uint8_t> codes = RandomCodes();
-  const std::vector<uint8_t> zeros = std::vector<uint8_t>(1 << 20);
 
   bool Wanted(const std::string& operation) const {
     return operation.find(options.only) != std::string::npos;
@@ -128,7 +127,6 @@ void Bench::W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
     }
     ops.take_error(nullptr);
   }
-  const Buffer workspace(ops, kProductWorkspaceBytes, zeros);
   for (size_t i = 0; i < batches.size(); ++i) {
     const double seconds = runner.Time(bytes, [&](int copy, void* stream) {
       return cuda.gemm_w4a16({.shape = shape,
@@ -136,7 +134,6 @@ void Bench::W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
                               .input = reinterpret_cast<uint16_t*>(input.data()),
                               .packed = packed.data() + copy * bytes,
                               .output = reinterpret_cast<uint16_t*>(output.data()),
-                              .workspace = workspace.data(),
                               .weight_is_settled = true,
                               .stream = stream});
     });
@@ -155,7 +152,6 @@ void Bench::W8(int64_t rows, int64_t columns, const std::vector<int64_t>& batche
   const Buffer weight(ops, bytes * runner.Copies(bytes), halves);
   const Buffer scales(ops, std::max(rows, m_max) * 4, std::vector<uint8_t>(1 << 20, 0x3c));
   const Buffer quantized(ops, m_max * columns, halves), input_scales(ops, m_max * 4, halves);
-  const Buffer workspace(ops, kProductWorkspaceBytes, zeros);
   for (const bool quantizes : {true, false}) {
     const char* name = quantizes ? "w8a8" : "w8a8 product only";
     if (!Wanted(name)) continue;
@@ -178,7 +174,6 @@ void Bench::W8(int64_t rows, int64_t columns, const std::vector<int64_t>& batche
                                .weight = reinterpret_cast<int8_t*>(weight.data() + copy * bytes),
                                .weight_scales = reinterpret_cast<float*>(scales.data()),
                                .output = reinterpret_cast<uint16_t*>(output.data()),
-                               .workspace = workspace.data(),
                                .weight_is_settled = true,
                                .stream = stream});
       });

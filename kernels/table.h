@@ -52,9 +52,9 @@ const Backend* FindBackend(std::string_view name);
 // Whether every operation of the quantizers is there.
 bool Complete(const Backend& backend);
 
-// What QUANTD_BACKEND asks of data in the host's memory: that column, and the cpu column where it is
-// not set or names cuda; read once. When it names something that is not there, `error` says so, and
-// callers that can report errors should refuse to go on.
+// What QUANTD_BACKEND asks of data in the host's memory: that column, and the cpu column where it
+// is not set or names cuda; read once. When it names something that is not there, `error` says so,
+// and callers that can report errors should refuse to go on.
 struct ActiveBackend {
   const Backend* backend = nullptr;
   std::string forced;  // QUANTD_BACKEND.

@@ -1,7 +1,7 @@
 // What the products on Hopper's tensor cores share. They compute the transpose of the output in
 // tiles of 256 outputs by 16 ... 128 rows of input: one warp copies, two groups of four warps
-// compute. Where the tiles are fewer than the processors, the columns are split among blocks, which
-// add up each other's parts.
+// compute. Where the tiles are fewer than the processors, the columns are split among the blocks of
+// a cluster, which add up each other's parts.
 #pragma once
 
 #include <cuda.h>
@@ -20,33 +20,35 @@ constexpr int kBlocksOfGroup = 2;  // Of 64 outputs each.
 constexpr int kTileRows = kGroups * kBlocksOfGroup * 64;
 constexpr int kTileThreads = (kGroups + 1) * 128;
 constexpr int kTileStagesMax = 8;
-constexpr int kSplitsMax = 16;
-constexpr int64_t kCounterBytes = 1 << 16;  // At the workspace's front.
+constexpr int kSplitsMax = 8;  // Larger clusters are not possible everywhere.
 // Barriers; what follows is aligned for the copy engine.
 constexpr int kTileFixedBytes = 1024;
 // Sums on their way out, those of a row of input together; padded so that rows start in other
 // banks.
 constexpr int kStagingRowBytes = kTileRows * 4 + 16;
-template <int kRowsOfInput>
-constexpr int64_t kPartBytes = int64_t{4} * kTileRows* kRowsOfInput;
 
-// How a product's columns, in chunks of 128, are split.
+// How a product's columns, in chunks of 128, are split: among the blocks of a cluster and, where
+// `halves` is 2, in turn among the two groups of warps of a block, whose tile then has half the
+// outputs. A step is as many chunks as a block takes at a time.
 struct Split {
   int chunks;
   int splits;
+  int halves;
 };
 
 struct Part {
   int64_t row;     // The first output of the block.
   int m;           // The first row of input.
-  int begin, end;  // Chunks.
+  int begin, end;  // Steps.
 };
 
 template <int kRowsOfInput>
 __device__ inline Part PartOfBlock(const Split& split) {
   const int index = static_cast<int>(blockIdx.z);
-  return {static_cast<int64_t>(blockIdx.x) * kTileRows, static_cast<int>(blockIdx.y) * kRowsOfInput,
-          split.chunks * index / split.splits, split.chunks * (index + 1) / split.splits};
+  const int steps = (split.chunks + split.halves - 1) / split.halves;
+  return {static_cast<int64_t>(blockIdx.x) * (kTileRows / split.halves),
+          static_cast<int>(blockIdx.y) * kRowsOfInput, steps * index / split.splits,
+          steps * (index + 1) / split.splits};
 }
 
 // The accumulators of a thread: block of 64 outputs, element.
@@ -98,45 +100,39 @@ struct alignas(16) Eight {
   Sum value[8];
 };
 
-// Where the parts of a tile meet: in the workspace, at its front counters.
-struct Meeting {
-  unsigned* arrived;
-  unsigned* left;
-  char* parts;
-};
-
-// Until all blocks of the tile have written their parts. They all run at the same time: a product
-// is split only where the blocks are no more than the processors.
-__device__ inline void Meet(const Meeting& meeting, unsigned splits) {
-  __threadfence();
-  SyncComputing();
-  if (threadIdx.x == 128) {
-    atomicAdd(meeting.arrived, 1);
-    while (*const_cast<volatile unsigned*>(meeting.arrived) != splits) {
-    }
-    __threadfence();
-  }
-  SyncComputing();
+// The blocks that share a tile are a cluster, whose blocks can read each other's shared memory.
+__device__ inline void MeetInCluster() {
+#if QD_WGMMA
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
 }
-
-// The counters as they were found, once no block reads them any more.
-__device__ inline void Leave(const Meeting& meeting, unsigned splits) {
-  SyncComputing();
-  if (threadIdx.x != 128) return;
-  if (atomicAdd(meeting.left, 1) != splits - 1) return;
-  *meeting.arrived = 0;
-  *meeting.left = 0;
+// 16 bytes at the same shared `address` of another block of the cluster.
+__device__ inline uint4 ReadInCluster(uint32_t address, int block) {
+  uint4 value = {};
+#if QD_WGMMA
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %4, %5;\n"
+      "ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [there];\n"
+      "}\n"
+      : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+      : "r"(address), "r"(block)
+      : "memory");
+#endif
+  return value;
 }
 
 // Makes a tile's sums the output: they go through the ring, which is no longer in use by this
 // block, so that memory is written in whole lines. finish(eight, m, row) makes eight sums the 16
 // bytes that are stored; rows beyond the output may be asked for. Where the columns are split,
-// every block adds up a share of the tile, in the order of the columns.
+// every block adds up a share of the tile, always in the same order.
 template <int kRowsOfInput, typename Sum, typename Finish>
 __device__ inline void WriteTile(const TileOutput& output, const Part& part, const Split& split,
-                                 void* workspace, char* ring,
-                                 const TileSums<Sum, kRowsOfInput>& sums, const Finish& finish) {
-  constexpr int kEights = kTileRows / 8;
+                                 char* ring, const TileSums<Sum, kRowsOfInput>& sums,
+                                 const Finish& finish) {
+  const int eights = kTileRows / 8 / split.halves;
   const int lane = threadIdx.x % 32;
   const int thread = static_cast<int>(threadIdx.x) - 128;
 #pragma unroll
@@ -153,49 +149,32 @@ __device__ inline void WriteTile(const TileOutput& output, const Part& part, con
   }
   SyncComputing();
   const int64_t left = output.m_count - part.m;
-  const int items = static_cast<int>(left < kRowsOfInput ? left : kRowsOfInput) * kEights;
-  const auto own = [&](int item) -> Eight<Sum>& {
-    return *reinterpret_cast<Eight<Sum>*>(ring + item / kEights * kStagingRowBytes +
-                                          item % kEights * 32);
-  };
-  const int tile = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x);
-  auto* const counters = static_cast<unsigned*>(workspace) + 2 * tile;
-  const Meeting meeting = {
-      counters, counters + 1,
-      static_cast<char*>(workspace) + kCounterBytes +
-          static_cast<int64_t>(tile) * split.splits * kPartBytes<kRowsOfInput>};
-  const auto part_of = [&](int other, int item) {
-    return reinterpret_cast<uint4*>(meeting.parts + other * kPartBytes<kRowsOfInput> + item * 32);
-  };
+  const int items = static_cast<int>(left < kRowsOfInput ? left : kRowsOfInput) * eights;
   const int index = static_cast<int>(blockIdx.z);
   const int begin = items * index / split.splits, end = items * (index + 1) / split.splits;
-  if (split.splits > 1) {
-    for (int item = thread; item < items; item += kGroups * 128) {
-      if (item >= begin && item < end) continue;
-      const auto* from = reinterpret_cast<const uint4*>(&own(item));
-      __stcg(part_of(index, item), from[0]);
-      __stcg(part_of(index, item) + 1, from[1]);
-    }
-    Meet(meeting, split.splits);
-  }
+  if (split.splits > 1) MeetInCluster();
   const bool wide = output.rows % 8 == 0;
   for (int item = begin + thread; item < end; item += kGroups * 128) {
     Eight<Sum> sum = {};
 #pragma unroll 4
-    for (int other = 0; other < split.splits; ++other) {
+    for (int piece = 0; piece < split.splits * split.halves; ++piece) {
+      const int other = piece / split.halves;
+      char* const at = ring + item / eights * kStagingRowBytes + item % eights * 32 +
+                       piece % split.halves * (kTileRows / 2 * 4);
       Eight<Sum> eight;
+      auto* const words = reinterpret_cast<uint4*>(&eight);
       if (other == index) {
-        eight = own(item);
+        words[0] = reinterpret_cast<const uint4*>(at)[0];
+        words[1] = reinterpret_cast<const uint4*>(at)[1];
       } else {
-        auto* words = reinterpret_cast<uint4*>(&eight);
-        words[0] = __ldcg(part_of(other, item));
-        words[1] = __ldcg(part_of(other, item) + 1);
+        words[0] = ReadInCluster(SharedAddress(at), other);
+        words[1] = ReadInCluster(SharedAddress(at) + 16, other);
       }
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum.value[i] += eight.value[i];
     }
-    const int64_t m = part.m + item / kEights;
-    const int64_t row = part.row + item % kEights * 8;
+    const int64_t m = part.m + item / eights;
+    const int64_t row = part.row + item % eights * 8;
     if (row >= output.rows) continue;
     const uint4 stored = finish(sum, m, row);
     uint16_t* const to = output.data + m * output.rows + row;
@@ -209,7 +188,9 @@ __device__ inline void WriteTile(const TileOutput& output, const Part& part, con
       }
     }
   }
-  if (split.splits > 1) Leave(meeting, split.splits);
+  // The others read this block's memory.
+  __syncwarp();
+  if (split.splits > 1) MeetInCluster();
 }
 
 // Eight floats as stored.
@@ -240,25 +221,65 @@ __device__ inline void AddRow(const uint16_t* row, int64_t count, float (&value)
 
 // How many rows of input a tile takes, as a power of two from 16 on.
 inline int TileWidth(int64_t m) {
-  if (const char* forced = getenv("QD_WIDTH")) return atoi(forced);
   int width = 0;
   while (width < 3 && (16 << width) < m) ++width;
   return width;
 }
 
-// Into how many parts the columns are split, so that all blocks run at the same time.
-inline int ChooseSplits(int64_t tiles, int chunks, int processors) {
-  if (const char* forced = getenv("QD_SPLITS"))
-    return atoi(forced) < chunks ? atoi(forced) : chunks;
-  const int64_t most = std::min<int64_t>({processors / tiles, kSplitsMax, chunks});
-  // What meeting costs, in units of 128 columns.
-  constexpr int kMeeting = 3;
-  int best = 1;
-  for (int splits = 2; splits <= most; ++splits) {
-    const auto cost = [&](int n) { return (chunks + n - 1) / n + (n > 1 ? kMeeting : 0); };
-    if (cost(splits) < cost(best)) best = splits;
+// How many clusters of so many blocks, each of which fills a processor, run at the same time.
+inline int ClustersAtATime(const void* kernel, int blocks) {
+  static int known[kSplitsMax + 1];
+  int& clusters = known[blocks];
+  if (clusters == 0) {
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {1, 1, static_cast<unsigned>(blocks)};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = {1, 1, static_cast<unsigned>(blocks)};
+    config.blockDim = {kTileThreads, 1, 1};
+    config.dynamicSmemBytes = CurrentGpu().shared_bytes_max;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    // Written alike by every thread that comes here first.
+    int found = 0;
+    if (cudaOccupancyMaxActiveClusters(&found, kernel, &config) != cudaSuccess) cudaGetLastError();
+    clusters = std::max(found, 1);
+  }
+  return clusters;
+}
+
+// The split that takes the shortest time: rounds of clusters, each as long as its steps and what
+// starting, ending and adding up cost, in units of a step. `kernel` may use all shared memory.
+inline Split ChooseSplit(const void* kernel, int64_t rows, int64_t m, int rows_of_input,
+                         int chunks) {
+  constexpr int kEnds = 4, kAdding = 2;
+  const int64_t input_blocks = (m + rows_of_input - 1) / rows_of_input;
+  // More inputs a step would leave room for too few of them.
+  const int halves_max = rows_of_input <= 64 ? 2 : 1;
+  Split best = {chunks, 1, 1};
+  int64_t best_cost = -1;
+  for (int halves = 1; halves <= halves_max; ++halves) {
+    const int steps = (chunks + halves - 1) / halves;
+    const int tile_rows = kTileRows / halves;
+    const int64_t tiles = (rows + tile_rows - 1) / tile_rows * input_blocks;
+    for (int splits = 1; splits <= kSplitsMax && splits <= steps; ++splits) {
+      const int at_a_time = ClustersAtATime(kernel, splits);
+      const int64_t rounds = (tiles + at_a_time - 1) / at_a_time;
+      const int64_t cost =
+          rounds * ((steps + splits - 1) / splits + kEnds + (splits > 1 ? kAdding : 0));
+      if (best_cost >= 0 && cost >= best_cost) continue;
+      best = {chunks, splits, halves};
+      best_cost = cost;
+    }
   }
   return best;
+}
+
+inline dim3 GridOf(const Split& split, int64_t rows, int64_t m, int rows_of_input) {
+  const int tile_rows = kTileRows / split.halves;
+  return {static_cast<unsigned>((rows + tile_rows - 1) / tile_rows),
+          static_cast<unsigned>((m + rows_of_input - 1) / rows_of_input),
+          static_cast<unsigned>(split.splits)};
 }
 
 // A row-major matrix for the copy engine, in boxes of 128 bytes by box_rows, swizzled.

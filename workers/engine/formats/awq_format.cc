@@ -27,22 +27,22 @@ constexpr int64_t kOrder[kPerWord] = {0, 2, 4, 6, 1, 3, 5, 7};
 constexpr int64_t kPlace[kPerWord] = {0, 4, 1, 5, 2, 6, 3, 7};  // Its inverse.
 constexpr WordLayout kLayout = {.bits = kBits, .dim = 1};
 
-// Within every eight columns of `codes`.
+// Within every eight rows of `codes`: whole rows move, which is many times faster than columns.
 at::Tensor Reorder(const at::Tensor& codes, const int64_t (&order)[kPerWord]) {
   const at::Tensor index = at::tensor(c10::ArrayRef<int64_t>(order, kPerWord));
-  return codes.reshape({codes.size(0), -1, kPerWord})
-      .index_select(2, index)
+  return codes.reshape({-1, kPerWord, codes.size(1)})
+      .index_select(1, index)
       .reshape(codes.sizes())
       .contiguous();
 }
 
 at::Tensor PackTransposed(const at::Tensor& codes) {
-  return PackWords(Reorder(codes.t().contiguous(), kOrder), kLayout);
+  return PackWords(Reorder(codes, kOrder).t().contiguous(), kLayout);
 }
 
 at::Tensor UnpackTransposed(const at::Tensor& words) {
   const std::vector<int64_t> shape = {words.size(0), words.size(1) * kPerWord};
-  return Reorder(UnpackWords(words, kLayout, shape), kPlace).t().contiguous();
+  return Reorder(UnpackWords(words, kLayout, shape).t().contiguous(), kPlace);
 }
 
 // What the configuration says about every module; the names of AutoAWQ's old file are read too.

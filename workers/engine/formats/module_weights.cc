@@ -78,9 +78,8 @@ class ModuleWeights : public WeightSource {
 
  private:
   absl::StatusOr<QuantizedWeight> Unpack(const std::string& module) const {
-    return format_.Unpack(configuration_, module, [&](absl::string_view tensor) {
-      return checkpoint_->Find(tensor);
-    });
+    return format_.Unpack(configuration_, module,
+                          [&](absl::string_view tensor) { return checkpoint_->Find(tensor); });
   }
 
   StoredModule Stored(const std::string& module) const {

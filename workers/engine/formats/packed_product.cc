@@ -1,11 +1,11 @@
 // See packed_product.h.
 #include "workers/engine/formats/packed_product.h"
 
+#include <ATen/ops/allclose.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
-#include <array>
 #include <optional>
 #include <utility>
 
@@ -22,21 +22,8 @@ namespace {
 using kernels::W4Kind;
 using kernels::W4Shape;
 
-constexpr int64_t kDevicesMax = 64;
-
 const uint16_t* Sixteen(const at::Tensor& tensor) {
   return tensor.defined() ? static_cast<const uint16_t*>(tensor.const_data_ptr()) : nullptr;
-}
-
-// One a device; every product leaves it zeroed. Products of one process share a stream.
-void* Workspace(at::Device device) {
-  static auto& spaces = *new std::array<at::Tensor, kDevicesMax>();
-  at::Tensor& space = spaces[static_cast<size_t>(std::max<int>(device.index(), 0) % kDevicesMax)];
-  if (!space.defined()) {
-    space =
-        at::zeros({kernels::kProductWorkspaceBytes}, at::TensorOptions(device).dtype(at::kByte));
-  }
-  return space.mutable_data_ptr();
 }
 
 // input [..., K] as [M, K], and an output [M, N] for it.
@@ -71,7 +58,6 @@ class W4Product : public PackedWeight {
                                          .packed = packed_.const_data_ptr(),
                                          .bias = Sixteen(bias),
                                          .output = const_cast<uint16_t*>(Sixteen(operands.output)),
-                                         .workspace = Workspace(packed_.device()),
                                          .weight_is_settled = true,
                                          .stream = StreamOn(packed_.device())});
     TORCH_CHECK(error == nullptr, error);
@@ -127,7 +113,6 @@ class W8Product : public PackedWeight {
                                         .bias = Sixteen(bias),
                                         .bfloat16 = bfloat16,
                                         .output = const_cast<uint16_t*>(Sixteen(operands.output)),
-                                        .workspace = Workspace(codes_.device()),
                                         .weight_is_settled = true,
                                         .stream = stream});
     TORCH_CHECK(error == nullptr, error);

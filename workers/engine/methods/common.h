@@ -47,7 +47,7 @@ constexpr int kScaleSearchSteps = 80;
 
 // How a group's scale is looked for beyond its largest weight (kernels/find_params.h).
 struct ScaleSearch {
-  int steps = 0;                   // 0: not at all.
+  int steps = 0;  // 0: not at all.
   // float32 [K] on the weight's device; undefined: all columns count the same.
   at::Tensor column_weights = {};
   // For the columns from `begin` on.

@@ -52,7 +52,7 @@ struct InputStatistics {
 };
 
 struct LinearJob {
-  std::string name;                             // "model.layers.3.mlp.down_proj"
+  std::string name;  // "model.layers.3.mlp.down_proj"
   // float32 [N, K], on KernelDevice for methods that are on_device, else on the CPU; the method may
   // overwrite it.
   at::Tensor weight;

@@ -210,11 +210,10 @@ class SmoothQuantMethod : public Method {
       if (!fold.previous_is_norm) continue;
       Smoothing smoothing;
       for (const std::string& module : fold.linears) {
-        QD_ASSIGN_OR_RETURN(const at::Tensor weight,
-                            job.Read(absl::StrCat(prefix, module, ".weight")));
+        const at::Tensor& weight = block.linear(module).weight;
         const ColumnStatistics* seen = columns.Of(module);
         QD_RETURN_IF_ERROR(TorchCall(absl::StrCat("ranges of ", module), [&] {
-          const at::Tensor largest = weight.abs().amax(0);
+          const at::Tensor largest = weight.abs().amax(0).to(at::kFloat).to(at::kCPU);
           smoothing.weights =
               smoothing.weights.defined() ? at::maximum(smoothing.weights, largest) : largest;
           if (seen == nullptr) return;  // An expert without tokens: the others speak for it.

@@ -40,9 +40,8 @@ class WeightSource {
   virtual InputQuantization InputRounding(absl::string_view name) const { return {}; }
   // The weight `name` for products in `dtype` on `device` without widening it; null where it is not
   // stored in a way that a kernel there multiplies with.
-  virtual absl::StatusOr<std::shared_ptr<const PackedWeight>> ReadPacked(absl::string_view name,
-                                                                         at::Device device,
-                                                                         at::ScalarType dtype) const {
+  virtual absl::StatusOr<std::shared_ptr<const PackedWeight>> ReadPacked(
+      absl::string_view name, at::Device device, at::ScalarType dtype) const {
     return nullptr;
   }
 };

@@ -1,5 +1,5 @@
-// Products of 16-bit matrices with float32 sums. What 16 bits hold multiplies exactly in float32, so
-// a GPU's tensor cores give, many times faster, what widening both sides first would.
+// Products of 16-bit matrices with float32 sums. What 16 bits hold multiplies exactly in float32,
+// so a GPU's tensor cores give, many times faster, what widening both sides first would.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,5 +1,5 @@
-// Which kernels (kernels/table.h) work on a job's tensors: those for the host's memory, or those for
-// a GPU's where the CUDA module can be used. QUANTD_BACKEND forces a choice, and one that is
+// Which kernels (kernels/table.h) work on a job's tensors: those for the host's memory, or those
+// for a GPU's where the CUDA module can be used. QUANTD_BACKEND forces a choice, and one that is
 // impossible is refused before anything is computed.
 #pragma once
 
@@ -12,8 +12,8 @@
 
 namespace quantd::engine {
 
-// InvalidArgument when QUANTD_BACKEND names what a job on `device` cannot use. To be called once the
-// device is known.
+// InvalidArgument when QUANTD_BACKEND names what a job on `device` cannot use. To be called once
+// the device is known.
 absl::Status CheckKernels(at::Device device);
 // Where kernels can work for a job on `device`: there, or on the CPU.
 at::Device KernelDevice(at::Device device);
