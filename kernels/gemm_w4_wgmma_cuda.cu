@@ -171,14 +171,16 @@ template <W4Kind kKind, typename Type, int kRowsOfInput>
 __device__ inline void Consume(const GemmW4A16& args, const Plan& plan, char* ring, uint32_t full,
                                uint32_t empty, const uint32_t* table) {
   const Part part = PartOfBlock<kRowsOfInput>(plan.split);
-  const int group = static_cast<int>(threadIdx.x) / 128 - 1;
+  const int group = GroupOfWarp();
   TileSums<float, kRowsOfInput> sums = {};
   FenceSums<float, kRowsOfInput>(sums);
   const int half = plan.split.halves == 2 ? group : 0;
   int stage = 0;
   uint32_t parity = 0;
-  for (int index = part.begin; index < part.end; ++index) {
-    if (index * plan.split.halves + half >= plan.split.chunks) break;  // Half a last step.
+  // The last step may have no chunk for the second group.
+  const int end =
+      min(part.end, (plan.split.chunks - half + plan.split.halves - 1) / plan.split.halves);
+  for (int index = part.begin; index < end; ++index) {
     BarrierWait(full + stage * 8, parity);
     char* const weights = ring + stage * plan.stage_bytes;
     const int before = stage == 0 ? plan.stages - 1 : stage - 1;

@@ -61,7 +61,7 @@ template <typename Type, int kRowsOfInput>
 __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* ring, uint32_t full,
                                uint32_t empty) {
   const Part part = PartOfBlock<kRowsOfInput>(plan.split);
-  const int group = static_cast<int>(threadIdx.x) / 128 - 1;
+  const int group = GroupOfWarp();
   TileSums<int32_t, kRowsOfInput> sums = {};
   FenceSums<int32_t, kRowsOfInput>(sums);
   const int half = plan.split.halves == 2 ? group : 0;

@@ -51,6 +51,11 @@ __device__ inline Part PartOfBlock(const Split& split) {
           steps * (index + 1) / split.splits};
 }
 
+// Of this thread: 0 or 1. Computed so that the compiler knows it to be the same for a whole warp.
+__device__ inline int GroupOfWarp() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0) - 1;
+}
+
 // The accumulators of a thread: block of 64 outputs, element.
 template <typename Sum, int kRowsOfInput>
 using TileSums = Sum[kBlocksOfGroup][kRowsOfInput / 2];
