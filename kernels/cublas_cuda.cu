@@ -1,5 +1,6 @@
 // cuBLAS's 16-bit product, which the fast paths are measured against. Opened at run time from where
-// the program's tensor library already has it, so that the module itself needs nothing but a driver.
+// the program's tensor library already has it, so that the module itself needs nothing but a
+// driver.
 #include <cublas_v2.h>
 #include <dlfcn.h>
 
@@ -57,10 +58,9 @@ const char* Gemm16Cublas(const Gemm16& args) {
   cublas.set_stream(cublas.handle, Stream(args));
   cublas.set_workspace(cublas.handle, cublas.workspace, kWorkspaceBytes);
   // Column-major there: output^T [n, m] = weight [n, k] * input^T.
-  const cublasStatus_t status =
-      cublas.gemm(cublas.handle, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, args.weight, type, k,
-                  args.input, type, k, &zero, args.output, type, n, CUBLAS_COMPUTE_32F,
-                  CUBLAS_GEMM_DEFAULT);
+  const cublasStatus_t status = cublas.gemm(
+      cublas.handle, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, args.weight, type, k, args.input,
+      type, k, &zero, args.output, type, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
   return status == CUBLAS_STATUS_SUCCESS ? nullptr : "cublasGemmEx failed";
 }
 

@@ -3,8 +3,8 @@
 // instruction per 16 x 16 weights and sums are float32.
 //
 // Each block owns a run of row tiles and all of the columns, which its teams of warps take in turn:
-// there is nothing to add up across blocks. A team copies its tiles and its piece of the inputs into
-// a ring of its own, several steps ahead, and needs no other team until its rows are complete.
+// there is nothing to add up across blocks. A team copies its tiles and its piece of the inputs
+// into a ring of its own, several steps ahead, and needs no other team until its rows are complete.
 #include "kernels/gemm_w4a16_cuda.cuh"
 #include "kernels/ring_cuda.cuh"
 
@@ -27,7 +27,7 @@ constexpr int kTeam = kInputTiles;
 
 struct Plan {
   int stages;
-  int pass_tiles;   // 1 ... kPassTiles
+  int pass_tiles;  // 1 ... kPassTiles
   int tile_bytes;
   int stage_bytes;
   int row_tiles;         // That hold rows,
@@ -69,9 +69,9 @@ struct Feeder {
     const int lane = threadIdx.x % 32;
     column_tile = team;
     if (pass >= rows.passes) return;
-    weights = static_cast<const char*>(args.packed) +
-              (static_cast<int64_t>(team) * plan.row_tiles_stored + rows.First(pass)) *
-                  plan.tile_bytes;
+    weights =
+        static_cast<const char*>(args.packed) +
+        (static_cast<int64_t>(team) * plan.row_tiles_stored + rows.First(pass)) * plan.tile_bytes;
     input = args.input + lane / 16 * args.shape.columns + team * kW4TileColumns + lane % 16 * 8;
   }
 
@@ -215,11 +215,11 @@ __device__ inline void MultiplyTiles(const char* tiles, int tile_bytes, const ui
         if (place % kSteps != kSteps - 1) continue;
         float scale[2];
         if constexpr (kTable<kKind>) {
-          *reinterpret_cast<float2*>(scale) = *reinterpret_cast<const float2*>(
-              params + group * kW4TileRows * 4 + lane / 4 * 8);
+          *reinterpret_cast<float2*>(scale) =
+              *reinterpret_cast<const float2*>(params + group * kW4TileRows * 4 + lane / 4 * 8);
         } else {
-          const half2 scales = *reinterpret_cast<const half2*>(
-              params + group * kW4TileRows * 2 + lane / 4 * 4);
+          const half2 scales =
+              *reinterpret_cast<const half2*>(params + group * kW4TileRows * 2 + lane / 4 * 4);
           scale[0] = __low2float(scales);
           scale[1] = __high2float(scales);
         }
@@ -235,8 +235,8 @@ __device__ inline void MultiplyTiles(const char* tiles, int tile_bytes, const ui
   }
 }
 
-// Adds the teams' sums of one pass in a fixed order, and writes the outputs. A warp's sums are those
-// of the row tiles from first_tile on.
+// Adds the teams' sums of one pass in a fixed order, and writes the outputs. A warp's sums are
+// those of the row tiles from first_tile on.
 template <typename Type, int kInputTiles, int kOwnTiles>
 __device__ inline void FinishPass(const GemmW4A16& args, const Rows& rows, int pass, int first_tile,
                                   float (&sums)[kOwnTiles][kInputTiles][4], float* shared) {
@@ -305,8 +305,8 @@ __global__ void __launch_bounds__(kWarps * 32, 1)
   char* const ring = barriers + kBarrierBytes + (kTable<kKind> ? kTableBytes : 0) +
                      team * plan.stages * plan.stage_bytes;
   const Rows rows = RowsOfBlock(plan);
-  Feeder<kTeams> feeder = {args, plan, rows, team, SharedAddress(ring),
-                           SharedAddress(barriers + team * kStagesMax * 8)};
+  Feeder<kTeams> feeder = {
+      args, plan, rows, team, SharedAddress(ring), SharedAddress(barriers + team * kStagesMax * 8)};
   LetNextStart();
   if (member == 0) {
     // Arrivals: every lane after its copies, and the first for the weights.
@@ -434,7 +434,9 @@ const char* GemmW4Small(const GemmW4A16& args) {
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  return LaunchEarly(kernel, {static_cast<unsigned>(blocks), kWarps * 32, shared_bytes, Stream(args)}, args, plan, values);
+  return LaunchEarly(kernel,
+                     {static_cast<unsigned>(blocks), kWarps * 32, shared_bytes, Stream(args)}, args,
+                     plan, values);
 }
 
 }  // namespace quantd::kernels

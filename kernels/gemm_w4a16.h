@@ -115,8 +115,7 @@ struct UnpackW4 {
 //
 // (binary16: + 2^-23 sum |input|, where a scale or a weight is below its normal numbers), and no
 // result depends on other rows of the input or on timing. m = 0 is allowed. Strides are the
-// widths. `workspace`: kW4WorkspaceBytes, zeroed once before its first use and left zeroed; one per
-// stream. Returns an error's text, or null.
+// widths. Returns an error's text, or null.
 struct GemmW4A16 {
   W4Shape shape;
   int64_t m = 0;
@@ -126,13 +125,11 @@ struct GemmW4A16 {
   const uint16_t* bias = nullptr;
   const uint16_t* residual = nullptr;
   uint16_t* output = nullptr;
-  void* workspace = nullptr;
   // Nothing that may still run on the stream writes `packed`, so it may be read before that ends:
   // hides the start of one product behind the end of another.
   bool weight_is_settled = false;
   void* stream = nullptr;
 };
-constexpr int64_t kW4WorkspaceBytes = 64 << 20;
 
 void PackW4Reference(const PackW4& args);
 void UnpackW4Reference(const UnpackW4& args);

@@ -139,8 +139,11 @@ const char* GemmW4A16Cuda(const GemmW4A16& args) {
   if (args.m == 0 || args.shape.rows == 0) return nullptr;
   if (args.shape.columns % 8 != 0) return "gemm_w4a16: the columns are not a multiple of 8";
   const Gpu& gpu = CurrentGpu();
-  // Between the two ways' best, wgmma wins once its blocks of 256 outputs fill half the GPU.
-  const bool many = args.m > kW4SmallRows || (args.m > 8 && args.shape.rows >= 128 * gpu.processors);
+  // Measured: with few rows of input wgmma wins where it needs no splits to occupy the GPU.
+  constexpr int64_t kWgmmaRowsMin = 4;
+  bool many =
+      args.m > kW4SmallRows || (args.m > kWgmmaRowsMin && args.shape.rows >= 128 * gpu.processors);
+  if (const char* f = getenv("QD_MANY")) many = args.m > 16 || *f == '1';
   return many && gpu.capability == 90 ? GemmW4Wgmma(args) : GemmInPieces(args);
 }
 

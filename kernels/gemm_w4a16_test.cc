@@ -113,12 +113,6 @@ void ExpectClose(const Weight& weight, int64_t m, bool bfloat16, const Operands&
   }
 }
 
-// Zeroed once, as a program would; every product has to leave it so.
-void* Workspace() {
-  static const auto& workspace = *new OnDevice<uint8_t>(std::vector<uint8_t>(kW4WorkspaceBytes, 0));
-  return workspace.data();
-}
-
 void CheckProduct(const Weight& weight, int64_t m, bool bfloat16) {
   const Operands operands = {RandomSixteen(m * weight.shape.columns, bfloat16, 21),
                              RandomSixteen(weight.shape.rows, bfloat16, 22),
@@ -133,8 +127,7 @@ void CheckProduct(const Weight& weight, int64_t m, bool bfloat16) {
                                                        .packed = packed.data(),
                                                        .bias = bias.data(),
                                                        .residual = residual.data(),
-                                                       .output = output.data(),
-                                                       .workspace = Workspace()});
+                                                       .output = output.data()});
   ASSERT_EQ(error, nullptr) << error;
   ExpectNoDeviceError();
   ExpectClose(weight, m, bfloat16, operands, output.Read());
@@ -244,8 +237,7 @@ TEST(GemmW4A16Test, CudaEdgeValues) {
                                                .m = m,
                                                .input = input.data(),
                                                .packed = packed.data(),
-                                               .output = output.data(),
-                                               .workspace = Workspace()}),
+                                               .output = output.data()}),
               nullptr);
     ExpectNoDeviceError();
     const std::vector<uint16_t> got = output.Read();

@@ -29,10 +29,10 @@ __device__ GroupParams GroupParamsAt(const RowState& state, const float (&weight
   }
   __syncwarp();
   const int64_t left = args.columns - i;
-  const GroupParams params = FindWarpParams(
-      state.shared_row + i, left < args.find_columns ? left : args.find_columns,
-      {args.bits, args.symmetric, args.search_steps,
-       args.column_weights == nullptr ? nullptr : args.column_weights + i});
+  const GroupParams params =
+      FindWarpParams(state.shared_row + i, left < args.find_columns ? left : args.find_columns,
+                     {args.bits, args.symmetric, args.search_steps,
+                      args.column_weights == nullptr ? nullptr : args.column_weights + i});
   __syncwarp();
   if (state.lane == 0) {
     args.scales[param] = params.scale;

@@ -98,6 +98,8 @@ struct Bench {
     return operation.find(options.only) != std::string::npos;
   }
   void Shape(int64_t rows, int64_t columns, const std::vector<int64_t>& batches) const;
+  void W8(int64_t rows, int64_t columns, const std::vector<int64_t>& batches,
+          const std::vector<double>& baselines, const Buffer& input, const Buffer& output) const;
   void W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
           const std::vector<int64_t>& batches, const std::vector<double>& baselines,
           const Buffer& input, const Buffer& output) const;
@@ -112,7 +114,6 @@ void Bench::W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
   const int64_t bytes = W4Bytes(shape);
   const int copies = runner.Copies(bytes);
   const Buffer packed(ops, bytes * copies, codes);
-  const Buffer workspace(ops, kW4WorkspaceBytes, std::vector<uint8_t>(1 << 20, 0));
   {
     const Buffer plain(ops, rows * columns, codes);
     const Buffer scales(ops, rows * columns / 32 * 4, halves);
@@ -133,13 +134,53 @@ void Bench::W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
                               .input = reinterpret_cast<uint16_t*>(input.data()),
                               .packed = packed.data() + copy * bytes,
                               .output = reinterpret_cast<uint16_t*>(output.data()),
-                              .workspace = workspace.data(),
                               .weight_is_settled = true,
                               .stream = stream});
     });
     const int64_t moved = bytes + batches[i] * (rows + columns) * 2;
     report({name, rows, columns, batches[i], seconds, baselines[i],
             static_cast<double>(moved) / seconds / bandwidth});
+  }
+}
+
+// With the quantization of the inputs, and without.
+void Bench::W8(int64_t rows, int64_t columns, const std::vector<int64_t>& batches,
+               const std::vector<double>& baselines, const Buffer& input,
+               const Buffer& output) const {
+  const int64_t bytes = rows * columns;
+  const int64_t m_max = *std::max_element(batches.begin(), batches.end());
+  const Buffer weight(ops, bytes * runner.Copies(bytes), halves);
+  const Buffer scales(ops, std::max(rows, m_max) * 4, std::vector<uint8_t>(1 << 20, 0x3c));
+  const Buffer quantized(ops, m_max * columns, halves), input_scales(ops, m_max * 4, halves);
+  for (const bool quantizes : {true, false}) {
+    const char* name = quantizes ? "w8a8" : "w8a8 product only";
+    if (!Wanted(name)) continue;
+    for (size_t i = 0; i < batches.size(); ++i) {
+      const int64_t m = batches[i];
+      const double seconds = runner.Time(bytes, [&](int copy, void* stream) {
+        if (quantizes) {
+          cuda.quantize_rows({.rows = m,
+                              .columns = columns,
+                              .input = reinterpret_cast<uint16_t*>(input.data()),
+                              .codes = reinterpret_cast<int8_t*>(quantized.data()),
+                              .scales = reinterpret_cast<float*>(input_scales.data()),
+                              .stream = stream});
+        }
+        return cuda.gemm_w8a8({.m = m,
+                               .rows = rows,
+                               .columns = columns,
+                               .input = reinterpret_cast<int8_t*>(quantized.data()),
+                               .input_scales = reinterpret_cast<float*>(input_scales.data()),
+                               .weight = reinterpret_cast<int8_t*>(weight.data() + copy * bytes),
+                               .weight_scales = reinterpret_cast<float*>(scales.data()),
+                               .output = reinterpret_cast<uint16_t*>(output.data()),
+                               .weight_is_settled = true,
+                               .stream = stream});
+      });
+      const int64_t moved = bytes + m * (columns * (quantizes ? 4 : 1) + rows * 2);
+      report({name, rows, columns, m, seconds, baselines[i],
+              static_cast<double>(moved) / seconds / bandwidth});
+    }
   }
 }
 
@@ -168,6 +209,7 @@ void Bench::Shape(int64_t rows, int64_t columns, const std::vector<int64_t>& bat
   }
   W4("w4a16 g128", W4Kind::kSymmetric, rows, columns, batches, baselines, input, output);
   W4("w4a16 g128 zeros", W4Kind::kZeroPoint, rows, columns, batches, baselines, input, output);
+  W8(rows, columns, batches, baselines, input, output);
   W4("nf4 b64", W4Kind::kNf4, rows, columns, batches, baselines, input, output);
 }
 

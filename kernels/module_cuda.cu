@@ -16,7 +16,9 @@ constexpr Backend kCuda = {.name = "cuda",
                            .dequantize_rows = DequantizeRowsCuda,
                            .pack_w4 = PackW4Cuda,
                            .unpack_w4 = UnpackW4Cuda,
-                           .gemm_w4a16 = GemmW4A16Cuda};
+                           .gemm_w4a16 = GemmW4A16Cuda,
+                           .quantize_rows = QuantizeRowsCuda,
+                           .gemm_w8a8 = GemmW8A8Cuda};
 
 std::string TextOf(cudaError_t error) {
   if (error == cudaSuccess) return {};
@@ -170,10 +172,9 @@ const Gpu& CurrentGpu() {
 
 extern "C" __attribute__((visibility("default"))) const CudaModule* QuantdCudaModule(
     std::string* why) {
-  static const CudaModule module = {
-      &kCuda,
-      {TakeError, Allocate, Release, Copy, Fill, TimeGraph, Describe, CacheBytes, ReadBandwidth,
-       Gemm16Cublas}};
+  static const CudaModule module = {&kCuda,
+                                    {TakeError, Allocate, Release, Copy, Fill, TimeGraph, Describe,
+                                     CacheBytes, ReadBandwidth, Gemm16Cublas}};
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || devices == 0) {

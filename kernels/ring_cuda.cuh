@@ -103,13 +103,27 @@ __device__ inline void CopyAsyncCommit() { asm volatile("cp.async.commit_group;"
 // Until at most `pending` groups are on their way.
 __device__ inline void CopyAsyncWait(int pending) {
   switch (pending) {
-    case 0: asm volatile("cp.async.wait_group 0;" ::: "memory"); return;
-    case 1: asm volatile("cp.async.wait_group 1;" ::: "memory"); return;
-    case 2: asm volatile("cp.async.wait_group 2;" ::: "memory"); return;
-    case 3: asm volatile("cp.async.wait_group 3;" ::: "memory"); return;
-    case 4: asm volatile("cp.async.wait_group 4;" ::: "memory"); return;
-    case 5: asm volatile("cp.async.wait_group 5;" ::: "memory"); return;
-    default: asm volatile("cp.async.wait_group 6;" ::: "memory"); return;
+    case 0:
+      asm volatile("cp.async.wait_group 0;" ::: "memory");
+      return;
+    case 1:
+      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      return;
+    case 2:
+      asm volatile("cp.async.wait_group 2;" ::: "memory");
+      return;
+    case 3:
+      asm volatile("cp.async.wait_group 3;" ::: "memory");
+      return;
+    case 4:
+      asm volatile("cp.async.wait_group 4;" ::: "memory");
+      return;
+    case 5:
+      asm volatile("cp.async.wait_group 5;" ::: "memory");
+      return;
+    default:
+      asm volatile("cp.async.wait_group 6;" ::: "memory");
+      return;
   }
 }
 
@@ -118,22 +132,25 @@ struct Launch {
   int threads;
   int shared_bytes;
   cudaStream_t stream;
+  int cluster = 1;  // Blocks along z that are one cluster; Hopper.
 };
 
 // Launches a kernel that calls WaitForPrevious before it touches what earlier work may use: on GPUs
 // that can, it begins while that work ends. Returns an error's text, or null.
 template <typename... Args>
 const char* LaunchEarly(void (*kernel)(Args...), const Launch& launch, Args... args) {
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(launch.cluster)};
   cudaLaunchConfig_t config = {};
   config.gridDim = launch.blocks;
   config.blockDim = launch.threads;
   config.dynamicSmemBytes = launch.shared_bytes;
   config.stream = launch.stream;
-  config.attrs = &early;
-  config.numAttrs = CurrentGpu().capability >= 90 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = CurrentGpu().capability < 90 ? 0 : launch.cluster > 1 ? 2 : 1;
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, args...);
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }

@@ -23,11 +23,11 @@ __global__ void __launch_bounds__(kThreads) FindParamsKernel(FindParams args, in
     const int64_t begin = group * args.group_columns;
     const int64_t left = args.columns - begin;
     const float* column_weights = args.column_weights;
-    const GroupParams params = FindWarpParams(
-        args.weight + row * args.weight_stride + begin,
-        left < args.group_columns ? left : args.group_columns,
-        {args.bits, args.symmetric, args.search_steps,
-         column_weights == nullptr ? nullptr : column_weights + begin});
+    const GroupParams params =
+        FindWarpParams(args.weight + row * args.weight_stride + begin,
+                       left < args.group_columns ? left : args.group_columns,
+                       {args.bits, args.symmetric, args.search_steps,
+                        column_weights == nullptr ? nullptr : column_weights + begin});
     if (threadIdx.x % 32 == 0) {
       args.scales[row * args.params_stride + group] = params.scale;
       args.zeros[row * args.params_stride + group] = params.zero;
@@ -65,8 +65,8 @@ __global__ void __launch_bounds__(kThreads) DequantizeRowsKernel(DequantizeRows 
 
 // One thread a word. Bits of a word come from at most 17 codes.
 __global__ void __launch_bounds__(kThreads) PackBitsKernel(PackBits args, int64_t words) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-       i < args.runs * words; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < args.runs * words;
+       i += static_cast<int64_t>(gridDim.x) * kThreads) {
     // Neighbouring threads take neighbouring runs when those lie closer than a run's words do.
     const bool runs_first = args.words_run_stride < args.word_stride;
     const int64_t run = runs_first ? i % args.runs : i / words;

@@ -13,7 +13,8 @@ constexpr Backend kBackends[] = {
                   GgufQuantizeReference, GgufDequantizeReference,
                   QuantizeCodebookReference, DequantizeCodebookReference, HqqGroupsReference,
                   Int8RowsReference,
-                  PackW4Reference, UnpackW4Reference, GemmW4A16Reference},
+                  PackW4Reference, UnpackW4Reference, GemmW4A16Reference,
+                  QuantizeRowsReference, GemmW8A8Reference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
                   GptqBlockCpu,       DequantizeRowsCpu,
                   GgufQuantizeCpu,    GgufDequantizeCpu,
@@ -22,14 +23,20 @@ constexpr Backend kBackends[] = {
 // clang-format on
 
 ActiveBackend ReadEnvironment() {
-  const Backend* cpu = FindBackend("cpu");
-  const char* forced = std::getenv("QUANTD_BACKEND");
-  if (forced == nullptr || *forced == '\0') return {.backend = cpu, .error = {}};
-  const Backend* backend = FindBackend(forced);
-  if (backend != nullptr && Complete(*backend)) return {.backend = backend, .error = {}};
-  return {.backend = cpu,
-          .error = "QUANTD_BACKEND=" + std::string(forced) +
-                   " names no complete set of the quantizers' kernels; reference and cpu are"};
+  const char* value = std::getenv("QUANTD_BACKEND");
+  ActiveBackend active = {FindBackend("cpu"), value == nullptr ? "" : value, {}};
+  if (active.forced.empty()) return active;
+  if (active.forced == "cuda") {
+    std::string why;
+    if (LoadCudaModule(&why) == nullptr) active.error = "QUANTD_BACKEND=cuda: " + why;
+    return active;
+  }
+  if (const Backend* backend = FindBackend(active.forced)) {
+    active.backend = backend;
+  } else {
+    active.error = "QUANTD_BACKEND=" + active.forced + ": there are reference, cpu and cuda";
+  }
+  return active;
 }
 
 }  // namespace
@@ -48,6 +55,11 @@ bool Complete(const Backend& backend) {
          backend.gptq_block && backend.dequantize_rows && backend.gguf_quantize &&
          backend.gguf_dequantize && backend.quantize_codebook && backend.dequantize_codebook &&
          backend.hqq_groups && backend.int8_rows;
+}
+
+const Backend* ActiveOnDevice() {
+  const std::string& forced = Active().forced;
+  return forced.empty() || forced == "cuda" ? FindBackend("cuda") : nullptr;
 }
 
 const ActiveBackend& Active() {

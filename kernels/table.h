@@ -10,11 +10,13 @@
 #include "kernels/device.h"
 #include "kernels/find_params.h"
 #include "kernels/gemm_w4a16.h"
+#include "kernels/gemm_w8a8.h"
 #include "kernels/gguf_quantize.h"
 #include "kernels/gptq_block.h"
 #include "kernels/hqq_groups.h"
 #include "kernels/int8_rows.h"
 #include "kernels/pack_bits.h"
+#include "kernels/quantize_rows.h"
 #include "kernels/rtn_rows.h"
 
 namespace quantd::kernels {
@@ -41,6 +43,8 @@ struct Backend {
   void (*pack_w4)(const PackW4&) = nullptr;
   void (*unpack_w4)(const UnpackW4&) = nullptr;
   const char* (*gemm_w4a16)(const GemmW4A16&) = nullptr;
+  void (*quantize_rows)(const QuantizeRows&) = nullptr;
+  const char* (*gemm_w8a8)(const GemmW8A8&) = nullptr;
 };
 
 // Null for an unknown name, and for "cuda" where LoadCudaModule finds none.
@@ -48,13 +52,18 @@ const Backend* FindBackend(std::string_view name);
 // Whether every operation of the quantizers is there.
 bool Complete(const Backend& backend);
 
-// What QUANTD_BACKEND names, "cpu" without it; read once. Quantizers work in the host's memory, for
-// which the cuda column is no choice. When it names something that is not there, `error` says so
-// and `backend` is the cpu column, which callers that can report errors should then refuse to use.
+// What QUANTD_BACKEND asks of data in the host's memory: that column, and the cpu column where it
+// is not set or names cuda; read once. When it names something that is not there, `error` says so,
+// and callers that can report errors should refuse to go on.
 struct ActiveBackend {
   const Backend* backend = nullptr;
+  std::string forced;  // QUANTD_BACKEND.
   std::string error;
 };
 const ActiveBackend& Active();
+
+// The cuda column for data in a GPU's memory; null where the module cannot be used or
+// QUANTD_BACKEND asks for another. Opens the module.
+const Backend* ActiveOnDevice();
 
 }  // namespace quantd::kernels

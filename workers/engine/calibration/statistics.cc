@@ -3,13 +3,13 @@
 #include "workers/engine/calibration/statistics.h"
 
 #include <ATen/ops/maximum.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/tril.h>
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/float_product.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -27,7 +27,7 @@ void AddProduct(const at::Tensor& x, const at::Tensor& hessian) {
   for (int64_t begin = 0; begin < columns; begin += tile) {
     const int64_t size = std::min(tile, columns - begin);
     at::Tensor rows = hessian.narrow(0, begin, size).narrow(1, 0, begin + size);
-    rows.addmm_(x.narrow(1, begin, size).t(), x.narrow(1, 0, begin + size));
+    rows.add_(FloatProduct(x.narrow(1, begin, size).t(), x.narrow(1, 0, begin + size)));
   }
 }
 
@@ -64,11 +64,11 @@ absl::Status StatisticsCollector::OnInput(absl::string_view module, const at::Te
   if (linear == nullptr || !wanted_.contains(linear->group)) return absl::OkStatus();
   const int group = linear->group;
   absl::Status status = TorchCall(absl::StrCat("gathering the inputs of ", module), [&] {
-    const at::Tensor x = input.reshape({-1, input.size(-1)}).to(at::kFloat);
+    const at::Tensor x = input.reshape({-1, input.size(-1)});
     InputStatistics& statistics = statistics_[group];
     if (needs_.hessian) {
       if (!statistics.hessian.defined()) {
-        statistics.hessian = at::zeros({x.size(1), x.size(1)}, x.options());
+        statistics.hessian = at::zeros({x.size(1), x.size(1)}, x.options().dtype(at::kFloat));
       }
       AddProduct(x, statistics.hessian);
     }
@@ -77,7 +77,7 @@ absl::Status StatisticsCollector::OnInput(absl::string_view module, const at::Te
       AddDrift(original->second, x, statistics.drift);
     }
     if (needs_.absmax) {
-      const at::Tensor largest = x.abs().amax(0);
+      const at::Tensor largest = x.abs().amax(0).to(at::kFloat);
       statistics.absmax =
           statistics.absmax.defined() ? at::maximum(statistics.absmax, largest) : largest;
     }

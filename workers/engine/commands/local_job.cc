@@ -93,6 +93,8 @@ void AddLocalFlags(CLI::App& app, LocalFlags* flags) {
   app.add_option("--dtype", flags->runtime.dtype, "auto, float32, bfloat16 or float16");
   app.add_option("--threads", flags->runtime.threads, "CPU threads; 0: all");
   app.add_option("--seed", flags->runtime.seed, "Seed of everything random");
+  app.add_flag("--reference", flags->runtime.reference,
+               "Decode quantized weights to 16 bits instead of multiplying with them as they are");
   app.add_option("--device-memory", flags->runtime.device_memory_bytes,
                  "Bytes of device memory that the job may use")
       ->transform(CLI::AsSizeValue(false));

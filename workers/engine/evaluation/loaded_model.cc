@@ -11,6 +11,7 @@
 #include "workers/engine/job/failure.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -51,7 +52,8 @@ absl::StatusOr<Model> LoadOn(const std::shared_ptr<const Checkpoint>& checkpoint
   QD_ASSIGN_OR_RETURN(const at::ScalarType dtype,
                       ComputeDtype(runtime, device, checkpoint->config()));
   QD_RETURN_IF_ERROR(CheckMemory(checkpoint->config(), runtime, device, dtype));
-  return Model::Load(checkpoint->config(), *weights, {.device = device, .dtype = dtype});
+  return Model::Load(checkpoint->config(), *weights,
+                     {.device = device, .dtype = dtype, .packed = !runtime.reference});
 }
 
 }  // namespace
@@ -102,6 +104,7 @@ absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& re
   context.events.Progress({"load", 0, 1, "model"});
   // First of all: libtorch looks for CUDA once, at the first thing that is asked of it.
   QD_ASSIGN_OR_RETURN(at::Device device, SelectDevice(runtime.device), "choosing the device");
+  QD_RETURN_IF_ERROR(CheckKernels(device));
   SetThreads(runtime.threads);
   QD_RETURN_IF_ERROR(SetDeterministic(runtime.seed));
   QD_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
@@ -131,6 +134,8 @@ nlohmann::json MeasuredOn(const JobContext& context, const LoadedModel& model) {
   return {{"device", model.DeviceName()},
           {"dtype", model.DtypeName()},
           {"threads", threads > 0 ? threads : AvailableProcessors()},
+          {"kernels", KernelsName(model.model->decoder().device())},
+          {"packedLinears", model.model->PackedKernels()},
           {"peakHostBytes", ReadHostMemory().resident_peak_bytes},
           {"peakDeviceBytes", memory.ok() ? memory->peak_bytes : 0}};
 }

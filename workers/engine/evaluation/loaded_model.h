@@ -40,7 +40,8 @@ struct LoadedModel {
 // GPU expressly.
 absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& reference);
 
-// {"device", "dtype", "threads", "peakHostBytes", "peakDeviceBytes"}: recorded with every
+// {"device", "dtype", "threads", "kernels" (KernelsName), "packedLinears" (how many are multiplied
+// with as they are stored, by kernel), "peakHostBytes", "peakDeviceBytes"}: recorded with every
 // measurement.
 nlohmann::json MeasuredOn(const JobContext& context, const LoadedModel& model);
 

@@ -25,24 +25,22 @@ constexpr int kBits = 4;
 constexpr int64_t kPerWord = kWordBits / kBits;
 constexpr int64_t kOrder[kPerWord] = {0, 2, 4, 6, 1, 3, 5, 7};
 constexpr int64_t kPlace[kPerWord] = {0, 4, 1, 5, 2, 6, 3, 7};  // Its inverse.
-constexpr WordLayout kLayout = {.bits = kBits, .dim = 1};
+constexpr WordLayout kLayout = {.bits = kBits, .dim = 0, .transposed = true};
 
-// Within every eight columns of `codes`.
+// Within every eight rows of `codes`: whole rows move, which is many times faster than columns.
 at::Tensor Reorder(const at::Tensor& codes, const int64_t (&order)[kPerWord]) {
   const at::Tensor index = at::tensor(c10::ArrayRef<int64_t>(order, kPerWord));
-  return codes.reshape({codes.size(0), -1, kPerWord})
-      .index_select(2, index)
-      .reshape(codes.sizes())
-      .contiguous();
+  const at::Tensor first = at::arange(0, codes.size(0), kPerWord, at::kLong).unsqueeze(1);
+  return codes.index_select(0, (first + index).reshape({-1}));
 }
 
 at::Tensor PackTransposed(const at::Tensor& codes) {
-  return PackWords(Reorder(codes.t().contiguous(), kOrder), kLayout);
+  return PackWords(Reorder(codes, kOrder), kLayout);
 }
 
 at::Tensor UnpackTransposed(const at::Tensor& words) {
-  const std::vector<int64_t> shape = {words.size(0), words.size(1) * kPerWord};
-  return Reorder(UnpackWords(words, kLayout, shape), kPlace).t().contiguous();
+  const std::vector<int64_t> shape = {words.size(1) * kPerWord, words.size(0)};
+  return Reorder(UnpackWords(words, kLayout, shape), kPlace);
 }
 
 // What the configuration says about every module; the names of AutoAWQ's old file are read too.

@@ -5,6 +5,7 @@
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "workers/engine/checkpoint/checkpoint.h"
+#include "workers/engine/formats/packed_product.h"
 #include "workers/engine/tensor/aten.h"
 
 namespace quantd::engine {
@@ -32,13 +33,20 @@ class ModuleWeights : public WeightSource {
   absl::StatusOr<at::Tensor> Read(absl::string_view name) const override {
     const std::string module = ModuleOf(name);
     if (module.empty()) return plain_.Read(name);
-    QD_ASSIGN_OR_RETURN(const QuantizedWeight weight,
-                        format_.Unpack(configuration_, module, [&](absl::string_view tensor) {
-                          return checkpoint_->Find(tensor);
-                        }));
+    QD_ASSIGN_OR_RETURN(const QuantizedWeight weight, Unpack(module));
     QD_ASSIGN_OR_RETURN(at::Tensor dense, Dequantize(weight, at::kFloat));
     Release(name);
     return dense;
+  }
+
+  absl::StatusOr<std::shared_ptr<const PackedWeight>> ReadPacked(
+      absl::string_view name, at::Device device, at::ScalarType dtype) const override {
+    const std::string module = ModuleOf(name);
+    if (module.empty()) return nullptr;
+    QD_ASSIGN_OR_RETURN(const QuantizedWeight weight, Unpack(module));
+    QD_ASSIGN_OR_RETURN(auto packed, PackForProducts(weight, device, dtype), module);
+    if (packed != nullptr) Release(name);
+    return packed;
   }
 
   absl::StatusOr<DType> StoredType(absl::string_view name) const override {
@@ -69,6 +77,11 @@ class ModuleWeights : public WeightSource {
   }
 
  private:
+  absl::StatusOr<QuantizedWeight> Unpack(const std::string& module) const {
+    return format_.Unpack(configuration_, module,
+                          [&](absl::string_view tensor) { return checkpoint_->Find(tensor); });
+  }
+
   StoredModule Stored(const std::string& module) const {
     return {*checkpoint_, configuration_, module};
   }

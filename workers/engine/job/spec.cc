@@ -20,6 +20,7 @@ static void Fields(V& v, Runtime& s) {
   v.Field("host_memory_bytes", s.host_memory_bytes);
   v.Field("threads", s.threads);
   v.Field("seed", s.seed);
+  v.Field("reference", s.reference);
 }
 
 template <typename V>

@@ -22,6 +22,7 @@ struct Runtime {
   int64_t host_memory_bytes = 0;
   int threads = 0;
   uint64_t seed = 0;
+  bool reference = false;
 };
 
 struct Calibration {

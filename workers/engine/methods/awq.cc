@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,7 @@
 #include "workers/engine/methods/gguf_blocks.h"
 #include "workers/engine/methods/rounder.h"
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -27,6 +29,7 @@ namespace {
 
 constexpr int kRatios = 20;
 constexpr double kSmallestScale = 1e-4;
+constexpr int64_t kSearchTokens = 8192;
 
 // `block_type`: the GGUF type that the weights go to; empty: integers.
 std::vector<OptionInfo> Options(const std::string& block_type) {
@@ -56,11 +59,12 @@ std::vector<OptionInfo> Options(const std::string& block_type) {
   flag("clip_search", "Clip groups where that lowers the error of the layer's output.");
   options.push_back({"search_sequences",
                      OptionType::kInt,
-                     16,
+                     0,
                      {},
-                     1,
+                     0,
                      1024,
-                     "Calibration sequences on which scales are compared.",
+                     "Calibration sequences on which scales are compared; 0: as many as hold 8192 "
+                     "tokens.",
                      /*whole_job=*/true});
   return options;
 }
@@ -69,7 +73,7 @@ std::vector<OptionInfo> Options(const std::string& block_type) {
 struct Reader {
   std::string module;
   const nlohmann::json* options = nullptr;
-  at::Tensor weight;  // float32 [N, K] on the CPU, with the folds before it.
+  at::Tensor weight;  // float32 [N, K] where its rounder works, with the folds before it.
 };
 
 // Mean over all layers and rows of |w| relative to the largest of its group, float32 [K].
@@ -84,8 +88,29 @@ at::Tensor WeightSize(const std::vector<Reader>& readers) {
     sum = sum.defined() ? sum + sizes : sizes;
     rows += reader.weight.size(0);
   }
-  return sum / static_cast<double>(rows);
+  return (sum / static_cast<double>(rows)).to(at::kCPU);
 }
+
+// Keeps the inputs of some linears, one a batch.
+class InputKeeper : public LinearHook {
+ public:
+  explicit InputKeeper(const std::set<absl::string_view>& modules) {
+    for (const absl::string_view module : modules) kept_[std::string(module)];
+  }
+  absl::Status OnInput(absl::string_view module, const at::Tensor& input) override {
+    const auto found = kept_.find(std::string(module));
+    if (found != kept_.end()) found->second.push_back(input);
+    return absl::OkStatus();
+  }
+  const std::vector<at::Tensor>& Of(const std::string& module) const { return kept_.at(module); }
+  bool Has(const std::string& module) const {
+    const auto found = kept_.find(module);
+    return found != kept_.end() && !found->second.empty();
+  }
+
+ private:
+  std::map<std::string, std::vector<at::Tensor>> kept_;
+};
 
 // Searches and folds the scales of one block.
 class ScaleFolding {
@@ -93,8 +118,9 @@ class ScaleFolding {
   ScaleFolding(BlockJob& job, const nlohmann::json& options)
       : job_(job),
         options_(options),
-        prefix_(BlockPrefix(job.decoder().architecture(), job.layer())),
-        sequences_(options.at("search_sequences").get<int64_t>()) {}
+        row_(job.decoder().architecture()),
+        prefix_(BlockPrefix(row_, job.layer())),
+        inputs_({row_.gate, row_.gate_up, row_.down}) {}
 
   absl::Status Run() {
     const std::vector<Fold> folds = UsableFolds(job_);
@@ -103,10 +129,14 @@ class ScaleFolding {
                     "no layer of this block can take a scale; its weights are only clipped");
       return absl::OkStatus();
     }
+    sequences_ = options_.at("search_sequences").get<int64_t>();
+    if (sequences_ == 0) {
+      QD_ASSIGN_OR_RETURN(sequences_, SequencesOf(job_, kSearchTokens));
+    }
     QD_ASSIGN_OR_RETURN(block_, job_.FloatBlock());
     // What the folds leave as it is: their inputs only change by the scales.
     QD_RETURN_IF_ERROR(RunBlock(job_, block_, job_.sequences(), &columns_, {}));
-    QD_RETURN_IF_ERROR(RunBlock(job_, block_, sequences_, nullptr,
+    QD_RETURN_IF_ERROR(RunBlock(job_, block_, sequences_, &inputs_,
                                 [&](const at::Tensor&, const at::Tensor& output) {
                                   wanted_.push_back(output);
                                   return absl::OkStatus();
@@ -126,6 +156,7 @@ class ScaleFolding {
     QD_ASSIGN_OR_RETURN(const at::Tensor inputs, InputSize(fold));
     if (!inputs.defined()) return -1;
     QD_ASSIGN_OR_RETURN(const std::vector<Reader> readers, Readers(fold));
+    QD_ASSIGN_OR_RETURN(const Trial trial, TrialOf(fold));
     double best_ratio = -1, best = 0;
     at::Tensor best_scales;
     QD_ASSIGN_OR_RETURN(const at::Tensor weights,
@@ -135,7 +166,7 @@ class ScaleFolding {
       QD_ASSIGN_OR_RETURN(const at::Tensor scales, TorchCall("making scales", [&] {
                             return Scales(fold, inputs, weights, ratio);
                           }));
-      QD_ASSIGN_OR_RETURN(const double error, ErrorWith(readers, scales));
+      QD_ASSIGN_OR_RETURN(const double error, ErrorWith(readers, scales, trial));
       if (best_ratio >= 0 && error >= best) continue;
       best = error;
       best_ratio = ratio;
@@ -170,7 +201,9 @@ class ScaleFolding {
       if (std::find(fold.linears.begin(), fold.linears.end(), module) == fold.linears.end())
         continue;
       QD_ASSIGN_OR_RETURN(at::Tensor weight, job_.Read(linear.name + ".weight"));
-      readers.push_back({module, linear.options, std::move(weight)});
+      const Rounder rounder = RounderOf(*linear.options, weight.size(1));
+      const at::Device device = KernelDevice(job_.decoder().device());
+      readers.push_back({module, linear.options, rounder.on_device ? weight.to(device) : weight});
     }
     return readers;
   }
@@ -186,37 +219,76 @@ class ScaleFolding {
     return at::where(scales.isfinite().logical_and(scales > 0), scales, at::ones_like(scales));
   }
 
+  // What is computed to compare scales, and what it should give.
+  struct Trial {
+    std::string part;  // Empty: the block.
+    const std::vector<at::Tensor>* inputs = nullptr;
+    std::vector<at::Tensor> wanted;
+  };
+
+  // Behind the MLP's last layer nothing but an addition follows, so that its error is the block's,
+  // and less has to be computed.
+  absl::StatusOr<Trial> TrialOf(const Fold& fold) {
+    const std::string& reader = fold.linears.front();
+    const bool in_mlp = reader == row_.gate || reader == row_.gate_up || reader == row_.down;
+    if (!in_mlp || !row_.mlp_post_norm.empty() || !inputs_.Has(reader)) {
+      return Trial{.part = "", .inputs = nullptr, .wanted = wanted_};
+    }
+    Trial trial = {.part = std::string(reader == row_.down ? row_.down : row_.mlp),
+                   .inputs = &inputs_.Of(reader)};
+    for (const at::Tensor& input : *trial.inputs) {
+      QD_ASSIGN_OR_RETURN(const at::Tensor output,
+                          job_.decoder().ForwardPart(block_, trial.part, input));
+      trial.wanted.push_back(output);
+    }
+    return trial;
+  }
+
   // Squared error of the block's output when only the readers are rounded, scaled like that.
-  absl::StatusOr<double> ErrorWith(const std::vector<Reader>& readers, const at::Tensor& scales) {
+  absl::StatusOr<double> ErrorWith(const std::vector<Reader>& readers, const at::Tensor& scales,
+                                   const Trial& compared) {
     Block trial = block_;
     for (const Reader& reader : readers) {
       QD_ASSIGN_OR_RETURN(
           const at::Tensor weight, TorchCall("trying scales", [&]() -> absl::StatusOr<at::Tensor> {
-            const at::Tensor scaled = (reader.weight * scales).contiguous();
+            const at::Tensor there = scales.to(reader.weight.device());
+            const at::Tensor scaled = (reader.weight * there).contiguous();
             QD_ASSIGN_OR_RETURN(const at::Tensor rounded,
                                 RounderOf(*reader.options, scaled.size(1)).round(scaled));
-            return rounded / scales;
+            return rounded / there;
           }));
       QD_RETURN_IF_ERROR(trial.SetWeight(reader.module, weight));
     }
     double error = 0;
     size_t batch = 0;
-    QD_RETURN_IF_ERROR(RunBlock(
-        job_, trial, sequences_, nullptr, [&](const at::Tensor&, const at::Tensor& output) {
-          return TorchCall("comparing outputs", [&] {
-            const at::Tensor difference = output.to(at::kFloat) - wanted_[batch++].to(at::kFloat);
-            error += difference.square().sum(at::kDouble).item<double>();
-          });
-        }));
+    const auto compare = [&](const at::Tensor&, const at::Tensor& output) {
+      return TorchCall("comparing outputs", [&] {
+        const at::Tensor difference =
+            output.to(at::kFloat) - compared.wanted[batch++].to(at::kFloat);
+        error += difference.square().sum(at::kDouble).item<double>();
+      });
+    };
+    if (compared.inputs == nullptr) {
+      QD_RETURN_IF_ERROR(RunBlock(job_, trial, sequences_, nullptr, compare));
+      return error;
+    }
+    for (const at::Tensor& input : *compared.inputs) {
+      QD_RETURN_IF_ERROR(job_.CheckCancelled());
+      QD_ASSIGN_OR_RETURN(const at::Tensor output,
+                          job_.decoder().ForwardPart(trial, compared.part, input));
+      QD_RETURN_IF_ERROR(compare(input, output));
+    }
     return error;
   }
 
   BlockJob& job_;
   const nlohmann::json& options_;
+  const Architecture& row_;
   const std::string prefix_;
-  const int64_t sequences_;
+  int64_t sequences_ = 0;
   Block block_;
   ColumnCollector columns_;
+  InputKeeper inputs_;
   std::vector<at::Tensor> wanted_;  // The block's outputs, one a batch.
 };
 
@@ -236,7 +308,8 @@ class AwqMethod : public Method {
                                                                        "hf", "pytorch"}
                                             : std::vector<std::string>{"gguf"},
               .needs_calibration = true,
-              .reference = "https://arxiv.org/abs/2306.00978"} {}
+              .reference = "https://arxiv.org/abs/2306.00978",
+              .on_device = block_type.empty()} {}
 
   const MethodInfo& Info() const override { return info_; }
 
@@ -262,13 +335,13 @@ class AwqMethod : public Method {
 
   absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
     return TorchCall(absl::StrCat("rounding ", job.name), [&]() -> absl::StatusOr<LinearResult> {
-      const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+      const at::Tensor weight = job.weight.contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
       if (job.options->contains("type")) {
         return QuantizeBlocks(job.name, weight, job.options->at("type").get<std::string>(), {});
       }
       const IntegerScheme scheme = IntegerSchemeOf(*job.options, weight.size(1));
-      QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
+      QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1), weight.device());
       RoundToNearest(weight, scheme, {}, linear);
       return WithRoundingLoss(std::move(linear), weight);
     });

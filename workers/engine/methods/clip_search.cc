@@ -17,6 +17,8 @@
 #include "workers/engine/methods/folding.h"
 #include "workers/engine/methods/rounder.h"
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/float_product.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -37,16 +39,16 @@ class GroupMoments : public LinearHook {
     const auto found = group_columns_.find(std::string(module));
     if (found == group_columns_.end()) return absl::OkStatus();
     return TorchCall(absl::StrCat("gathering the inputs of ", module), [&] {
-      const at::Tensor x = input.reshape({-1, input.size(-1)}).to(at::kFloat);
+      const at::Tensor x = input.reshape({-1, input.size(-1)});
       if (x.size(0) == 0) return;
       at::Tensor& sum = moments_[found->first];
       if (found->second > kGroupColumnsMax) {
-        const at::Tensor squares = x.square().sum(0).unsqueeze(0);
+        const at::Tensor squares = x.to(at::kFloat).square().sum(0).unsqueeze(0);
         sum = sum.defined() ? sum + squares : squares;
         return;
       }
       const at::Tensor groups = x.reshape({x.size(0), -1, found->second}).transpose(0, 1);
-      const at::Tensor product = at::bmm(groups.transpose(1, 2), groups);
+      const at::Tensor product = FloatProduct(groups.transpose(1, 2), groups);
       sum = sum.defined() ? sum + product : product;
     });
   }
@@ -111,9 +113,11 @@ absl::Status ClipBlock(BlockJob& job) {
     }
     const std::string name = linear.name + ".weight";
     QD_ASSIGN_OR_RETURN(const at::Tensor weight, job.Read(name));
+    const bool on_device = RounderOf(*linear.options, linear.shape.in).on_device;
+    const at::Device device = on_device ? KernelDevice(seen.device()) : at::Device(at::kCPU);
     QD_ASSIGN_OR_RETURN(const at::Tensor clipped,
                         TorchCall(absl::StrCat("clipping ", linear.name), [&] {
-                          return Clipped(weight, *linear.options, seen.to(at::kCPU));
+                          return Clipped(weight.to(device), *linear.options, seen.to(device));
                         }));
     QD_RETURN_IF_ERROR(job.Edit(name, clipped));
   }

@@ -7,9 +7,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "kernels/table.h"
 #include "workers/engine/methods/tensor_spans.h"
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/kernels.h"
 
 namespace quantd::engine {
 
@@ -74,22 +74,27 @@ absl::Status CheckFinite(absl::string_view what, const at::Tensor& tensor) {
                    "; the checkpoint (or the precision it is run in) is damaged there"));
 }
 
-QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs) {
+QuantizedLinear EmptyLinear(const IntegerScheme& scheme, int64_t outputs, int64_t inputs,
+                            at::Device device) {
   const int64_t groups = inputs / scheme.group_columns;
+  const auto empty = [&](int64_t columns, at::ScalarType dtype) {
+    return at::empty({outputs, columns}, at::TensorOptions().dtype(dtype).device(device));
+  };
   return {.bits = scheme.bits,
           .group_size = scheme.group_size,
           .symmetric = scheme.symmetric,
-          .codes = at::empty({outputs, inputs}, at::kByte),
-          .scales = at::empty({outputs, groups}, at::kHalf),
-          .zeros = at::empty({outputs, groups}, at::kByte),
-          .group_index = OrderedGroups(inputs, scheme.group_columns)};
+          .codes = empty(inputs, at::kByte),
+          .scales = empty(groups, at::kHalf),
+          .zeros = empty(groups, at::kByte),
+          .group_index = OrderedGroups(inputs, scheme.group_columns).to(device)};
 }
 
 absl::StatusOr<LinearResult> WithRoundingLoss(QuantizedWeight linear, const at::Tensor& weight) {
   QD_ASSIGN_OR_RETURN(const at::Tensor decoded, Dequantize(linear, at::kFloat));
   LinearResult result;
   result.loss = (decoded - weight).square().sum(at::kDouble).item<double>() / 2;
-  result.linear = std::move(linear);
+  const auto* affine = std::get_if<QuantizedLinear>(&linear);
+  result.linear = affine != nullptr ? affine->To(at::kCPU) : std::move(linear);
   return result;
 }
 
@@ -99,34 +104,38 @@ const float* ScaleSearch::Weights(int64_t begin) const {
 
 void FindScales(const at::Tensor& weight, const IntegerScheme& scheme, const ScaleSearch& search,
                 QuantizedLinear& linear) {
-  kernels::Active().backend->find_params({.weight = weight.const_data_ptr<float>(),
-                                          .weight_stride = weight.size(1),
-                                          .rows = weight.size(0),
-                                          .columns = weight.size(1),
-                                          .group_columns = scheme.group_columns,
-                                          .bits = scheme.bits,
-                                          .symmetric = scheme.symmetric,
-                                          .search_steps = search.steps,
-                                          .column_weights = search.Weights(0),
-                                          .scales = MutableHalfBits(linear.scales),
-                                          .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
-                                          .params_stride = linear.groups()});
+  KernelsOn(weight.device())
+      .find_params({.weight = weight.const_data_ptr<float>(),
+                    .weight_stride = weight.size(1),
+                    .rows = weight.size(0),
+                    .columns = weight.size(1),
+                    .group_columns = scheme.group_columns,
+                    .bits = scheme.bits,
+                    .symmetric = scheme.symmetric,
+                    .search_steps = search.steps,
+                    .column_weights = search.Weights(0),
+                    .scales = MutableHalfBits(linear.scales),
+                    .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
+                    .params_stride = linear.groups(),
+                    .stream = StreamOn(weight.device())});
 }
 
 void RoundToNearest(const at::Tensor& weight, const IntegerScheme& scheme,
                     const ScaleSearch& search, QuantizedLinear& linear) {
   FindScales(weight, scheme, search, linear);
-  kernels::Active().backend->rtn_rows({.weight = weight.const_data_ptr<float>(),
-                                       .weight_stride = weight.size(1),
-                                       .rows = weight.size(0),
-                                       .columns = weight.size(1),
-                                       .group_columns = scheme.group_columns,
-                                       .bits = scheme.bits,
-                                       .scales = HalfBits(linear.scales),
-                                       .zeros = linear.zeros.const_data_ptr<uint8_t>(),
-                                       .params_stride = linear.groups(),
-                                       .codes = linear.codes.mutable_data_ptr<uint8_t>(),
-                                       .codes_stride = weight.size(1)});
+  KernelsOn(weight.device())
+      .rtn_rows({.weight = weight.const_data_ptr<float>(),
+                 .weight_stride = weight.size(1),
+                 .rows = weight.size(0),
+                 .columns = weight.size(1),
+                 .group_columns = scheme.group_columns,
+                 .bits = scheme.bits,
+                 .scales = HalfBits(linear.scales),
+                 .zeros = linear.zeros.const_data_ptr<uint8_t>(),
+                 .params_stride = linear.groups(),
+                 .codes = linear.codes.mutable_data_ptr<uint8_t>(),
+                 .codes_stride = weight.size(1),
+                 .stream = StreamOn(weight.device())});
 }
 
 }  // namespace quantd::engine

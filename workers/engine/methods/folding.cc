@@ -112,20 +112,29 @@ absl::Status ApplyFold(BlockJob& job, const Fold& fold, const at::Tensor& scales
 
 absl::Status ColumnCollector::OnInput(absl::string_view module, const at::Tensor& input) {
   return TorchCall(absl::StrCat("gathering the inputs of ", module), [&] {
-    const at::Tensor x = input.reshape({-1, input.size(-1)}).to(at::kFloat).abs();
-    if (x.size(0) == 0) return;
+    const int64_t tokens = input.numel() / input.size(-1);
+    if (tokens == 0) return;
+    if (!input.is_same(last_input_)) {
+      const at::Tensor x = input.reshape({-1, input.size(-1)}).abs();
+      last_ = {.largest = x.amax(0).to(at::kFloat).to(at::kCPU),
+               .sum = x.sum(0, /*keepdim=*/false, at::kFloat).to(at::kCPU)};
+      last_input_ = input;
+    }
     ColumnStatistics& seen = statistics_[std::string(module)];
-    const at::Tensor largest = x.amax(0).to(at::kCPU);
-    const at::Tensor sum = x.sum(0).to(at::kCPU);
-    seen.largest = seen.tokens > 0 ? at::maximum(seen.largest, largest) : largest;
-    seen.sum = seen.tokens > 0 ? seen.sum + sum : sum;
-    seen.tokens += static_cast<double>(x.size(0));
+    seen.largest = seen.tokens > 0 ? at::maximum(seen.largest, last_.largest) : last_.largest;
+    seen.sum = seen.tokens > 0 ? seen.sum + last_.sum : last_.sum;
+    seen.tokens += static_cast<double>(tokens);
   });
 }
 
 const ColumnStatistics* ColumnCollector::Of(const std::string& module) const {
   const auto found = statistics_.find(module);
   return found == statistics_.end() ? nullptr : &found->second;
+}
+
+absl::StatusOr<int64_t> SequencesOf(BlockJob& job, int64_t tokens) {
+  QD_ASSIGN_OR_RETURN(const at::Tensor first, job.Inputs(0, 1));
+  return std::max<int64_t>(1, tokens / first.size(1));
 }
 
 absl::Status RunBlock(

@@ -45,7 +45,13 @@ class ColumnCollector : public LinearHook {
 
  private:
   std::map<std::string, ColumnStatistics> statistics_;
+  // What was seen last: layers that share an input are given the same tensor.
+  at::Tensor last_input_;
+  ColumnStatistics last_;
 };
+
+// Calibration sequences that hold about as many tokens; at least one.
+absl::StatusOr<int64_t> SequencesOf(BlockJob& job, int64_t tokens);
 
 // Runs `block` over at most `sequences_max` calibration sequences with `hook` (may be null) and
 // shows `consume` (may be empty) every batch of inputs and outputs.

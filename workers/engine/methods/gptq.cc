@@ -15,11 +15,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "kernels/table.h"
 #include "workers/engine/methods/column_order.h"
 #include "workers/engine/methods/common.h"
 #include "workers/engine/methods/tensor_spans.h"
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -98,8 +98,8 @@ std::vector<OptionInfo> GptqOptions() {
   return options;
 }
 
-// U upper triangular with U^T U = (H + added * I)^-1 for H in the order given, float32 on the CPU.
-// H reversed in both directions factors as L L^T; turning L^-1 around again gives U: one
+// U upper triangular with U^T U = (H + added * I)^-1 for H in the order given, float32 on H's
+// device. H reversed in both directions factors as L L^T; turning L^-1 around again gives U: one
 // factorization and one triangular solve instead of three factorizations. Beside H two matrices of
 // its size exist at a time.
 absl::StatusOr<at::Tensor> InverseFactor(const at::Tensor& hessian, const ColumnOrder& order,
@@ -122,7 +122,7 @@ absl::StatusOr<at::Tensor> InverseFactor(const at::Tensor& hessian, const Column
   const bool sound =
       std::isfinite(inverse.sum().item<double>()) && inverse.diagonal().min().item<double>() > 0;
   if (!sound) return absl::FailedPreconditionError("its inverse is not finite");
-  return inverse.flip({0, 1}).to(at::kCPU).contiguous();
+  return inverse.flip({0, 1}).contiguous();
 }
 
 // What was needed to factor H. `inverse` undefined: nothing helped.
@@ -192,11 +192,11 @@ at::Tensor CorrectForDrift(const at::Tensor& weight, const at::Tensor& drift, do
   const at::Tensor factor = inverse.to(device);
   at::Tensor missing = at::matmul(weight.to(device), ordered);
   missing = at::matmul(at::matmul(missing, factor.t()), factor);
-  return weight + missing.to(at::kCPU) * share;
+  return weight + missing.to(weight.device()) * share;
 }
 
 // Algorithm 1 over `weight` [N, K] with its columns already in order; fills scales, zeros and (in
-// that order) codes.
+// that order) codes. All tensors but the order's are on the weight's device.
 double QuantizeColumns(const at::Tensor& weight, const at::Tensor& inverse,
                        const ColumnOrder& order, const IntegerScheme& scheme,
                        const ScaleSearch& search, int64_t block_size, QuantizedLinear& linear,
@@ -204,51 +204,54 @@ double QuantizeColumns(const at::Tensor& weight, const at::Tensor& inverse,
   const int64_t rows = weight.size(0);
   const int64_t columns = weight.size(1);
   const int64_t group = scheme.group_columns;
-  const at::Tensor errors = at::empty({rows, block_size}, at::kFloat);
-  const at::Tensor losses = at::zeros({rows}, at::kDouble);
-  const int32_t* group_of_column = order.group_of_column.const_data_ptr<int32_t>();
+  const at::Device device = weight.device();
+  const at::Tensor errors = at::empty({rows, block_size}, weight.options());
+  const at::Tensor losses = at::zeros({rows}, weight.options().dtype(at::kDouble));
+  const at::Tensor groups_there = order.group_of_column.to(device);
+  const int32_t* group_of_column = groups_there.const_data_ptr<int32_t>();
+  const kernels::Backend& kernels = KernelsOn(device);
   for (int64_t begin = 0; begin < columns; begin += block_size) {
     const int64_t end = std::min(begin + block_size, columns);
     // A group wider than the block gets its scale where it begins, from all of its columns as they
     // are now.
     const bool wide = group > block_size;
     if (!order.static_groups && wide && begin % group == 0) {
-      const int32_t index = group_of_column[begin];
-      kernels::Active().backend->find_params(
-          {.weight = weight.const_data_ptr<float>() + begin,
-           .weight_stride = columns,
-           .rows = rows,
-           .columns = group,
-           .group_columns = group,
-           .bits = scheme.bits,
-           .symmetric = scheme.symmetric,
-           .search_steps = search.steps,
-           .column_weights = search.Weights(begin),
-           .scales = MutableHalfBits(linear.scales) + index,
-           .zeros = linear.zeros.mutable_data_ptr<uint8_t>() + index,
-           .params_stride = linear.groups()});
+      const int32_t index = order.group_of_column.const_data_ptr<int32_t>()[begin];
+      kernels.find_params({.weight = weight.const_data_ptr<float>() + begin,
+                           .weight_stride = columns,
+                           .rows = rows,
+                           .columns = group,
+                           .group_columns = group,
+                           .bits = scheme.bits,
+                           .symmetric = scheme.symmetric,
+                           .search_steps = search.steps,
+                           .column_weights = search.Weights(begin),
+                           .scales = MutableHalfBits(linear.scales) + index,
+                           .zeros = linear.zeros.mutable_data_ptr<uint8_t>() + index,
+                           .params_stride = linear.groups(),
+                           .stream = StreamOn(device)});
     }
-    kernels::Active().backend->gptq_block(
-        {.rows = rows,
-         .columns = end - begin,
-         .bits = scheme.bits,
-         .symmetric = scheme.symmetric,
-         .find_columns = order.static_groups || wide ? 0 : group,
-         .search_steps = search.steps,
-         .column_weights = search.Weights(begin),
-         .weight = weight.mutable_data_ptr<float>() + begin,
-         .weight_stride = columns,
-         .inverse = inverse.const_data_ptr<float>() + begin * columns + begin,
-         .inverse_stride = columns,
-         .group_of_column = group_of_column + begin,
-         .scales = MutableHalfBits(linear.scales),
-         .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
-         .params_stride = linear.groups(),
-         .codes = codes.mutable_data_ptr<uint8_t>() + begin,
-         .codes_stride = columns,
-         .errors = errors.mutable_data_ptr<float>(),
-         .errors_stride = block_size,
-         .losses = losses.mutable_data_ptr<double>()});
+    kernels.gptq_block({.rows = rows,
+                        .columns = end - begin,
+                        .bits = scheme.bits,
+                        .symmetric = scheme.symmetric,
+                        .find_columns = order.static_groups || wide ? 0 : group,
+                        .search_steps = search.steps,
+                        .column_weights = search.Weights(begin),
+                        .weight = weight.mutable_data_ptr<float>() + begin,
+                        .weight_stride = columns,
+                        .inverse = inverse.const_data_ptr<float>() + begin * columns + begin,
+                        .inverse_stride = columns,
+                        .group_of_column = group_of_column + begin,
+                        .scales = MutableHalfBits(linear.scales),
+                        .zeros = linear.zeros.mutable_data_ptr<uint8_t>(),
+                        .params_stride = linear.groups(),
+                        .codes = codes.mutable_data_ptr<uint8_t>() + begin,
+                        .codes_stride = columns,
+                        .errors = errors.mutable_data_ptr<float>(),
+                        .errors_stride = block_size,
+                        .losses = losses.mutable_data_ptr<double>(),
+                        .stream = StreamOn(device)});
     if (end < columns) {
       at::Tensor rest = weight.narrow(1, end, columns - end);
       rest.addmm_(errors.narrow(1, 0, end - begin),
@@ -269,7 +272,8 @@ class GptqMethod : public Method {
         .options = GptqOptions(),
         .formats = IntegerFormats(),
         .needs_calibration = true,
-        .reference = "https://arxiv.org/abs/2210.17323"};
+        .reference = "https://arxiv.org/abs/2210.17323",
+        .on_device = true};
     return info;
   }
 
@@ -305,21 +309,21 @@ class GptqMethod : public Method {
     if (job.statistics == nullptr) {
       return absl::InternalError(absl::StrCat(job.name, ": gptq was given no statistics"));
     }
-    at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+    at::Tensor weight = job.weight.contiguous();
+    const at::Device device = weight.device();
     QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
     const int64_t columns = weight.size(1);
     const IntegerScheme scheme = IntegerSchemeOf(*job.options, columns);
     LinearResult result;
-    QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), columns);
+    QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), columns, device);
 
     at::Tensor hessian = job.statistics->hessian;
     // Columns that calibration never reached carry no error whatever their weight; zero costs
     // nothing.
     const at::Tensor dead = hessian.diagonal() == 0;
-    const at::Tensor dead_on_cpu = dead.to(at::kCPU);
     if (dead.any().item<bool>()) {
       hessian = hessian + dead.to(at::kFloat).diag();
-      weight = weight.masked_fill(dead_on_cpu, 0);
+      weight = weight.masked_fill(dead.to(device), 0);
     }
     QD_RETURN_IF_ERROR(
         CheckFinite(absl::StrCat("the inputs of ", job.name, " during calibration"), hessian));
@@ -334,19 +338,22 @@ class GptqMethod : public Method {
            "the Hessian could not be factored at all; the module was rounded "
            "to nearest"});
       RoundToNearest(weight, scheme, {}, linear);
-      result.linear = std::move(linear);
+      result.linear = linear.To(at::kCPU);
       return result;
     }
     result.damping = factored.damping;
+    factored.inverse = factored.inverse.to(device);
     ScaleSearch search = SearchFor(factored.inverse, *job.options);
-    if (order.permutation.defined()) weight = weight.index_select(1, order.permutation);
+    if (order.permutation.defined()) {
+      weight = weight.index_select(1, order.permutation.to(device));
+    }
     const double share = job.options->at("input_correction").get<double>();
     if (share > 0 && job.statistics->drift.defined()) {
       weight = CorrectForDrift(weight, job.statistics->drift, share, factored.inverse, order);
     }
     if (order.static_groups) {
       ScaleSearch unordered = search;
-      const at::Tensor back = at::argsort(order.permutation);
+      const at::Tensor back = at::argsort(order.permutation).to(device);
       if (search.column_weights.defined()) {
         unordered.column_weights = search.column_weights.index_select(0, back);
       }
@@ -358,10 +365,10 @@ class GptqMethod : public Method {
                                   job.options->at("block_size").get<int64_t>(), linear, codes);
     if (order.permutation.defined()) {
       const at::Tensor back = at::argsort(order.permutation);
-      linear.codes = codes.index_select(1, back).contiguous();
+      linear.codes = codes.index_select(1, back.to(device)).contiguous();
       linear.group_index = order.group_of_column.index_select(0, back).contiguous();
     }
-    result.linear = std::move(linear);
+    result.linear = linear.To(at::kCPU);
     return result;
   }
 };

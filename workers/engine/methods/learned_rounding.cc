@@ -93,7 +93,8 @@ class Learner : public RoundingLearner {
 
   QuantizedLinear Store(const at::Tensor& codes, const RangeGrid& grid) const {
     const int64_t outputs = weight_.size(0);
-    QuantizedLinear linear = EmptyLinear(scheme_, outputs, weight_.size(1) * weight_.size(2));
+    QuantizedLinear linear =
+        EmptyLinear(scheme_, outputs, weight_.size(1) * weight_.size(2), at::kCPU);
     const auto on_cpu = [&](const at::Tensor& tensor, at::ScalarType type) {
       return tensor.reshape({outputs, -1}).to(at::kCPU, type).contiguous();
     };

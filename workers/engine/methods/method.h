@@ -31,8 +31,9 @@ struct MethodInfo {
   std::vector<std::string> formats;  // The first is the default.
   bool needs_calibration = false;    // With its default options.
   std::string reference;             // Paper or program that defines it.
-  std::string instead =
-      {};  // A method for architectures that this one does not know; may be empty.
+  std::string instead = {};          // A method for architectures unknown to this one.
+  // Quantize works on the job's device where its kernels can (tensor/kernels.h), else on the CPU.
+  bool on_device = false;
 };
 
 // What a method wants to know from calibration.
@@ -56,8 +57,10 @@ struct InputStatistics {
 };
 
 struct LinearJob {
-  std::string name;                             // "model.layers.3.mlp.down_proj"
-  at::Tensor weight;                            // float32 [N, K]; the method may overwrite it.
+  std::string name;  // "model.layers.3.mlp.down_proj"
+  // float32 [N, K], on KernelDevice for methods that are on_device, else on the CPU; the method may
+  // overwrite it.
+  at::Tensor weight;
   const InputStatistics* statistics = nullptr;  // Null for methods without calibration.
   const nlohmann::json* options = nullptr;      // From ResolveOptions: complete and checked.
 };

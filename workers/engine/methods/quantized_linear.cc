@@ -10,11 +10,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "kernels/table.h"
 #include "workers/engine/checkpoint/safetensors.h"
 #include "workers/engine/methods/tensor_spans.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -143,21 +143,30 @@ absl::StatusOr<at::Tensor> QuantizedLinear::Dequantize(at::ScalarType dtype) con
       const at::Tensor zero = zeros.to(at::kFloat).index_select(1, group_index);
       return ((codes.to(at::kFloat) - zero) * scale).to(dtype);
     }
-    at::Tensor weight = at::empty({outputs(), inputs()}, at::kFloat);
-    kernels::Active().backend->dequantize_rows(
-        {.codes = codes.const_data_ptr<uint8_t>(),
-         .codes_stride = inputs(),
-         .scales = HalfBits(scales),
-         .zeros = zeros.const_data_ptr<uint8_t>(),
-         .params_stride = groups(),
-         .group_index = group_index.const_data_ptr<int32_t>(),
-         .rows = outputs(),
-         .columns = inputs(),
-         .groups = groups(),
-         .weight = weight.mutable_data_ptr<float>(),
-         .weight_stride = inputs()});
+    const at::Device device = codes.device();
+    at::Tensor weight = at::empty({outputs(), inputs()}, codes.options().dtype(at::kFloat));
+    KernelsOn(device).dequantize_rows({.codes = codes.const_data_ptr<uint8_t>(),
+                                       .codes_stride = inputs(),
+                                       .scales = HalfBits(scales),
+                                       .zeros = zeros.const_data_ptr<uint8_t>(),
+                                       .params_stride = groups(),
+                                       .group_index = group_index.const_data_ptr<int32_t>(),
+                                       .rows = outputs(),
+                                       .columns = inputs(),
+                                       .groups = groups(),
+                                       .weight = weight.mutable_data_ptr<float>(),
+                                       .weight_stride = inputs(),
+                                       .stream = StreamOn(device)});
     return weight.to(dtype);
   });
+}
+
+QuantizedLinear QuantizedLinear::To(at::Device device) const {
+  QuantizedLinear moved = *this;
+  for (at::Tensor* tensor : {&moved.codes, &moved.scales, &moved.zeros, &moved.group_index}) {
+    if (tensor->defined()) *tensor = tensor->to(device);
+  }
+  return moved;
 }
 
 absl::Status CodebookLinear::Check() const {
@@ -176,15 +185,16 @@ absl::Status CodebookLinear::Check() const {
   });
 }
 
+at::Tensor CodebookLinear::Scales() const {
+  if (!nested.has_value()) return absmax;
+  return Look(nested->codebook, nested->codes) *
+             Spread(nested->absmax, nested->block_size, nested->codes.numel()) +
+         nested->offset;
+}
+
 absl::StatusOr<at::Tensor> CodebookLinear::Dequantize(at::ScalarType dtype) const {
   return TorchCall("decoding a quantized layer", [&] {
-    at::Tensor scale = absmax;
-    if (nested.has_value()) {
-      scale = Look(nested->codebook, nested->codes) *
-                  Spread(nested->absmax, nested->block_size, nested->codes.numel()) +
-              nested->offset;
-    }
-    const at::Tensor values = Look(codebook, codes) * Spread(scale, block_size, codes.numel());
+    const at::Tensor values = Look(codebook, codes) * Spread(Scales(), block_size, codes.numel());
     return values.view(codes.sizes()).to(dtype);
   });
 }
@@ -208,7 +218,13 @@ absl::StatusOr<at::Tensor> BlockLinear::Dequantize(at::ScalarType dtype) const {
   });
 }
 
-absl::StatusOr<at::Tensor> Dequantize(const QuantizedWeight& weight, at::ScalarType dtype) {
+absl::StatusOr<at::Tensor> Dequantize(const QuantizedWeight& weight, at::ScalarType dtype,
+                                      at::Device device) {
+  const auto* affine = std::get_if<QuantizedLinear>(&weight);
+  if (affine != nullptr && !device.is_cpu()) {
+    return TorchCall("moving a quantized layer",
+                     [&] { return affine->To(device).Dequantize(dtype); });
+  }
   return std::visit([&](const auto& linear) { return linear.Dequantize(dtype); }, weight);
 }
 

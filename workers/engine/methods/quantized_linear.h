@@ -2,7 +2,8 @@
 // (which write and read it), so that neither knows the other. Three kinds of codes, one variant
 // over them.
 //
-// All tensors are contiguous and on the CPU; they are shared, not copied, when a struct is copied.
+// All tensors are contiguous and on the CPU (within a method a QuantizedLinear may be on the job's
+// device: see To); they are shared, not copied, when a struct is copied.
 // N = outputs, K = inputs.
 #pragma once
 
@@ -51,6 +52,8 @@ struct QuantizedLinear {
   // same codes gets the same bits.
   absl::StatusOr<at::Tensor> Dequantize(at::ScalarType dtype) const;
   absl::Status Check() const;
+  // All tensors there. Throws what libtorch throws.
+  QuantizedLinear To(at::Device device) const;
 };
 
 // group_index of runs of `group` neighbouring columns: int32 [inputs].
@@ -79,6 +82,8 @@ struct CodebookLinear {
 
   int64_t outputs() const { return codes.size(0); }
   int64_t inputs() const { return codes.size(1); }
+  // absmax of every block, decoded: float32. Throws what libtorch throws.
+  at::Tensor Scales() const;
   absl::StatusOr<at::Tensor> Dequantize(at::ScalarType dtype) const;
   absl::Status Check() const;
 };
@@ -105,8 +110,11 @@ struct BlockLinear {
 
 using QuantizedWeight = std::variant<QuantizedLinear, CodebookLinear, BlockLinear>;
 
-// The weight [N, K] on the CPU. Thread-safe. ResourceExhausted when memory is short.
-absl::StatusOr<at::Tensor> Dequantize(const QuantizedWeight& weight, at::ScalarType dtype);
+// The weight [N, K]: the same numbers on whatever device (one that KernelDevice gave) or, where a
+// kind of codes is decoded on the CPU only, there. Thread-safe. ResourceExhausted when memory is
+// short.
+absl::StatusOr<at::Tensor> Dequantize(const QuantizedWeight& weight, at::ScalarType dtype,
+                                      at::Device device = at::kCPU);
 // Shapes, dtypes and ranges as above; InvalidArgument names the first thing that is wrong.
 absl::Status Check(const QuantizedWeight& weight);
 int64_t Outputs(const QuantizedWeight& weight);

@@ -12,14 +12,15 @@ Rounder RounderOf(const nlohmann::json& options, int64_t inputs) {
     const BlockEncoding* encoding =
         FindGgufEncoding(GgufTypeFor(options.at("type").get<std::string>(), inputs));
     // Plain numbers have no groups; their scales are compared over whole rows.
-    return {encoding->block_weights == 1 ? inputs : encoding->block_weights,
+    return {encoding->block_weights == 1 ? inputs : encoding->block_weights, false,
             [encoding](const at::Tensor& weight) {
               return QuantizeToBlocks(weight, *encoding, {}).Dequantize(at::kFloat);
             }};
   }
   const IntegerScheme scheme = IntegerSchemeOf(options, inputs);
-  return {scheme.group_columns, [scheme](const at::Tensor& weight) {
-            QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
+  return {scheme.group_columns, true, [scheme](const at::Tensor& weight) {
+            QuantizedLinear linear =
+                EmptyLinear(scheme, weight.size(0), weight.size(1), weight.device());
             RoundToNearest(weight, scheme, {}, linear);
             return linear.Dequantize(at::kFloat);
           }};

@@ -14,7 +14,8 @@ namespace quantd::engine {
 
 struct Rounder {
   int64_t group_columns = 0;  // Columns that share a scale.
-  // `weight` float32 [N, K] on the CPU, contiguous -> as it comes back from its codes.
+  bool on_device = false;     // `round` takes weights on the job's device, not only the CPU's.
+  // `weight` float32 [N, K], contiguous -> as it comes back from its codes, where it was.
   std::function<absl::StatusOr<at::Tensor>(const at::Tensor& weight)> round;
 };
 

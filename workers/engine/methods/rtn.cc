@@ -35,23 +35,20 @@ class RtnMethod : public Method {
                         .needs_calibration = false,
                         .reference =
                             "The convention of the GPTQ family: symmetric scale "
-                            "2 max|w| / (2^bits - 1), rounded to float16 first."};
+                            "2 max|w| / (2^bits - 1), rounded to float16 first.",
+                        .on_device = true};
     return info;
   }
 
   absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
     return TorchCall(absl::StrCat("rounding ", job.name), [&]() -> absl::StatusOr<LinearResult> {
-      const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+      const at::Tensor weight = job.weight.contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
       const IntegerScheme scheme = IntegerSchemeOf(*job.options, weight.size(1));
-      QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
+      QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1), weight.device());
       const bool searches = job.options->at("scale_search").get<bool>();
       RoundToNearest(weight, scheme, {.steps = searches ? kScaleSearchSteps : 0}, linear);
-      QD_ASSIGN_OR_RETURN(const at::Tensor decoded, linear.Dequantize(at::kFloat));
-      LinearResult result;
-      result.loss = (decoded - weight).square().sum(at::kDouble).item<double>() / 2;
-      result.linear = std::move(linear);
-      return result;
+      return WithRoundingLoss(linear, weight);
     });
   }
 };

@@ -80,7 +80,7 @@ bool IsStatic(const nlohmann::json& options) { return options.at("activations") 
 QuantizedLinear RoundRows(const at::Tensor& weight, const nlohmann::json& options) {
   const IntegerScheme scheme = {
       .bits = 8, .group_size = -1, .group_columns = weight.size(1), .symmetric = true};
-  QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1));
+  QuantizedLinear linear = EmptyLinear(scheme, weight.size(0), weight.size(1), weight.device());
   linear.scales = (weight.abs().amax(1, true) / kLevels).clamp_min(kSmallestScale);
   linear.zeros.fill_(128);
   linear.codes = ((weight / linear.scales).round().clamp(-kLevels, kLevels) + 128).to(at::kByte);
@@ -130,7 +130,8 @@ class SmoothQuantMethod : public Method {
         .options = Options(),
         .formats = {"compressed-tensors"},
         .needs_calibration = true,
-        .reference = "https://arxiv.org/abs/2211.10438"};
+        .reference = "https://arxiv.org/abs/2211.10438",
+        .on_device = true};
     return info;
   }
 
@@ -184,7 +185,7 @@ class SmoothQuantMethod : public Method {
 
   absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
     return TorchCall(absl::StrCat("rounding ", job.name), [&]() -> absl::StatusOr<LinearResult> {
-      const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+      const at::Tensor weight = job.weight.contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
       QuantizedLinear linear = RoundRows(weight, *job.options);
       std::vector<FallbackRecord> fallbacks;
@@ -209,11 +210,10 @@ class SmoothQuantMethod : public Method {
       if (!fold.previous_is_norm) continue;
       Smoothing smoothing;
       for (const std::string& module : fold.linears) {
-        QD_ASSIGN_OR_RETURN(const at::Tensor weight,
-                            job.Read(absl::StrCat(prefix, module, ".weight")));
+        const at::Tensor& weight = block.linear(module).weight;
         const ColumnStatistics* seen = columns.Of(module);
         QD_RETURN_IF_ERROR(TorchCall(absl::StrCat("ranges of ", module), [&] {
-          const at::Tensor largest = weight.abs().amax(0);
+          const at::Tensor largest = weight.abs().amax(0).to(at::kFloat).to(at::kCPU);
           smoothing.weights =
               smoothing.weights.defined() ? at::maximum(smoothing.weights, largest) : largest;
           if (seen == nullptr) return;  // An expert without tokens: the others speak for it.
@@ -265,7 +265,7 @@ class SmoothQuantMethod : public Method {
       if (const auto found = scales.find(module); found != scales.end())
         weight = weight * found->second;
       QD_ASSIGN_OR_RETURN(const at::Tensor rounded,
-                          RoundRows(weight.to(at::kCPU), options).Dequantize(at::kFloat));
+                          RoundRows(weight, options).Dequantize(at::kFloat));
       QD_RETURN_IF_ERROR(trial.SetWeight(module, rounded));
       trial.linear(module).input.kind = InputKind::kInt8PerToken;
     }

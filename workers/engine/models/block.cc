@@ -59,8 +59,17 @@ absl::Status Block::SetTensor(absl::string_view name, const at::Tensor& value) {
 
 int64_t Block::size_bytes() const {
   int64_t bytes = 0;
-  for (const auto& [name, module] : modules_) bytes += Bytes(module.weight) + Bytes(module.bias);
+  for (const auto& [name, module] : modules_) {
+    bytes += Bytes(module.weight) + Bytes(module.bias);
+    if (module.packed != nullptr) bytes += module.packed->size_bytes();
+  }
   return bytes;
+}
+
+void Block::CountPacked(std::map<std::string, int64_t>& counts) const {
+  for (const auto& [name, module] : modules_) {
+    if (module.packed != nullptr) ++counts[std::string(module.packed->kernel())];
+  }
 }
 
 }  // namespace quantd::engine

@@ -5,20 +5,24 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <string>
 
 #include "absl/container/node_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "workers/engine/models/input_quantization.h"
+#include "workers/engine/models/packed_weight.h"
 
 namespace quantd::engine {
 
 // A layer with a weight and perhaps a bias: linears [out, in], norms [width].
 struct Linear {
-  at::Tensor weight;  // The decoder's device and dtype.
+  at::Tensor weight;  // The decoder's device and dtype; undefined where `packed` is there.
   at::Tensor bias;    // [out], or undefined.
   InputQuantization input;
+  std::shared_ptr<const PackedWeight> packed = nullptr;
 };
 
 class Block {
@@ -35,6 +39,8 @@ class Block {
   // the block has none such.
   absl::Status SetTensor(absl::string_view name, const at::Tensor& value);
   int64_t size_bytes() const;
+  // Adds one for each packed weight to its kernel's count.
+  void CountPacked(std::map<std::string, int64_t>& counts) const;
 
  private:
   friend class Decoder;

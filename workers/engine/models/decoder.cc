@@ -47,10 +47,12 @@ int64_t Bytes(const Linear& layer) {
   const auto bytes = [](const at::Tensor& tensor) {
     return tensor.defined() ? static_cast<int64_t>(tensor.nbytes()) : 0;
   };
-  return bytes(layer.weight) + bytes(layer.bias);
+  const int64_t packed = layer.packed == nullptr ? 0 : layer.packed->size_bytes();
+  return bytes(layer.weight) + bytes(layer.bias) + packed;
 }
 
 at::Tensor ApplyLinear(const Linear& linear, const at::Tensor& input) {
+  if (linear.packed != nullptr) return linear.packed->Multiply(input, linear.bias);
   return at::linear(RoundInput(input, linear.input), linear.weight,
                     linear.bias.defined() ? std::optional(linear.bias) : std::nullopt);
 }
@@ -113,6 +115,8 @@ absl::Status Decoder::FetchOuter(const WeightSource& source) {
     } else if (absl::StartsWith(tensor.name, ModuleOf(row_->final_norm))) {
       QD_RETURN_IF_ERROR(fetch(&final_norm_.bias));
     } else if (options_.with_head && tensor.name == row_->head) {
+      QD_ASSIGN_OR_RETURN(head_.packed, FetchPacked(source, tensor.name));
+      if (head_.packed != nullptr) continue;
       QD_ASSIGN_OR_RETURN(head_.weight, FetchTable(source, tensor.name));
     } else if (options_.with_head) {
       QD_RETURN_IF_ERROR(fetch(&head_.bias));
@@ -131,6 +135,14 @@ absl::StatusOr<at::Tensor> Decoder::FetchTable(const WeightSource& source,
   return Fetch(source, std::string(name), options_.device, dtype);
 }
 
+absl::StatusOr<std::shared_ptr<const PackedWeight>> Decoder::FetchPacked(
+    const WeightSource& source, absl::string_view name) const {
+  if (!options_.packed) return nullptr;
+  QD_ASSIGN_OR_RETURN(auto packed, source.ReadPacked(name, options_.device, options_.dtype),
+                      "loading ", name);
+  return packed;
+}
+
 absl::StatusOr<Block> Decoder::LoadBlock(int64_t layer, const WeightSource& source) const {
   if (layer < 0 || layer >= config_.layers) {
     return absl::InvalidArgumentError(
@@ -144,6 +156,10 @@ absl::StatusOr<Block> Decoder::LoadBlock(int64_t layer, const WeightSource& sour
     const bool is_bias = absl::ConsumeSuffix(&module, ".bias");
     Linear& held = block.modules_[ModuleOf(module)];
     at::Tensor& target = is_bias ? held.bias : held.weight;
+    if (!is_bias) {
+      QD_ASSIGN_OR_RETURN(held.packed, FetchPacked(source, tensor.name));
+      if (held.packed != nullptr) continue;
+    }
     QD_ASSIGN_OR_RETURN(target, Fetch(source, tensor.name, options_.device, options_.dtype));
     if (!is_bias) held.input = source.InputRounding(tensor.name);
   }
@@ -217,11 +233,11 @@ absl::StatusOr<at::Tensor> Decoder::FinalNorm(const at::Tensor& hidden) const {
 
 absl::StatusOr<at::Tensor> Decoder::Logits(const at::Tensor& hidden) const {
   QD_ASSIGN_OR_RETURN(const at::Tensor normed, FinalNorm(hidden));
-  if (!head_.weight.defined()) {
+  if (!head_.weight.defined() && head_.packed == nullptr) {
     return absl::FailedPreconditionError("logits were asked of a decoder made without its head");
   }
   return TorchCall("computing logits", [&] {
-    if (head_.weight.scalar_type() != options_.dtype) {
+    if (head_.packed == nullptr && head_.weight.scalar_type() != options_.dtype) {
       head_.weight = head_.weight.to(options_.dtype);
     }
     at::Tensor logits = ApplyLinear(head_, normed);

@@ -40,6 +40,8 @@ struct DecoderOptions {
   at::ScalarType dtype = at::kFloat;  // kFloat, kBFloat16 or kHalf.
   // Without it Logits fails; saves memory where only hidden states are wanted.
   bool with_head = true;
+  // Weights that the source holds in a form that the device's kernels multiply with stay in it.
+  bool packed = false;
 };
 
 class Decoder {
@@ -80,11 +82,14 @@ class Decoder {
   at::ScalarType dtype() const { return options_.dtype; }
   // Of the parts outside the blocks.
   int64_t size_bytes() const;
+  const Linear& head() const { return head_; }
 
  private:
   Decoder() = default;
   absl::StatusOr<at::Tensor> FetchTable(const WeightSource& source, absl::string_view name) const;
   absl::Status FetchOuter(const WeightSource& source);
+  absl::StatusOr<std::shared_ptr<const PackedWeight>> FetchPacked(const WeightSource& source,
+                                                                  absl::string_view name) const;
   LayerPass Pass(const Block& block, const ForwardOptions& options) const;
 
   ModelConfig config_;

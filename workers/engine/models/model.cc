@@ -108,6 +108,13 @@ absl::StatusOr<std::vector<std::vector<int64_t>>> Model::Generate(
   return output;
 }
 
+std::map<std::string, int64_t> Model::PackedKernels() const {
+  std::map<std::string, int64_t> counts;
+  for (const Block& block : blocks_) block.CountPacked(counts);
+  if (const auto& head = decoder_.head().packed) ++counts[std::string(head->kernel())];
+  return counts;
+}
+
 int64_t Model::size_bytes() const {
   int64_t bytes = decoder_.size_bytes();
   for (const Block& block : blocks_) bytes += block.size_bytes();

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -48,6 +49,8 @@ class Model {
   const ModelConfig& config() const { return decoder_.config(); }
   std::vector<Block>& blocks() { return blocks_; }
   int64_t size_bytes() const;
+  // How many linears are multiplied with by which kernel as they are stored (PackedWeight::kernel).
+  std::map<std::string, int64_t> PackedKernels() const;
 
  private:
   explicit Model(Decoder decoder) : decoder_(std::move(decoder)) {}

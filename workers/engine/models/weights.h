@@ -15,6 +15,7 @@
 #include "workers/engine/checkpoint/checkpoint.h"
 #include "workers/engine/models/architecture.h"
 #include "workers/engine/models/input_quantization.h"
+#include "workers/engine/models/packed_weight.h"
 
 namespace quantd::engine {
 
@@ -37,6 +38,12 @@ class WeightSource {
   virtual absl::StatusOr<DType> StoredType(absl::string_view name) const;
   // What the input of the linear layer with the weight `name` is rounded to at run time.
   virtual InputQuantization InputRounding(absl::string_view name) const { return {}; }
+  // The weight `name` for products in `dtype` on `device` without widening it; null where it is not
+  // stored in a way that a kernel there multiplies with.
+  virtual absl::StatusOr<std::shared_ptr<const PackedWeight>> ReadPacked(
+      absl::string_view name, at::Device device, at::ScalarType dtype) const {
+    return nullptr;
+  }
 };
 
 // A source that changes some of another's tensors; everything else goes through.

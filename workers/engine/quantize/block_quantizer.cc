@@ -15,6 +15,7 @@
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 #include "workers/engine/tensor/view.h"
 
@@ -84,7 +85,8 @@ absl::Status BlockQuantizer::Replay(int64_t unit) {
   for (const PlannedLinear* linear : linears) {
     QD_ASSIGN_OR_RETURN(const QuantizedWeight weight,
                         plan_.format->Unpack(plan_.configuration, linear->name, lookup));
-    QD_ASSIGN_OR_RETURN(const at::Tensor decoded, Dequantize(weight, plan_.dtype));
+    QD_ASSIGN_OR_RETURN(const at::Tensor decoded,
+                        Dequantize(weight, plan_.dtype, KernelDevice(stream_.decoder().device())));
     QD_RETURN_IF_ERROR(block.SetWeight(linear->shape.module, decoded));
     block.linear(linear->shape.module).input = InputOf(weight);
   }
@@ -95,6 +97,7 @@ absl::Status BlockQuantizer::Replay(int64_t unit) {
 
 absl::Status BlockQuantizer::Quantize(int64_t unit) {
   const auto start = std::chrono::steady_clock::now();
+  phase_begin_ = start;
   UnitOutput output;
   overlay_.Clear();
   const bool head = unit >= static_cast<int64_t>(plan_.blocks.size());
@@ -104,6 +107,7 @@ absl::Status BlockQuantizer::Quantize(int64_t unit) {
   state.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   QD_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
                       work_.Save(unit, output.tensors, output.records));
+  Spent("save");
   for (const nlohmann::json& record : output.records) {
     context_.events.Metric("quantization_loss", record["loss"].get<double>(), "",
                            {{"module", record["name"].get<std::string>()}});
@@ -112,13 +116,24 @@ absl::Status BlockQuantizer::Quantize(int64_t unit) {
   return absl::OkStatus();
 }
 
+void BlockQuantizer::Spent(const char* phase) {
+  Synchronize(stream_.decoder().device()).IgnoreError();  // A fault shows where it matters.
+  const auto now = std::chrono::steady_clock::now();
+  nlohmann::json& seconds = work_.state().phase_seconds[phase];
+  const double before = seconds.is_number() ? seconds.get<double>() : 0;
+  seconds = before + std::chrono::duration<double>(now - phase_begin_).count();
+  phase_begin_ = now;
+}
+
 absl::Status BlockQuantizer::QuantizeHead(UnitOutput& output) {
   std::optional<InputStatistics> statistics;
   if (plan_.needs.hessian || plan_.needs.absmax) {
     QD_ASSIGN_OR_RETURN(statistics, stream_.CollectHead());
+    Spent("collect");
   }
   QD_ASSIGN_OR_RETURN(const LinearResult result,
                       RunMethod(plan_.head, statistics ? &*statistics : nullptr));
+  Spent("quantize");
   return Take(plan_.head, result, nullptr, output);
 }
 
@@ -131,7 +146,9 @@ absl::Status BlockQuantizer::QuantizeBlock(int64_t layer, UnitOutput& output) {
     QD_ASSIGN_OR_RETURN(results, plan_.method->QuantizeBlock(job));
     return absl::OkStatus();
   }));
+  Spent("prepare");
   QD_ASSIGN_OR_RETURN(Block block, stream_.LoadBlock(layer, overlay_));
+  Spent("load");
   const std::vector<const PlannedLinear*> linears = plan_.UnitLinears(layer);
   if (results.empty()) {
     QD_RETURN_IF_ERROR(QuantizeLinears(layer, block, output));
@@ -150,7 +167,9 @@ absl::Status BlockQuantizer::QuantizeBlock(int64_t layer, UnitOutput& output) {
     if (!quantized) output.tensors.push_back({name, tensor});
   }
   if (plan_.needs.drift) QD_RETURN_IF_ERROR(stream_.AdvanceOriginal(layer));
-  return stream_.Advance(block);
+  QD_RETURN_IF_ERROR(stream_.Advance(block));
+  Spent("advance");
+  return absl::OkStatus();
 }
 
 absl::Status BlockQuantizer::RunHook(int64_t layer,
@@ -176,6 +195,7 @@ absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Block& block, UnitOu
     std::map<int, InputStatistics> statistics;
     if (collects) {
       QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, groups, sequential));
+      Spent("collect");
     }
     for (const PlannedLinear* linear : linears) {
       const int group = linear->shape.group;
@@ -183,6 +203,7 @@ absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Block& block, UnitOu
       QD_RETURN_IF_ERROR(context_.cancel.Check());
       QD_ASSIGN_OR_RETURN(const LinearResult result,
                           RunMethod(*linear, collects ? &statistics.at(group) : nullptr));
+      Spent("quantize");
       QD_RETURN_IF_ERROR(Take(*linear, result, &block, output));
     }
   }
@@ -201,45 +222,65 @@ absl::Status BlockQuantizer::Take(const PlannedLinear& linear, const LinearResul
     // What readers will see, not what the method made: formats may round once more.
     QD_ASSIGN_OR_RETURN(const QuantizedWeight stored,
                         plan_.format->Unpack(plan_.configuration, linear.name, LookupIn(packed)));
-    QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(stored, plan_.dtype));
+    const at::Device device = KernelDevice(stream_.decoder().device());
+    QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(stored, plan_.dtype, device));
     QD_RETURN_IF_ERROR(block->SetWeight(linear.shape.module, weight), linear.name);
     block->linear(linear.shape.module).input = InputOf(stored);
   }
   for (NamedTensor& tensor : packed) output.tensors.push_back(std::move(tensor));
+  Spent("pack");
   return absl::OkStatus();
+}
+
+absl::StatusOr<at::Tensor> BlockQuantizer::ReadWeight(const PlannedLinear& linear,
+                                                      at::Device device) {
+  QD_ASSIGN_OR_RETURN(const at::Tensor stored, overlay_.Read(linear.WeightName()));
+  // A copy: methods overwrite their weight, and what is read may be the file itself. It is widened
+  // where it goes, which moves half the bytes.
+  absl::StatusOr<at::Tensor> weight = TorchCall(absl::StrCat("reading ", linear.name), [&] {
+    const at::Tensor moved = stored.to(device);
+    return moved.to(at::kFloat, /*non_blocking=*/false, /*copy=*/moved.is_same(stored));
+  });
+  overlay_.Release(linear.WeightName());
+  return weight;
 }
 
 absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& linear,
                                                        InputStatistics* statistics) {
+  const bool on_device = plan_.method->Info().on_device;
+  const bool has_hessian = statistics != nullptr && statistics->hessian.defined();
+  at::Device device = on_device ? KernelDevice(stream_.decoder().device()) : at::Device(at::kCPU);
   for (;;) {
-    QD_ASSIGN_OR_RETURN(const at::Tensor stored, overlay_.Read(linear.WeightName()));
-    // A copy: methods overwrite their weight, and what is read may be the file itself.
-    QD_ASSIGN_OR_RETURN(at::Tensor weight, TorchCall(absl::StrCat("reading ", linear.name), [&] {
-                          return stored.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-                        }));
-    overlay_.Release(linear.WeightName());
-    LinearJob job = {.name = linear.name,
-                     .weight = std::move(weight),
-                     .statistics = statistics,
-                     .options = &linear.options};
-    const int64_t tokens = plan_.sequences * plan_.sequence_length;
-    if (plan_.needs.hessian && statistics != nullptr &&
-        SawTooFewTokens(linear.shape, *statistics, tokens)) {
-      return RoundInstead(std::move(job), tokens);
-    }
-    absl::StatusOr<LinearResult> result = plan_.method->Quantize(std::move(job));
-    const bool on_gpu =
-        statistics != nullptr && statistics->hessian.defined() && statistics->hessian.is_cuda();
+    const bool on_gpu = device.is_cuda() || (has_hessian && statistics->hessian.is_cuda());
+    const absl::StatusOr<LinearResult> result = RunMethodOn(device, linear, statistics);
     if (result.ok() || !IsOutOfMemory(result.status()) || !on_gpu) return result;
     RecordFallback(context_, work_, "cpu", linear.name,
-                   "out of device memory; the Hessian was factored on the CPU");
-    EmptyDeviceCache(statistics->hessian.device());
+                   "out of device memory; the module was quantized on the CPU");
+    device = at::kCPU;
+    EmptyDeviceCache(stream_.decoder().device());
+    if (statistics == nullptr) continue;
     QD_RETURN_IF_ERROR(TorchCall("moving a Hessian to the CPU", [&] {
       for (at::Tensor* matrix : {&statistics->hessian, &statistics->drift}) {
         if (matrix->defined()) *matrix = matrix->to(at::kCPU);
       }
     }));
   }
+}
+
+absl::StatusOr<LinearResult> BlockQuantizer::RunMethodOn(at::Device device,
+                                                         const PlannedLinear& linear,
+                                                         const InputStatistics* statistics) {
+  QD_ASSIGN_OR_RETURN(at::Tensor weight, ReadWeight(linear, device));
+  LinearJob job = {.name = linear.name,
+                   .weight = std::move(weight),
+                   .statistics = statistics,
+                   .options = &linear.options};
+  const int64_t tokens = plan_.sequences * plan_.sequence_length;
+  if (plan_.needs.hessian && statistics != nullptr &&
+      SawTooFewTokens(linear.shape, *statistics, tokens)) {
+    return RoundInstead(std::move(job), tokens);
+  }
+  return plan_.method->Quantize(std::move(job));
 }
 
 }  // namespace quantd::engine

@@ -2,6 +2,7 @@
 // follows sees what the written model will compute.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -44,16 +45,25 @@ class BlockQuantizer {
   // reports.
   absl::Status RunHook(int64_t layer, const std::function<absl::Status(BlockJob&)>& hook);
   absl::StatusOr<LinearResult> RunMethod(const PlannedLinear& linear, InputStatistics* statistics);
+  absl::StatusOr<LinearResult> RunMethodOn(at::Device device, const PlannedLinear& linear,
+                                           const InputStatistics* statistics);
+  // float32, a copy.
+  absl::StatusOr<at::Tensor> ReadWeight(const PlannedLinear& linear, at::Device device);
   // Appends the linear's tensors and its record; where `block` is given it computes with the
   // decoded weight from now on.
   absl::Status Take(const PlannedLinear& linear, const LinearResult& result, Block* block,
                     UnitOutput& output);
+
+  // Adds the time since the last call (or the unit's begin) to the phase's, once the device has
+  // done what it was given.
+  void Spent(const char* phase);
 
   JobContext& context_;
   const QuantizePlan& plan_;
   WorkFolder& work_;
   BlockStream& stream_;
   WeightOverlay overlay_;  // Of the unit at hand.
+  std::chrono::steady_clock::time_point phase_begin_;
 };
 
 // Emits a Fallback event and keeps it in the work folder's state for the records.

@@ -10,11 +10,11 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
-#include "kernels/table.h"
 #include "workers/engine/formats/open.h"
 #include "workers/engine/formats/pattern.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -217,6 +217,7 @@ absl::Status PlanOutput(QuantizePlan& plan) {
 
 absl::Status PlanDevice(const Runtime& runtime, QuantizePlan& plan) {
   QD_ASSIGN_OR_RETURN(plan.device, SelectDevice(runtime.device));
+  QD_RETURN_IF_ERROR(CheckKernels(plan.device));
   if (!runtime.dtype.empty() && runtime.dtype != "auto") {
     QD_ASSIGN_OR_RETURN(plan.dtype, ParseComputeDtype(runtime.dtype));
   } else if (plan.device.is_cuda() && plan.config.dtype != "") {
@@ -249,9 +250,6 @@ absl::Status PlanCalibration(const QuantizeSpec& spec, QuantizePlan& plan) {
 }
 
 absl::StatusOr<QuantizePlan> PlanAsAsked(JobContext& context, const QuantizeSpec& spec) {
-  if (const std::string& error = kernels::Active().error; !error.empty()) {
-    return absl::InvalidArgumentError(error);
-  }
   QuantizePlan plan;
   QD_ASSIGN_OR_RETURN(plan.method, FindMethod(spec.method));
   QD_ASSIGN_OR_RETURN(plan.options, ResolveOptions(*plan.method, spec.options));

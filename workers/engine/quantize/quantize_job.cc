@@ -26,6 +26,7 @@
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 #include "workers/engine/tokenizer/tokenizer.h"
 
@@ -213,6 +214,7 @@ absl::StatusOr<nlohmann::json> Metadata(const JobContext& context, const Quantiz
       {"options", plan.options},
       {"bits_per_weight", bits_per_weight},
       {"quantization_seconds", work.state().seconds},
+      {"phase_seconds", work.state().phase_seconds},
       {"size_before_bytes", before},
       {"size_after_bytes", after},
       {"size_before_mb", Megabytes(before)},
@@ -223,6 +225,7 @@ absl::StatusOr<nlohmann::json> Metadata(const JobContext& context, const Quantiz
       {"timestamp", absl::FormatTime(absl::RFC3339_sec, absl::Now(), absl::UTCTimeZone())},
       {"versions", Versions(plan)},
       {"device", plan.device.is_cuda() ? "cuda" : "cpu"},
+      {"kernels", KernelsName(plan.device)},
       {"dtype", ComputeDtypeName(plan.dtype)},
       {"calibration", calibration},
       {"seed", context.spec.runtime.seed},

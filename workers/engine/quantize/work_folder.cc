@@ -42,6 +42,9 @@ absl::StatusOr<WorkState> ReadState(const std::string& path, const std::string& 
   if (json.contains("fallbacks") && json["fallbacks"].is_array())
     state.fallbacks = json["fallbacks"];
   if (json.contains("notes") && json["notes"].is_object()) state.notes = json["notes"];
+  if (json.contains("phase_seconds") && json["phase_seconds"].is_object()) {
+    state.phase_seconds = json["phase_seconds"];
+  }
   return state;
 }
 
@@ -108,10 +111,15 @@ absl::StatusOr<std::vector<std::string>> WorkFolder::Save(int64_t unit,
 }
 
 absl::Status WorkFolder::SaveState() const {
-  const nlohmann::json json = {{"version", kStateVersion},        {"fingerprint", fingerprint_},
-                               {"units_done", state_.units_done}, {"batch_size", state_.batch_size},
-                               {"attempts", state_.attempts},     {"seconds", state_.seconds},
-                               {"fallbacks", state_.fallbacks},   {"notes", state_.notes}};
+  const nlohmann::json json = {{"version", kStateVersion},
+                               {"fingerprint", fingerprint_},
+                               {"units_done", state_.units_done},
+                               {"batch_size", state_.batch_size},
+                               {"attempts", state_.attempts},
+                               {"seconds", state_.seconds},
+                               {"fallbacks", state_.fallbacks},
+                               {"notes", state_.notes},
+                               {"phase_seconds", state_.phase_seconds}};
   return WriteFileAtomic(absl::StrCat(folder_, "/", kStateFile), json.dump(1));
 }
 

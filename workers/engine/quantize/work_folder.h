@@ -20,7 +20,8 @@ struct WorkState {
   int64_t units_done = 0;
   int64_t batch_size = 0;  // Sequences a forward pass; sums depend on it. 0: not chosen yet.
   int attempts = 0;        // Starts so far, this one included.
-  double seconds = 0;      // Spent on the units done, over all attempts.
+  double seconds = 0;      // Spent on the units done, over all attempts,
+  nlohmann::json phase_seconds = nlohmann::json::object();  // and on what: "collect": 1.5.
   nlohmann::json fallbacks = nlohmann::json::array();
   nlohmann::json notes = nlohmann::json::object();  // BlockJob::Note
 };

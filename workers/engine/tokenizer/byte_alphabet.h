@@ -2,6 +2,7 @@
 // written as text and a vocabulary holds no unprintable token.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 

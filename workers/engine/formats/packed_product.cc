@@ -1,0 +1,258 @@
+// See packed_product.h.
+#include "workers/engine/formats/packed_product.h"
+
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "workers/engine/methods/tensor_spans.h"
+#include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/kernels.h"
+#include "workers/engine/tensor/torch_call.h"
+
+namespace quantd::engine {
+namespace {
+
+using kernels::W4Kind;
+using kernels::W4Shape;
+
+const uint16_t* Sixteen(const at::Tensor& tensor) {
+  return tensor.defined() ? static_cast<const uint16_t*>(tensor.const_data_ptr()) : nullptr;
+}
+
+// input [..., K] as [M, K], and an output [M, N] for it.
+struct Operands {
+  Operands(const at::Tensor& input, int64_t outputs)
+      : sizes(input.sizes().vec()),
+        rows(input.reshape({-1, input.size(-1)}).contiguous()),
+        output(at::empty({rows.size(0), outputs}, input.options())) {
+    sizes.back() = outputs;
+  }
+  at::Tensor Output() const { return output.view(sizes); }
+
+  std::vector<int64_t> sizes;
+  at::Tensor rows;
+  at::Tensor output;
+};
+
+class W4Product : public PackedWeight {
+ public:
+  // `order` int64 [K]: the columns are packed in this order; undefined: in their own.
+  W4Product(W4Shape shape, at::Tensor packed, at::Tensor order)
+      : shape_(shape), packed_(std::move(packed)), order_(std::move(order)) {}
+
+  at::Tensor Multiply(const at::Tensor& input, const at::Tensor& bias) const override {
+    const at::Tensor ordered = order_.defined() ? input.index_select(-1, order_) : input;
+    const Operands operands(ordered, shape_.rows);
+    const char* error = KernelsOn(packed_.device())
+                            .gemm_w4a16({.shape = shape_,
+                                         .m = operands.rows.size(0),
+                                         .bfloat16 = input.scalar_type() == at::kBFloat16,
+                                         .input = Sixteen(operands.rows),
+                                         .packed = packed_.const_data_ptr(),
+                                         .bias = Sixteen(bias),
+                                         .output = const_cast<uint16_t*>(Sixteen(operands.output)),
+                                         .weight_is_settled = true,
+                                         .stream = StreamOn(packed_.device())});
+    TORCH_CHECK(error == nullptr, error);
+    return operands.Output();
+  }
+
+  int64_t size_bytes() const override { return static_cast<int64_t>(packed_.nbytes()); }
+  absl::string_view kernel() const override { return IsTable(shape_.kind) ? "nf4" : "w4a16"; }
+
+ private:
+  const W4Shape shape_;
+  const at::Tensor packed_;
+  const at::Tensor order_;
+};
+
+class W8Product : public PackedWeight {
+ public:
+  W8Product(at::Tensor codes, at::Tensor scales, InputQuantization input)
+      : codes_(std::move(codes)), scales_(std::move(scales)), input_(input) {}
+
+  at::Tensor Multiply(const at::Tensor& input, const at::Tensor& bias) const override {
+    const Operands operands(input, codes_.size(0));
+    const at::Tensor& rows = operands.rows;
+    const bool bfloat16 = input.scalar_type() == at::kBFloat16;
+    void* const stream = StreamOn(codes_.device());
+    at::Tensor codes, scales;
+    if (input_.kind == InputKind::kInt8PerTensor) {
+      codes = (rows.to(at::kFloat) / static_cast<double>(input_.scale))
+                  .round()
+                  .clamp(-128, 127)
+                  .to(at::kChar);
+      scales = at::full({rows.size(0)}, input_.scale, rows.options().dtype(at::kFloat));
+    } else {
+      codes = at::empty(rows.sizes(), rows.options().dtype(at::kChar));
+      scales = at::empty({rows.size(0)}, rows.options().dtype(at::kFloat));
+      KernelsOn(codes_.device())
+          .quantize_rows({.rows = rows.size(0),
+                          .columns = rows.size(1),
+                          .bfloat16 = bfloat16,
+                          .input = Sixteen(rows),
+                          .codes = codes.mutable_data_ptr<int8_t>(),
+                          .scales = scales.mutable_data_ptr<float>(),
+                          .stream = stream});
+    }
+    const char* error = KernelsOn(codes_.device())
+                            .gemm_w8a8({.m = rows.size(0),
+                                        .rows = codes_.size(0),
+                                        .columns = codes_.size(1),
+                                        .input = codes.const_data_ptr<int8_t>(),
+                                        .input_scales = scales.const_data_ptr<float>(),
+                                        .weight = codes_.const_data_ptr<int8_t>(),
+                                        .weight_scales = scales_.const_data_ptr<float>(),
+                                        .bias = Sixteen(bias),
+                                        .bfloat16 = bfloat16,
+                                        .output = const_cast<uint16_t*>(Sixteen(operands.output)),
+                                        .weight_is_settled = true,
+                                        .stream = stream});
+    TORCH_CHECK(error == nullptr, error);
+    return operands.Output();
+  }
+
+  int64_t size_bytes() const override {
+    return static_cast<int64_t>(codes_.nbytes() + scales_.nbytes());
+  }
+  absl::string_view kernel() const override { return "w8a8"; }
+
+ private:
+  const at::Tensor codes_;   // int8 [N, K]
+  const at::Tensor scales_;  // float32 [N]
+  const InputQuantization input_;
+};
+
+bool GroupsFit(int64_t columns, int64_t group) {
+  return columns % 8 == 0 && (group == 32 || group == 64 || group % 128 == 0 || group == columns);
+}
+
+// `values` in binary16 where that changes none of them; undefined otherwise.
+at::Tensor ExactHalf(const at::Tensor& values) {
+  const at::Tensor half = values.to(at::kHalf);
+  return half.to(at::kFloat).equal(values.to(at::kFloat)) ? half.contiguous() : at::Tensor();
+}
+
+// What a layer is packed from, on the CPU.
+struct W4Parts {
+  W4Shape shape;
+  at::Tensor codes;         // uint8 [N, K], in the order of packing.
+  at::Tensor scales;        // float16 [N, G]
+  at::Tensor zeros;         // float16 [N, G] or undefined.
+  at::Tensor table_scales;  // float32 [N, G], for tables in place of scales.
+  at::Tensor order;         // int64 [K] or undefined.
+};
+
+std::optional<W4Parts> PartsOf(const QuantizedLinear& linear) {
+  if (linear.bits != 4 || linear.axis != 1 || linear.input.kind != InputKind::kFloat) return {};
+  const int64_t columns = linear.inputs(), groups = linear.groups();
+  if (groups == 0 || columns % groups != 0) return {};
+  const int64_t group = columns / groups;
+  if (!GroupsFit(columns, group)) return {};
+  W4Parts parts = {.shape = {.rows = linear.outputs(), .columns = columns, .group_columns = group}};
+  parts.codes = linear.codes;
+  if (!linear.ordered_groups()) {
+    parts.order = at::argsort(linear.group_index, /*stable=*/true, 0, /*descending=*/false);
+    const at::Tensor sorted = linear.group_index.index_select(0, parts.order);
+    if (!sorted.equal(OrderedGroups(columns, group))) return {};  // Groups of several sizes.
+    parts.codes = linear.codes.index_select(1, parts.order).contiguous();
+  }
+  parts.scales = ExactHalf(linear.scales);
+  if (!parts.scales.defined()) return {};
+  if (linear.integer_zeros() && (linear.zeros == 8).all().item<bool>()) return parts;
+  parts.shape.kind = W4Kind::kZeroPoint;
+  parts.zeros = ExactHalf(linear.zeros);
+  if (!parts.zeros.defined()) return {};
+  return parts;
+}
+
+std::optional<W4Parts> PartsOf(const CodebookLinear& linear) {
+  const W4Kind kind = linear.type == "nf4" ? W4Kind::kNf4 : W4Kind::kFp4;
+  const at::Tensor table =
+      at::from_blob(const_cast<float*>(kernels::W4Table(kind)), {16}, at::kFloat);
+  if ((linear.type != "nf4" && linear.type != "fp4") ||
+      !at::allclose(linear.codebook, table, /*rtol=*/1e-6, /*atol=*/1e-7)) {
+    return {};
+  }
+  const int64_t rows = linear.outputs(), columns = linear.inputs();
+  at::Tensor scales = linear.Scales();
+  int64_t group = linear.block_size;
+  if (columns % group == 0) {
+    scales = scales.view({rows, columns / group});
+  } else if (group % columns == 0) {
+    // Rows share a block.
+    scales = scales.repeat_interleave(group / columns).narrow(0, 0, rows).unsqueeze(1);
+    group = columns;
+  } else {
+    return {};
+  }
+  if (!GroupsFit(columns, group)) return {};
+  W4Parts parts = {
+      .shape = {.rows = rows, .columns = columns, .group_columns = group, .kind = kind}};
+  parts.codes = linear.codes;
+  parts.table_scales = scales.contiguous();
+  return parts;
+}
+
+absl::StatusOr<std::shared_ptr<const PackedWeight>> Pack(const W4Parts& parts, at::Device device) {
+  const auto there = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? tensor.to(device) : tensor;
+  };
+  const at::Tensor codes = there(parts.codes), scales = there(parts.scales);
+  const at::Tensor zeros = there(parts.zeros), table_scales = there(parts.table_scales);
+  const at::Tensor packed =
+      at::empty({kernels::W4Bytes(parts.shape)}, codes.options().dtype(at::kByte));
+  KernelsOn(device).pack_w4(
+      {.shape = parts.shape,
+       .codes = codes.const_data_ptr<uint8_t>(),
+       .scales = Sixteen(scales),
+       .zeros = Sixteen(zeros),
+       .table_scales = table_scales.defined() ? table_scales.const_data_ptr<float>() : nullptr,
+       .packed = packed.mutable_data_ptr(),
+       .stream = StreamOn(device)});
+  const std::string error = kernels::LoadCudaModule(nullptr)->device.take_error(StreamOn(device));
+  if (!error.empty()) return absl::InternalError(absl::StrCat("packing 4-bit weights: ", error));
+  return std::make_shared<W4Product>(parts.shape, packed, there(parts.order));
+}
+
+// 8-bit rows whose inputs are rounded to 8 bits.
+bool IsW8A8(const QuantizedLinear& linear) {
+  const InputKind input = linear.input.kind;
+  return linear.bits == 8 && linear.axis == 1 && linear.groups() == 1 && linear.integer_zeros() &&
+         (input == InputKind::kInt8PerToken || input == InputKind::kInt8PerTensor) &&
+         linear.inputs() % 16 == 0 && linear.inputs() <= 1 << 17 &&
+         (linear.zeros == 128).all().item<bool>();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const PackedWeight>> PackForProducts(const QuantizedWeight& weight,
+                                                                    at::Device device,
+                                                                    at::ScalarType dtype) {
+  if (!device.is_cuda() || KernelDevice(device).is_cpu() || dtype == at::kFloat) return nullptr;
+  using Result = absl::StatusOr<std::shared_ptr<const PackedWeight>>;
+  return TorchCall("packing a layer for the GPU's kernels", [&]() -> Result {
+    std::optional<W4Parts> parts;
+    if (const auto* affine = std::get_if<QuantizedLinear>(&weight)) {
+      if (IsW8A8(*affine)) {
+        const at::Tensor codes = (affine->codes.to(device).to(at::kShort) - 128).to(at::kChar);
+        const at::Tensor scales = affine->scales.to(device, at::kFloat).reshape({-1}).contiguous();
+        return std::make_shared<W8Product>(codes, scales, affine->input);
+      }
+      parts = PartsOf(*affine);
+    } else if (const auto* table = std::get_if<CodebookLinear>(&weight)) {
+      parts = PartsOf(*table);
+    }
+    if (!parts.has_value()) return nullptr;
+    return Pack(*parts, device);
+  });
+}
+
+}  // namespace quantd::engine

@@ -1,0 +1,21 @@
+// Quantized layers as the GPU's kernels multiply with them (kernels/gemm_w4a16.h, gemm_w8a8.h):
+// repacked once, when a model is loaded; files keep their layouts.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "workers/engine/methods/quantized_linear.h"
+#include "workers/engine/models/packed_weight.h"
+
+namespace quantd::engine {
+
+// `weight` for products in `dtype` on `device`. Null where no kernel takes it without rounding
+// anything anew: it is then decoded (Dequantize) and multiplied in 16 bits. There are kernels for
+// 4-bit integers in groups of 32, 64 or a multiple of 128 neighbouring inputs, or of a whole row
+// (desc_act's order too); NF4 and FP4 in such blocks; 8-bit rows with inputs rounded to 8 bits.
+absl::StatusOr<std::shared_ptr<const PackedWeight>> PackForProducts(const QuantizedWeight& weight,
+                                                                    at::Device device,
+                                                                    at::ScalarType dtype);
+
+}  // namespace quantd::engine

@@ -1,0 +1,26 @@
+// A linear layer's weight that is multiplied with as it is stored, never widened to 16 bits.
+// formats/packed_product.h makes them for kernels that the device has; this room knows only that
+// they exist.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+
+namespace quantd::engine {
+
+// Immutable; lives on the decoder's device.
+class PackedWeight {
+ public:
+  virtual ~PackedWeight() = default;
+  // input [..., K] in the decoder's dtype, `bias` [N] likewise or undefined -> [..., N]. Rounds the
+  // input where the layer says so (Linear::input). Throws what libtorch throws.
+  virtual at::Tensor Multiply(const at::Tensor& input, const at::Tensor& bias) const = 0;
+  virtual int64_t size_bytes() const = 0;
+  // "w4a16": for records.
+  virtual absl::string_view kernel() const = 0;
+};
+
+}  // namespace quantd::engine
