@@ -105,6 +105,7 @@ CREATE INDEX jobs_needs_state ON jobs(needs, state);
 ALTER TABLE jobs RENAME COLUMN lost_in_row TO blocks_done;
 UPDATE jobs SET blocks_done = 0;
 )sql",
+    "CREATE TABLE settings(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;",
 };
 constexpr int64_t kVersion = std::size(kMigrations);
 
