@@ -15,10 +15,14 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "base/check.h"
+#include "base/file.h"
 #include "base/status_macros.h"
+#include "server/store/copy_store.h"
 #include "server/store/postgres.h"
 #include "server/store/postgres_job_store.h"
 #include "server/store/postgres_schema.h"
+#include "server/store/sqlite_job_store.h"
 #include "server/store/testing/postgres_server.h"
 
 namespace quantd {
@@ -319,6 +323,125 @@ TEST_F(PostgresStoreTest, ATextThatTheDatabaseCannotKeepIsRefusedAlone) {
   const absl::Status status = Insert(store.get(), std::string("a\0b", 3));
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_TRUE(Insert(store.get(), "fine").ok());
+}
+
+// A SQLite store with something of everything.
+std::string FilledSqlite(const std::string& folder) {
+  const std::string path = folder + "/old.db";
+  auto store = OpenSqliteJobStore({.path = path, .durable = false});
+  QD_CHECK(store.ok());
+  QD_CHECK((*store)
+               ->Run([&](Txn& txn) -> absl::Status {
+                 SweepRow sweep;
+                 sweep.name = "tenants/t/sweeps/s";
+                 sweep.tenant = "t";
+                 QD_RETURN_IF_ERROR(txn.InsertSweep(&sweep, v1::SweepSpec()));
+                 for (int i = 0; i < 300; ++i) {
+                   JobRow row;
+                   row.name = absl::StrCat("tenants/t/jobs/", i);
+                   row.tenant = "t";
+                   row.sweep_seq = i % 2 == 0 ? sweep.seq : 0;
+                   row.state = v1::JOB_STATE_QUEUED;
+                   row.priority = i % 3;
+                   row.not_before = absl::InfinitePast();
+                   row.outcome_digest = std::string("x\0y", 3);
+                   QD_ASSIGN_OR_RETURN(row.needs, txn.InternNeeds(absl::StrCat("n", i % 5)));
+                   v1::JobSpec spec;
+                   (*spec.mutable_labels())["team"] = "räd";
+                   QD_RETURN_IF_ERROR(txn.InsertJob(&row, spec));
+                   v1::JobEvent event;
+                   event.mutable_log()->set_text(std::string("a\0b", 3));
+                   QD_RETURN_IF_ERROR(txn.AppendEvent(&row, event));
+                   QD_RETURN_IF_ERROR(txn.UpdateJob(&row));
+                   if (i > 0) {
+                     QD_RETURN_IF_ERROR(txn.InsertDependency({.job = row.seq, .on = row.seq - 1}));
+                   }
+                   QD_RETURN_IF_ERROR(txn.NextFencingToken().status());
+                 }
+                 WorkerRow worker;
+                 worker.name = "workers/w";
+                 QD_RETURN_IF_ERROR(txn.PutWorker(worker));
+                 QD_RETURN_IF_ERROR(txn.PutSetting("secret", std::string("\0\xff", 2)));
+                 return txn.InsertRequest({.tenant = "t", .request_id = "r"});
+               })
+               .ok());
+  return path;
+}
+
+TEST_F(PostgresStoreTest, ASqliteStoreMovesWithAllItsNumbers) {
+  char pattern[] = "/tmp/quantd-copy-XXXXXX";
+  const std::string folder = mkdtemp(pattern);
+  const std::string path = FilledSqlite(folder);
+  // Killed in the middle, again and again: the target stays empty until it is whole.
+  for (int round = 0; round < 4; ++round) {
+    const pid_t child = fork();
+    if (child == 0) {
+      CopyStore(path, url_).IgnoreError();
+      _exit(0);
+    }
+    absl::SleepFor(absl::Milliseconds(10 + 15 * round));
+    kill(child, SIGKILL);
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (WIFEXITED(status)) break;  // It was faster.
+    auto target = Open();
+    int64_t jobs = -1;
+    ASSERT_TRUE(target
+                    ->Read([&](ReadTxn& txn) -> absl::Status {
+                      QD_ASSIGN_OR_RETURN(const auto rows, txn.ListJobs({.tenant = "t"}));
+                      jobs = static_cast<int64_t>(rows.size());
+                      return absl::OkStatus();
+                    })
+                    .ok());
+    EXPECT_EQ(jobs, 0);
+  }
+  {
+    auto held = OpenSqliteJobStore({.path = path, .durable = false});
+    EXPECT_TRUE(absl::IsFailedPrecondition(CopyStore(path, url_).status()));
+  }
+  const auto copied = CopyStore(path, url_);
+  if (!copied.ok()) {
+    EXPECT_THAT(std::string(copied.status().message()), HasSubstr("already")) << copied.status();
+  } else {
+    EXPECT_EQ(copied->at("jobs"), 300);
+    EXPECT_EQ(copied->at("events"), 300);
+  }
+  EXPECT_THAT(std::string(CopyStore(path, url_).status().message()), HasSubstr("already"));
+  auto old = OpenSqliteJobStore({.path = path, .durable = false});
+  auto store = Open();
+  for (int i = 0; i < 300; i += 37) {
+    std::string here;
+    std::string there;
+    for (auto& [from, text] : {std::pair{old->get(), &here}, std::pair{store.get(), &there}}) {
+      ASSERT_TRUE(
+          from->Read([&, text = text](ReadTxn& txn) -> absl::Status {
+                QD_ASSIGN_OR_RETURN(const JobRow row,
+                                    txn.GetJob(absl::StrCat("tenants/t/jobs/", i)));
+                QD_ASSIGN_OR_RETURN(const auto events, txn.ReadEvents(row.seq, {}));
+                QD_ASSIGN_OR_RETURN(const auto on, txn.Dependencies(row.seq));
+                QD_ASSIGN_OR_RETURN(const int64_t ahead, txn.JobsAhead(row.priority, row.seq));
+                *text = absl::StrCat(row.seq, " ", row.sweep_seq, " ", row.outcome_digest, " ",
+                                     ToMicros(row.not_before), " ", ahead, " ", on.size(), " ",
+                                     events.at(0).position, " ", events.at(0).event.log().text());
+                return absl::OkStatus();
+              })
+              .ok());
+    }
+    EXPECT_EQ(here, there);
+  }
+  int64_t token = 0;
+  JobRow next;
+  ASSERT_TRUE(store
+                  ->Run([&](Txn& txn) -> absl::Status {
+                    QD_ASSIGN_OR_RETURN(token, txn.NextFencingToken());
+                    next.name = "tenants/t/jobs/next";
+                    next.tenant = "t";
+                    return txn.InsertJob(&next, v1::JobSpec());
+                  })
+                  .ok());
+  EXPECT_EQ(token, 301);
+  EXPECT_EQ(next.seq, 301);
+  RemoveTree(folder).IgnoreError();
 }
 
 }  // namespace
