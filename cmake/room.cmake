@@ -3,6 +3,7 @@
 #
 #   DEPS        libraries that this room's users see too
 #   TEST_DEPS   libraries that only the tests link
+#   TEST_FILTER which tests are found one by one; qd_grouped_test() runs the others
 #   EXCLUDE     file names that another target takes
 #   PCH         the room and its tests see libtorch: they share the precompiled workers/engine/tensor/aten.h
 #   SUBDIRS     folders below this one whose files belong to the room too
@@ -34,7 +35,7 @@ function(use_precompiled_aten target)
 endfunction()
 
 function(room name)
-  cmake_parse_arguments(ARG "PCH" "" "DEPS;TEST_DEPS;EXCLUDE;SUBDIRS" ${ARGN})
+  cmake_parse_arguments(ARG "PCH" "TEST_FILTER" "DEPS;TEST_DEPS;EXCLUDE;SUBDIRS" ${ARGN})
   set(sources)
   foreach(dir . ${ARG_SUBDIRS})
     file(GLOB found CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/*.cc)
@@ -69,7 +70,8 @@ function(room name)
     if(ARG_PCH)
       use_precompiled_aten(${target}_test)
     endif()
-    gtest_discover_tests(${target}_test TEST_PREFIX "${name}/" DISCOVERY_TIMEOUT 120
+    gtest_discover_tests(${target}_test TEST_PREFIX "${name}/" TEST_FILTER "${ARG_TEST_FILTER}"
+                         DISCOVERY_TIMEOUT 120
                          PROPERTIES LABELS "${name}" TIMEOUT 300)
   endif()
   if(QUANTD_BENCHMARKS AND benches)
@@ -83,4 +85,12 @@ function(qd_program name)
   cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
   add_executable(${name} main.cc)
   target_link_libraries(${name} PRIVATE quantd_flags ${ARG_DEPS})
+endfunction()
+
+# qd_grouped_test(ROOM NAME FILTER): tests of a room that run in one process, for they share what is slow to start.
+function(qd_grouped_test room name filter)
+  if(QUANTD_TESTS)
+    add_test(NAME ${room}/${name} COMMAND quantd_${room}_test --gtest_filter=${filter})
+    set_tests_properties(${room}/${name} PROPERTIES LABELS "${room}" TIMEOUT 300)
+  endif()
 endfunction()

@@ -11,9 +11,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/file.h"
 #include "base/status_macros.h"
 #include "proto/connect.h"
+#include "server/store/postgres_job_store.h"
 
 namespace quantd {
 namespace {
@@ -84,7 +86,8 @@ void Describe(CLI::App& app, Flags* flags, Config* config) {
       ->capture_default_str();
   app.add_option("--data", server.data, "Folder for database and artifacts")->capture_default_str();
   app.add_option("--store", flags->store,
-                 "Where jobs are kept: sqlite:PATH; by default sqlite:DATA/quantd.db");
+                 "Where jobs are kept: sqlite:PATH (by default DATA/quantd.db), or "
+                 "postgres://USER:PASSWORD@HOST/DATABASE, which several schedulers may share");
   app.add_option("--lease-seconds", flags->lease_seconds,
                  "A worker that is silent for so long loses its job")
       ->check(CLI::Range(1.0, 3600.0))
@@ -190,6 +193,13 @@ absl::Status FinishAccess(const Flags& flags, ServerOptions* server) {
   return CheckExposure(flags, *server);
 }
 
+// The database of ServerOptions. The value may hold a password: errors do not repeat it.
+absl::StatusOr<std::string> ParseStore(absl::string_view store) {
+  if (IsPostgresUrl(store)) return std::string(store);
+  if (absl::ConsumePrefix(&store, "sqlite:") && !store.empty()) return std::string(store);
+  return absl::InvalidArgumentError("has to be sqlite:PATH or postgres://...");
+}
+
 absl::Status Finish(const Flags& flags, Config* config) {
   ServerOptions& server = config->server;
   QD_RETURN_IF_ERROR(CheckAddress("--listen", server.listen));
@@ -197,11 +207,7 @@ absl::Status Finish(const Flags& flags, Config* config) {
     QD_RETURN_IF_ERROR(CheckAddress("--metrics-listen", server.metrics_listen));
   QD_RETURN_IF_ERROR(FinishAccess(flags, &server));
   if (!flags.store.empty()) {
-    if (!absl::StartsWith(flags.store, "sqlite:") || flags.store.size() == 7) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--store ", flags.store, ": has to be sqlite:PATH"));
-    }
-    server.database = flags.store.substr(7);
+    QD_ASSIGN_OR_RETURN(server.database, ParseStore(flags.store), "--store");
   }
   server.lease_time = absl::Seconds(flags.lease_seconds);
   server.free_bytes_min = flags.free_mib_min << 20;

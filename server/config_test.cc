@@ -11,6 +11,7 @@ namespace quantd {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(Config, Defaults) {
   const auto config = ParseConfig({});
@@ -91,6 +92,10 @@ TEST(Config, NonsenseIsRefused) {
     EXPECT_EQ(ParseConfig({flag}).status().code(), absl::StatusCode::kInvalidArgument) << flag;
   }
   EXPECT_EQ(ParseConfig({"--store=sqlite:/x/y.db"})->server.database, "/x/y.db");
+  const std::string url = "postgres://me:hunter2@db/quantd";
+  EXPECT_EQ(ParseConfig({"--store", url})->server.database, url);
+  EXPECT_THAT(std::string(ParseConfig({"--store", "mysql://me:hunter2@db"}).status().message()),
+              Not(HasSubstr("hunter2")));
   EXPECT_THAT(ParseConfig({"--help"})->print_and_exit, HasSubstr("--listen"));
 }
 

@@ -1,14 +1,24 @@
-// quantd: reads the configuration, blocks the signals that end it, runs.
+// quantd: reads the configuration, blocks the signals that end it, runs. `quantd migrate` moves a
+// queue.
 #include <signal.h>
 #include <sys/stat.h>
 
 #include <iostream>
+#include <string_view>
 
+#include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "server/config.h"
+#include "server/migrate.h"
 #include "server/run.h"
 
 int main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "migrate") {
+    const auto words = quantd::Migrate({argv + 2, argv + argc});
+    (words.ok() ? std::cout : std::cerr)
+        << (words.ok() ? *words : absl::StrCat("quantd: ", words.status().message(), "\n"));
+    return words.ok() ? 0 : absl::IsInvalidArgument(words.status()) ? 2 : 1;
+  }
   auto config = quantd::ParseConfig({argv + 1, argv + argc});
   if (!config.ok()) {
     std::cerr << "quantd: " << config.status().message() << "\n";

@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <algorithm>
 #include <thread>
 #include <utility>
 
@@ -23,6 +24,7 @@
 #include "server/services/job_service.h"
 #include "server/services/sweep_service.h"
 #include "server/services/worker_service.h"
+#include "server/store/postgres_job_store.h"
 #include "server/store/sqlite_job_store.h"
 
 namespace quantd {
@@ -42,11 +44,31 @@ constexpr const char* kServices[] = {"",
                                      "quantd.v1.ArtifactService",
                                      "quantd.v1.AccessService"};
 
-// Wall time at the start plus monotonic time since: does not jump.
-std::function<absl::Time()> SteadyNow() {
-  const absl::Time wall = Clock::Real().Now();
-  const absl::Duration origin = Clock::Real().Monotonic();
-  return [wall, origin] { return wall + (Clock::Real().Monotonic() - origin); };
+// A scheduler whose clocks stood still for longer than this (or half a lease time, if that is more)
+// takes nobody's lease away for it.
+constexpr absl::Duration kAway = absl::Seconds(5);
+
+absl::StatusOr<std::unique_ptr<JobStore>> OpenStore(const std::string& database) {
+  if (IsPostgresUrl(database)) return OpenPostgresJobStore(database);
+  QD_ASSIGN_OR_RETURN(auto store, OpenSqliteJobStore({.path = database}), "opening the database ",
+                      database);
+  return store;
+}
+
+// The secret that all schedulers over one store share: a page token of one is good at the others.
+// The first scheduler derives it from its key, which itself never goes into the store: what the key
+// seals lies there.
+absl::StatusOr<std::string> SharedSecret(JobStore* store, absl::string_view key) {
+  constexpr char kName[] = "secret";
+  std::string secret;
+  QD_RETURN_IF_ERROR(store->Run([&](Txn& txn) -> absl::Status {
+    QD_ASSIGN_OR_RETURN(secret, txn.GetSetting(kName));
+    if (!secret.empty()) return absl::OkStatus();
+    secret = Mac(key, "page tokens");
+    return txn.PutSetting(kName, secret);
+  }),
+                     "reading the schedulers' secret");
+  return secret;
 }
 
 }  // namespace
@@ -83,7 +105,10 @@ struct Server::Parts {
   std::thread ticker;
   absl::Mutex drain_mutex;
   bool drained ABSL_GUARDED_BY(drain_mutex) = false;
-  bool serving = false;  // Of the ticker's thread.
+  // Of the ticker's thread.
+  bool serving = false;
+  absl::Duration last_tick = absl::InfiniteDuration();  // Monotonic; of the last that succeeded.
+  absl::Time last_tick_time;
 
   absl::Status Open();
   absl::Status OpenAccess();
@@ -91,6 +116,8 @@ struct Server::Parts {
   absl::Status ServeMetrics();
   void SetHealth(bool healthy);
   void TickOnce();
+  // Tick, or Renew after a time without.
+  absl::Status RunClocks();
   void TickLoop();
 };
 
@@ -98,9 +125,8 @@ absl::Status Server::Parts::Open() {
   QD_RETURN_IF_ERROR(MakeFolders(options.data));
   const std::string database =
       options.database.empty() ? options.data + "/quantd.db" : options.database;
-  QD_ASSIGN_OR_RETURN(store, OpenSqliteJobStore({.path = database}), "opening the database ",
-                      database);
-  context.now = SteadyNow();
+  QD_ASSIGN_OR_RETURN(store, OpenStore(database));
+  context.now = [this] { return store->Now(); };
   start_time = context.now();
   QD_ASSIGN_OR_RETURN(artifacts,
                       LocalArtifactStore::Open({.folder = options.data + "/artifacts",
@@ -117,7 +143,7 @@ absl::Status Server::Parts::Open() {
     return artifact.manifest();
   };
   QD_ASSIGN_OR_RETURN(queue, Queue::Open(store.get(), std::move(queue_options), context.now()),
-                      "opening the queue in ", database);
+                      "opening the queue");
   catalog = std::make_unique<CatalogCache>([this] { return queue->GetCatalog(context.now()); });
   reads = std::make_unique<WorkPool>(kReadThreads);
   disk = std::make_unique<WorkPool>(kDiskThreads);
@@ -134,10 +160,11 @@ absl::Status Server::Parts::Open() {
 
 absl::Status Server::Parts::OpenAccess() {
   const AccessOptions& access_options = options.access;
-  QD_ASSIGN_OR_RETURN(context.secret, ReadOrMakeSecret(access_options.secret_key_file.empty()
-                                                           ? options.data + "/secret"
-                                                           : access_options.secret_key_file));
-  secrets = std::make_unique<SecretKeeper>(store.get(), context.secret);
+  QD_ASSIGN_OR_RETURN(const std::string key, ReadOrMakeSecret(access_options.secret_key_file.empty()
+                                                                  ? options.data + "/secret"
+                                                                  : access_options.secret_key_file));
+  secrets = std::make_unique<SecretKeeper>(store.get(), key);
+  QD_ASSIGN_OR_RETURN(context.secret, SharedSecret(store.get(), key));
   TokenFiles files = access_options.token_files;
   if (access_options.tokens && files.admin.empty()) {
     files.admin = options.data + "/admin-token";
@@ -229,9 +256,28 @@ void Server::Parts::TickOnce() {
         {{"error", health.ToString()}});
   }
   SetHealth(health.ok() && !hub->draining());
-  if (const absl::Status tick = queue->Tick(context.now()); !tick.ok()) {
+  if (const absl::Status tick = RunClocks(); !tick.ok()) {
     LogError("the queue's clocks stand still", {{"error", tick.ToString()}});
   }
+}
+
+absl::Status Server::Parts::RunClocks() {
+  const absl::Duration monotonic = Clock::Real().Monotonic();
+  const absl::Time now = context.now();
+  const absl::Duration passed = monotonic - last_tick;  // Minus infinity at first.
+  const absl::Duration limit = std::max(kAway, options.lease_time / 2);
+  // The store's clock and ours disagree when somebody set its server's.
+  const bool away = passed > limit || (passed > absl::ZeroDuration() &&
+                                       absl::AbsDuration(now - last_tick_time - passed) > limit);
+  if (away) {
+    LogWarning("the clocks stood still or jumped; running jobs get a full lease time",
+               {{"seconds", absl::ToDoubleSeconds(passed)},
+                {"by_the_store", absl::ToDoubleSeconds(now - last_tick_time)}});
+  }
+  QD_RETURN_IF_ERROR(away ? queue->Renew(now) : queue->Tick(now));
+  last_tick = monotonic;
+  last_tick_time = now;
+  return absl::OkStatus();
 }
 
 void Server::Parts::TickLoop() {

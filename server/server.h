@@ -27,7 +27,9 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:7717";          // host:port; port 0: any.
   std::string metrics_listen = "127.0.0.1:7718";  // "off": none.
   std::string data;                               // Created when missing.
-  std::string database;                           // The SQLite file; empty: data/quantd.db.
+  // The SQLite file, or a "postgres://" URL that several schedulers may share; empty:
+  // data/quantd.db.
+  std::string database;
   bool reflection = false;
   absl::Duration lease_time = absl::Seconds(30);
   int64_t free_bytes_min = int64_t{512} << 20;

@@ -4,7 +4,9 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "base/status_macros.h"
 #include "openssl/rand.h"
@@ -45,19 +47,30 @@ void Forget(v1::SubmitSweepResponse* response) { response->mutable_sweep()->clea
 template <typename Response>
 void Forget(Response*) {}
 
+// What other schedulers are told: "JOB SWEEP LAST_SEQUENCE STATE" of a job that changed, and a word
+// when there may be something to lease.
+constexpr char kRunnableNews[] = "runnable";
+
+void Announce(const QueueEffects& effects, Txn* txn) {
+  for (const QueueEffects::JobChange& change : effects.changes) {
+    txn->Publish(absl::StrCat(change.job, " ", change.sweep, " ", change.last_sequence, " ",
+                              int{change.state}));
+  }
+  if (effects.runnable) txn->Publish(kRunnableNews);
+}
+
 }  // namespace
 
 Queue::Queue(JobStore* store, QueueOptions options)
     : store_(store), options_(WithDefaults(std::move(options))) {}
 
-Queue::~Queue() = default;
+Queue::~Queue() { store_->Follow({}); }
 
 absl::StatusOr<std::unique_ptr<Queue>> Queue::Open(JobStore* store, QueueOptions options,
                                                    absl::Time now) {
   std::unique_ptr<Queue> queue(new Queue(store, std::move(options)));
-  QD_RETURN_IF_ERROR(
-      (queue->WriteAndWait<OpenRequest, OpenResponse>(bodies::Open, {}, now).status()),
-      "renewing the leases of before the restart");
+  QD_RETURN_IF_ERROR(queue->Renew(now), "renewing the leases of before the restart");
+  store->Follow([raw = queue.get()](absl::string_view news) { raw->TakeNews(news); });
   return queue;
 }
 
@@ -77,6 +90,21 @@ void Queue::Publish(const QueueEffects& effects, bool committed) {
     options_.observer->JobChanged(change.job, change.sweep, change.last_sequence, change.state);
   }
   if (effects.runnable) options_.observer->JobsRunnable();
+}
+
+void Queue::TakeNews(absl::string_view news) {
+  if (options_.observer == nullptr) return;
+  if (news.empty()) return options_.observer->AnythingChanged();
+  if (news == kRunnableNews) return options_.observer->JobsRunnable();
+  const std::vector<std::string> words = absl::StrSplit(news, ' ');
+  int64_t last_sequence = 0;
+  int state = 0;
+  if (words.size() != 4 || !absl::SimpleAtoi(words[2], &last_sequence) ||
+      !absl::SimpleAtoi(words[3], &state)) {
+    return options_.observer->AnythingChanged();  // Of a newer scheduler.
+  }
+  options_.observer->JobChanged(words[0], words[1], last_sequence,
+                                static_cast<v1::JobState>(state));
 }
 
 template <typename Request, typename Response>
@@ -99,6 +127,7 @@ void Queue::Write(Body<Request, Response> body, Request request, absl::Time now,
         if (!status.ok()) return status;
         state->response = *std::move(response);
         if (ValidateOnly(state->request)) return absl::CancelledError(kValidated);
+        Announce(state->effects, &txn);
         return absl::OkStatus();
       },
       [this, state, done = std::move(done)](absl::Status status) {
@@ -149,6 +178,10 @@ QUEUE_WRITE(ReleaseJob, v1::ReleaseJobRequest, v1::ReleaseJobResponse)
 QUEUE_WRITE(DeregisterWorker, v1::DeregisterWorkerRequest, v1::DeregisterWorkerResponse)
 
 #undef QUEUE_WRITE
+
+absl::Status Queue::Renew(absl::Time now) {
+  return WriteAndWait<RenewRequest, RenewResponse>(bodies::Renew, {}, now).status();
+}
 
 absl::Status Queue::Tick(absl::Time now) {
   TickRequest request;

@@ -45,8 +45,9 @@
 
 namespace quantd {
 
-// Told after a transaction is on disk, on the store's writer thread, before the operation's own
-// `done`. Must be short, must not call the queue's writes in their blocking form.
+// Told after a transaction is on disk: of this scheduler's on the store's writer thread, before the
+// operation's own `done`; of another's over the same store on a thread of the store's. Must be
+// short, must not call the queue's writes in their blocking form.
 class QueueObserver {
  public:
   virtual ~QueueObserver() = default;
@@ -56,6 +57,8 @@ class QueueObserver {
                           v1::JobState state) {}
   // There may be something to lease that was not there before: wake the long polls.
   virtual void JobsRunnable() {}
+  // News of other schedulers over the same store may have been missed: look at everything again.
+  virtual void AnythingChanged() {}
 };
 
 // What deliberately broken variants switch off, so that the simulation can prove that it would
@@ -221,6 +224,9 @@ class Queue {
   // The union over the workers that are alive; of equal names the last registered worker's entry.
   absl::StatusOr<v1::Catalog> GetCatalog(absl::Time now);
 
+  // Gives every live lease one full lease time again, and its job that much more for progress:
+  // after a time in which nobody could report (the store was away, this process stood still).
+  absl::Status Renew(absl::Time now);
   // Everything that time alone brings: expired leases, the three clocks, ends of retry pauses,
   // forgotten request ids and workers, retention. To be called about once a second; bounded work a
   // call.
@@ -241,6 +247,8 @@ class Queue {
   absl::StatusOr<Response> WriteAndWait(Body<Request, Response> body, Request request,
                                         absl::Time now);
 
+  // What another scheduler over the same store published.
+  void TakeNews(absl::string_view news);
   // Counts, and tells the observer if the transaction is on disk.
   void Publish(const QueueEffects& effects, bool committed);
 

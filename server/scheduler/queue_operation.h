@@ -92,8 +92,8 @@ struct TickRequest {
   absl::Time last_tick;
 };
 struct TickResponse {};
-struct OpenRequest {};
-struct OpenResponse {};
+struct RenewRequest {};
+struct RenewResponse {};
 namespace bodies {
 absl::StatusOr<v1::SubmitJobResponse> SubmitJob(QueueOperation& op, const v1::SubmitJobRequest&);
 absl::StatusOr<v1::Job> CancelJob(QueueOperation& op, const v1::CancelJobRequest&);
@@ -112,7 +112,7 @@ absl::StatusOr<v1::CompleteJobResponse> CompleteJob(QueueOperation& op,
                                                     const v1::CompleteJobRequest&);
 absl::StatusOr<v1::ReleaseJobResponse> ReleaseJob(QueueOperation& op, const v1::ReleaseJobRequest&);
 absl::StatusOr<TickResponse> Tick(QueueOperation& op, const TickRequest&);
-absl::StatusOr<OpenResponse> Open(QueueOperation& op, const OpenRequest&);
+absl::StatusOr<RenewResponse> Renew(QueueOperation& op, const RenewRequest&);
 }  // namespace bodies
 
 // Parts of bodies that several share.

@@ -81,9 +81,11 @@ inline v1::JobEvent ProgressEvent(int64_t done) {
   return event;
 }
 
-// A queue over an undurable store, and the calls of a test in short.
+// A queue over an undurable store, and the calls of a test in short. With several schedulers: as
+// many queues side by side over the one store.
 struct TestQueue {
-  explicit TestQueue(QueueOptions options = {}) : options(std::move(options)) {
+  explicit TestQueue(QueueOptions options = {}, int schedulers = 1)
+      : options(std::move(options)), schedulers(schedulers) {
     if (!this->options.random) {
       this->options.random = [random = std::make_shared<TestRandom>(1)] { return (*random)(); };
     }
@@ -91,13 +93,25 @@ struct TestQueue {
   }
   void Open() {
     queue.reset();
+    others.clear();
     store.reset();
     auto opened = OpenSqliteJobStore({.path = folder / "queue.db", .durable = false});
     QD_CHECK(opened.ok(), "", opened.status().ToString());
     store = *std::move(opened);
-    auto made = Queue::Open(store.get(), options, now);
-    QD_CHECK(made.ok(), "", made.status().ToString());
-    queue = *std::move(made);
+    for (int i = 0; i < schedulers; ++i) {
+      auto made = Queue::Open(store.get(), options, now);
+      QD_CHECK(made.ok(), "", made.status().ToString());
+      if (i == 0) {
+        queue = *std::move(made);
+      } else {
+        others.push_back(*std::move(made));
+      }
+    }
+  }
+  // Whichever of the schedulers the network leads to.
+  Queue* Any() {
+    const int64_t index = route.Below(schedulers);
+    return index == 0 ? queue.get() : others[index - 1].get();
   }
   std::string Submit(const v1::SubmitJobRequest& request) {
     auto response = queue->SubmitJob(request, now);
@@ -169,10 +183,13 @@ struct TestQueue {
   }
 
   QueueOptions options;
+  const int schedulers;
+  TestRandom route{99};
   TestFolder folder;
   absl::Time now = absl::FromUnixSeconds(1'750'000'000);
   std::unique_ptr<JobStore> store;
   std::unique_ptr<Queue> queue;
+  std::vector<std::unique_ptr<Queue>> others;
 };
 
 }  // namespace quantd

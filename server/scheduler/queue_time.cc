@@ -104,7 +104,7 @@ absl::StatusOr<TickResponse> Tick(QueueOperation& op, const TickRequest& request
   return TickResponse();
 }
 
-absl::StatusOr<OpenResponse> Open(QueueOperation& op, const OpenRequest&) {
+absl::StatusOr<RenewResponse> Renew(QueueOperation& op, const RenewRequest&) {
   QD_ASSIGN_OR_RETURN(const auto leased, op.txn.Leased());
   for (const int64_t seq : leased) {
     QD_ASSIGN_OR_RETURN(JobRow row, op.txn.GetJob(seq));
@@ -114,7 +114,7 @@ absl::StatusOr<OpenResponse> Open(QueueOperation& op, const OpenRequest&) {
     row.clock_due = std::max(ClockDue(row), row.lease_expires);
     QD_RETURN_IF_ERROR(op.txn.UpdateJob(&row));
   }
-  return OpenResponse();
+  return RenewResponse();
 }
 
 }  // namespace bodies

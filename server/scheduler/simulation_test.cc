@@ -1,8 +1,8 @@
-// The queue under a fake clock and a bad network: messages are lost, doubled, late and out of
-// order, workers crash and freeze, the scheduler restarts, clients cancel and retry. The model
-// beside it knows what was promised and checks every answer; at the end the network heals and every
-// job has to end. The same world with one promise broken on purpose (QueueFaults) has to be caught,
-// or the simulation proves nothing.
+// One queue, and three side by side over one store, under a fake clock and a bad network: messages
+// are lost, doubled, late and out of order, workers crash and freeze, the scheduler restarts,
+// clients cancel and retry. The model beside it knows what was promised and checks every answer; at
+// the end the network heals and every job has to end. The same world with one promise broken on
+// purpose (QueueFaults) has to be caught, or the simulation proves nothing.
 //
 // QUANTD_SIMULATION_SEEDS=N runs N seeds, QUANTD_SIMULATION_SEED=S exactly one.
 #include <gtest/gtest.h>
@@ -42,17 +42,17 @@ struct Model {
   int64_t greatest_token = 0;
 };
 
+QueueOptions MakeOptions(uint64_t seed, const QueueFaults& faults) {
+  QueueOptions options;
+  options.faults = faults;
+  options.random = [random = std::make_shared<TestRandom>(seed + 1)] { return (*random)(); };
+  return options;
+}
+
 class World {
  public:
-  World(uint64_t seed, const QueueFaults& faults)
-      : random_(seed), t_([&] {
-          QueueOptions options;
-          options.faults = faults;
-          options.random = [random = std::make_shared<TestRandom>(seed + 1)] {
-            return (*random)();
-          };
-          return options;
-        }()) {}
+  World(uint64_t seed, const QueueFaults& faults, int schedulers = 1)
+      : random_(seed), t_(MakeOptions(seed, faults), schedulers) {}
 
   // The first broken promise; empty when all were kept.
   std::string Run();
@@ -106,6 +106,7 @@ class World {
   void NewSubmission();
   void SendSubmission(size_t index);
   void Restart();
+  void AddCountersOfAll();
   void WorkerStep(Worker* worker);
   void SendRegister(Worker* worker);
   void SendPoll(Worker* worker);
@@ -162,7 +163,7 @@ void World::Step(absl::Duration by) {
   DeliverUntil(t_.now + by);
   // Now and then the scheduler is too busy to look at its clocks.
   if (!chaos_ || !random_.OneIn(3)) {
-    CheckStatus(t_.queue->Tick(t_.now), "Tick");
+    CheckStatus(t_.Any()->Tick(t_.now), "Tick");
     CheckReclaimed();
   }
   ClientStep();
@@ -170,8 +171,13 @@ void World::Step(absl::Duration by) {
   if (chaos_ && random_.OneIn(60)) Restart();
 }
 
-void World::Restart() {
+void World::AddCountersOfAll() {
   AddCounters(t_.queue->Counters(), &counters_);
+  for (const auto& other : t_.others) AddCounters(other->Counters(), &counters_);
+}
+
+void World::Restart() {
+  AddCountersOfAll();
   t_.Open();
   for (auto& [number, token] : model_.tokens) {
     if (model_.last_token[token.job] == number) token.expires = t_.now + t_.options.lease_time;
@@ -203,7 +209,7 @@ void World::NewSubmission() {
 
 void World::SendSubmission(size_t index) {
   Send([this, index] {
-    const auto answer = t_.queue->SubmitJob(submissions_[index].request, t_.now);
+    const auto answer = t_.Any()->SubmitJob(submissions_[index].request, t_.now);
     if (!answer.ok()) return CheckStatus(answer.status(), "SubmitJob");
     Answer([this, index, name = answer->job().name()] {
       std::string& job = submissions_[index].job;
@@ -228,7 +234,7 @@ void World::ClientStep() {
     }
     request.mutable_spec()->add_tasks()->set_name("perplexity");
     Send([this, request] {
-      const auto answer = t_.queue->SubmitSweep(request, t_.now);
+      const auto answer = t_.Any()->SubmitSweep(request, t_.now);
       CheckStatus(answer.status(), "SubmitSweep");
       if (answer.ok()) Answer([this, name = answer->sweep().name()] { sweep_ = name; });
     });
@@ -240,14 +246,14 @@ void World::ClientStep() {
     v1::CancelJobRequest request;
     request.set_name(job);
     Send([this, request] {
-      CheckStatus(t_.queue->CancelJob(request, t_.now).status(), "CancelJob");
+      CheckStatus(t_.Any()->CancelJob(request, t_.now).status(), "CancelJob");
     });
   }
   if (random_.OneIn(10)) {
     v1::RetryJobRequest request;
     request.set_name(job);
     Send([this, request] {
-      const auto answer = t_.queue->RetryJob(request, t_.now);
+      const auto answer = t_.Any()->RetryJob(request, t_.now);
       if (!absl::IsFailedPrecondition(answer.status())) CheckStatus(answer.status(), "RetryJob");
     });
   }
@@ -255,7 +261,7 @@ void World::ClientStep() {
     v1::RetrySweepRequest request;
     request.set_name(sweep_);
     Send([this, request] {
-      CheckStatus(t_.queue->RetrySweep(request, t_.now).status(), "RetrySweep");
+      CheckStatus(t_.Any()->RetrySweep(request, t_.now).status(), "RetrySweep");
     });
   }
 }
@@ -289,7 +295,7 @@ void World::SendRegister(Worker* worker) {
   *request.mutable_worker() = TestWorker(worker->id);
   request.set_instance_id(worker->Instance());
   Send([this, worker, request] {
-    const auto answer = t_.queue->RegisterWorker(request, t_.now);
+    const auto answer = t_.Any()->RegisterWorker(request, t_.now);
     if (ReasonOf(answer.status()) == kReasonInstanceReplaced)
       return;  // A message of an earlier life.
     CheckStatus(answer.status(), "RegisterWorker");
@@ -307,7 +313,7 @@ void World::SendPoll(Worker* worker) {
   request.set_instance_id(worker->Instance());
   request.set_request_id(worker->poll);
   Send([this, worker, request] {
-    const auto answer = t_.queue->LeaseJob(request, t_.now);
+    const auto answer = t_.Any()->LeaseJob(request, t_.now);
     const std::string reason = ReasonOf(answer.status());
     if (reason.empty()) CheckStatus(answer.status(), "LeaseJob");
     if (answer.ok() && answer->has_lease()) CheckGrant(*answer);
@@ -334,7 +340,7 @@ void World::SendReport(Worker* worker) {
     event.mutable_progress()->set_total(worker->lease->fencing_token());  // Whose event it is.
   }
   Send([this, worker, request] {
-    const auto answer = t_.queue->ReportJob(request, t_.now);
+    const auto answer = t_.Any()->ReportJob(request, t_.now);
     const int64_t token = request.lease().fencing_token();
     if (answer.ok()) {
       CheckAccepted(request.lease(), "a report");
@@ -380,7 +386,7 @@ void World::SendOutcome(Worker* worker) {
     *request.mutable_lease() = *worker->lease;
     request.set_reason("draining");
     Send([this, worker, request] {
-      const auto answer = t_.queue->ReleaseJob(request, t_.now);
+      const auto answer = t_.Any()->ReleaseJob(request, t_.now);
       if (ReasonOf(answer.status()) != kReasonLeaseLost) CheckStatus(answer.status(), "ReleaseJob");
       Answer([worker, token = request.lease().fencing_token()] {
         if (worker->lease.has_value() && worker->lease->fencing_token() == token) worker->Drop();
@@ -391,7 +397,7 @@ void World::SendOutcome(Worker* worker) {
   v1::CompleteJobRequest request = *worker->outcome;
   *request.mutable_lease() = *worker->lease;
   Send([this, worker, request] {
-    const auto answer = t_.queue->CompleteJob(request, t_.now);
+    const auto answer = t_.Any()->CompleteJob(request, t_.now);
     CheckCompletion(request, answer, t_.now);
     Answer([worker, token = request.lease().fencing_token()] {
       if (worker->lease.has_value() && worker->lease->fencing_token() == token) worker->Drop();
@@ -436,7 +442,7 @@ void World::CheckGrant(const v1::LeaseJobResponse& response) {
   v1::ListJobsRequest running;
   running.set_sweep(sweep_);
   running.add_states(v1::JOB_STATE_RUNNING);
-  if (!sweep_.empty() && t_.queue->ListJobs(running, t_.now)->jobs_size() > 2) {
+  if (!sweep_.empty() && t_.Any()->ListJobs(running, t_.now)->jobs_size() > 2) {
     Broken("a sweep ran more than max_parallel jobs");
   }
 }
@@ -546,7 +552,7 @@ void World::CheckEvents(const v1::Job& job) {
 }
 
 bool World::AllEnded() {
-  const auto statistics = t_.queue->Statistics(t_.now);
+  const auto statistics = t_.Any()->Statistics(t_.now);
   int64_t unended = 0;
   for (int state = v1::JOB_STATE_PENDING; state < v1::JOB_STATE_SUCCEEDED; ++state) {
     unended += statistics->JobsIn(static_cast<v1::JobState>(state));
@@ -561,7 +567,7 @@ void World::CheckEnd() {
   for (const Submission& submission : submissions_) {
     v1::GetJobRequest request;
     request.set_name(submission.job);
-    const auto job = t_.queue->GetJob(request, t_.now);
+    const auto job = t_.Any()->GetJob(request, t_.now);
     if (!job.ok()) {
       Broken(absl::StrCat("an acknowledged job is lost: ", job.status().ToString()));
     } else {
@@ -571,7 +577,7 @@ void World::CheckEnd() {
   if (sweep_.empty()) return;
   v1::GetSweepRequest request;
   request.set_name(sweep_);
-  const auto sweep = t_.queue->GetSweep(request);
+  const auto sweep = t_.Any()->GetSweep(request);
   if (!sweep.ok() || sweep->state() == v1::JOB_STATE_RUNNING) {
     return Broken("the sweep did not end with its jobs");
   }
@@ -593,7 +599,7 @@ std::string World::Run() {
   // Late messages still come, after the end.
   DeliverUntil(t_.now + absl::Minutes(2));
   if (violation_.empty()) CheckEnd();
-  AddCounters(t_.queue->Counters(), &counters_);
+  AddCountersOfAll();
   return violation_;
 }
 
@@ -602,13 +608,15 @@ int64_t FromEnvironment(const char* name, int64_t otherwise) {
   return text == nullptr ? otherwise : atoll(text);
 }
 
-TEST(Simulation, EveryPromiseIsKept) {
+class Simulation : public ::testing::TestWithParam<int> {};
+
+TEST_P(Simulation, EveryPromiseIsKept) {
   const int64_t only = FromEnvironment("QUANTD_SIMULATION_SEED", 0);
   const int64_t seeds = only != 0 ? 1 : FromEnvironment("QUANTD_SIMULATION_SEEDS", 12);
   QueueCounters sum;
   for (int64_t i = 1; i <= seeds; ++i) {
     const uint64_t seed = only != 0 ? only : i;
-    World world(seed, {});
+    World world(seed, {}, GetParam());
     const std::string violation = world.Run();
     EXPECT_EQ(violation, "") << "QUANTD_SIMULATION_SEED=" << seed << " shows it";
     AddCounters(world.counters(), &sum);
@@ -628,6 +636,9 @@ TEST(Simulation, EveryPromiseIsKept) {
   EXPECT_GT(sum.repeated_completions, 0);
   EXPECT_EQ(sum.duplicate_completions, 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(Schedulers, Simulation, ::testing::Values(1, 3),
+                         ::testing::PrintToStringParamName());
 
 struct BrokenVariant {
   const char* name;

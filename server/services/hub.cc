@@ -75,9 +75,13 @@ std::vector<std::shared_ptr<Listener>> Hub::Everyone() {
   return all;
 }
 
+void Hub::AnythingChanged() {
+  for (const auto& listener : Everyone()) listener->Wake();
+}
+
 void Hub::Drain() {
   draining_ = true;
-  for (const auto& listener : Everyone()) listener->Wake();
+  AnythingChanged();
 }
 
 void Hub::Loop() {

@@ -17,7 +17,7 @@
 
 namespace quantd {
 
-// Methods are called on the store's writer thread or the hub's: they must be short and must not
+// Methods are called on the store's threads or the hub's: they must be short and must not
 // block.
 class Listener {
  public:
@@ -46,6 +46,7 @@ class Hub : public QueueObserver {
   void JobChanged(const std::string& job, const std::string& sweep, int64_t last_sequence,
                   v1::JobState state) override;
   void JobsRunnable() override;
+  void AnythingChanged() override;
 
  private:
   struct Entry {

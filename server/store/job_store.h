@@ -1,16 +1,13 @@
 // The durable truth of the scheduler: jobs, their events, sweeps, workers, leases, request ids. A
 // store offers transactions and primitives and holds no policy: what a state change means is the
 // Queue's business (server/scheduler). It refuses nothing but broken invariants of its own (a
-// compare-and-set on an old version, a second row of one name). It never looks at a clock: every
-// time comes in through an argument.
+// compare-and-set on an old version, a second row of one name). What it stores and compares are the
+// times it is given; Now() is the clock that all schedulers over one store share.
 //
-// Implementations: SQLite (sqlite_job_store.h). One for PostgreSQL fits behind this interface:
-// Submit runs the function at READ COMMITTED and again from its start on a serialization failure
-// (so functions must be re-runnable); FirstRunnable, ExpiredLeases and DueClocks become SELECT ...
-// FOR UPDATE SKIP LOCKED, so that several schedulers take different rows; UpdateJob is already a
-// compare-and-set; NextFencingToken is a row lock on one counter, not a SEQUENCE (which may go
-// backwards in commit order); AppendEvent locks the sweep's row so that positions within a sweep
-// grow in commit order. job_store_test.cc is the conformance test for every store.
+// Implementations: SQLite (sqlite_job_store.h) for one scheduler, PostgreSQL (postgres_job_store.h)
+// for several side by side. Write transactions never overlap, not even those of different
+// processes: whoever runs one sees all that came before it. job_store_test.cc is the conformance
+// test of both.
 #pragma once
 
 #include <cstdint>
@@ -193,6 +190,8 @@ class ReadTxn {
 
   // A collection's records, ordered by key.
   virtual absl::StatusOr<std::vector<KeptRecord>> Records(absl::string_view collection) = 0;
+  // What the schedulers over this store share beside the rows; empty when it was never put.
+  virtual absl::StatusOr<std::string> GetSetting(absl::string_view name) = 0;
 
   // Scheduling. Needs that some QUEUED job has, with their keys.
   virtual absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> QueuedNeeds() = 0;
@@ -246,6 +245,10 @@ class Txn : public ReadTxn {
   virtual absl::Status PutRecord(absl::string_view collection, const KeptRecord& record) = 0;
   // Fine when it is not there.
   virtual absl::Status DeleteRecord(absl::string_view collection, absl::string_view key) = 0;
+  virtual absl::Status PutSetting(absl::string_view name, absl::string_view value) = 0;
+  // Tells the other schedulers over this store, once the transaction is on disk (JobStore::Follow).
+  // At most 2,000 bytes of text without a newline.
+  virtual void Publish(std::string news) = 0;
 
   // Larger than every number it ever returned, over restarts too.
   virtual absl::StatusOr<int64_t> NextFencingToken() = 0;
@@ -278,22 +281,31 @@ class JobStore {
   using WriteFn = std::function<absl::Status(Txn&)>;
   using ReadFn = std::function<absl::Status(ReadTxn&)>;
   using DoneFn = std::function<void(absl::Status)>;
+  using NewsFn = std::function<void(absl::string_view)>;
 
   virtual ~JobStore() = default;
 
   // Runs `write` in a transaction, later and on another thread, in the order of the calls; then
   // calls `done` with OK after the transaction is on disk, or with the error after none of it is.
   // The function's own error is returned as it is and undoes its writes. ResourceExhausted: the
-  // disk is full, or too many writes wait; Unavailable: storage failed for now; the store stays
-  // usable after both. `write` may be run more than once and must not block, nor use the store
-  // other than through its argument. `done` runs on the writer's thread: it must be short and must
-  // not call Run.
+  // disk is full, or too many writes wait; Unavailable: storage failed for now (when the database
+  // went away while it committed and does not come back, its words say that the outcome is not
+  // known); the store stays usable after both. `write` may be run more than once and must not
+  // block, nor use the store other than through its argument. `done` runs on the writer's thread:
+  // it must be short and must not call Run.
   virtual void Submit(WriteFn write, DoneFn done) = 0;
   // The same, waiting. Not to be called from `done`.
   absl::Status Run(WriteFn write);
   // Runs `read` on the calling thread over a snapshot that holds every transaction whose `done` was
   // called.
   virtual absl::Status Read(const ReadFn& read) = 0;
+  // The store's clock: the same for every scheduler over it, up to the delay of a message. It goes
+  // on while the store cannot be reached.
+  virtual absl::Time Now() const = 0;
+  // `news` is called, on a thread of the store's, with what other processes published, in the order
+  // of their commits; with an empty text when some may have been missed. An empty function ends it,
+  // and none is running when the call returns.
+  virtual void Follow(NewsFn news) = 0;
   virtual JobStoreMetrics Metrics() const = 0;
   // Whether a write would be taken now: for readiness. Cheap.
   virtual absl::Status Health() const = 0;

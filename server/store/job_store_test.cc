@@ -1,5 +1,5 @@
 // The conformance test of every JobStore, parameterised by a factory, and what is SQLite's own: the
-// lock, foreign files, a full disk.
+// lock, foreign files, a full disk. What is PostgreSQL's own is in postgres_store_test.cc.
 #include "server/store/job_store.h"
 
 #include <gmock/gmock.h>
@@ -9,12 +9,15 @@
 #include <sys/resource.h>
 
 #include <atomic>
+#include <map>
 #include <thread>
 
 #include "base/file.h"
 #include "base/status_macros.h"
+#include "server/store/postgres_job_store.h"
 #include "server/store/sqlite.h"
 #include "server/store/sqlite_job_store.h"
+#include "server/store/testing/postgres_server.h"
 
 namespace quantd {
 namespace {
@@ -27,10 +30,22 @@ struct StoreFactory {
   absl::StatusOr<std::unique_ptr<JobStore>> (*open)(const std::string& folder);
 };
 
-const StoreFactory kStores[] = {{"sqlite", [](const std::string& folder) {
-                                   return OpenSqliteJobStore(
-                                       {.path = folder + "/store.db", .durable = true});
-                                 }}};
+// The URL of a database that belongs to this folder's test.
+std::string DatabaseOf(const std::string& folder) {
+  static auto& urls = *new std::map<std::string, std::string>();
+  std::string& url = urls[folder];
+  if (url.empty()) url = SharedPostgresServer().NewDatabase();
+  return url;
+}
+
+const StoreFactory kStores[] = {
+    {"sqlite",
+     [](const std::string& folder) {
+       return OpenSqliteJobStore({.path = folder + "/store.db", .durable = true});
+     }},
+    {"postgres",
+     [](const std::string& folder) { return OpenPostgresJobStore(DatabaseOf(folder)); }},
+};
 
 class JobStoreTest : public ::testing::TestWithParam<StoreFactory> {
  protected:
@@ -357,10 +372,57 @@ TEST_P(JobStoreTest, ManyWritersShareCommits) {
             }).size(),
             160u);
   const JobStoreMetrics metrics = store_->Metrics();
-  EXPECT_EQ(metrics.group_size_sum, 160);
+  EXPECT_GE(metrics.group_size_sum, 160);
   EXPECT_EQ(metrics.failed_commits, 0);
-  EXPECT_GT(metrics.wal_bytes, 0);
   EXPECT_TRUE(store_->Health().ok());
+}
+
+TEST_P(JobStoreTest, SettingsAreKept) {
+  const auto get = [&] {
+    return Read<std::string>([&](ReadTxn& txn) { return txn.GetSetting("secret"); });
+  };
+  EXPECT_EQ(get(), "");
+  const std::string bytes("a\0b\xff", 4);
+  ASSERT_TRUE(store_->Run([&](Txn& txn) { return txn.PutSetting("secret", "x"); }).ok());
+  ASSERT_TRUE(store_->Run([&](Txn& txn) { return txn.PutSetting("secret", bytes); }).ok());
+  Reopen();
+  EXPECT_EQ(get(), bytes);
+}
+
+TEST_P(JobStoreTest, RetentionKeepsWhatIsNeeded) {
+  const absl::Time old = absl::FromUnixSeconds(10);
+  SweepRow sweep;
+  sweep.name = "tenants/t/sweeps/s";
+  sweep.tenant = "t";
+  ASSERT_TRUE(store_->Run([&](Txn& txn) { return txn.InsertSweep(&sweep, v1::SweepSpec()); }).ok());
+  const auto ended = [&](JobRow* r) { r->state = v1::JOB_STATE_SUCCEEDED, r->end_time = old; };
+  const JobRow gone = Insert("gone", ended);
+  const JobRow needed = Insert("needed", ended);
+  const JobRow waiting = Insert("waiting");
+  Insert("of-live-sweep", [&](JobRow* r) { ended(r), r->sweep_seq = sweep.seq; });
+  Insert("live", [&](JobRow* r) { r->sweep_seq = sweep.seq; });
+  Insert("young", [&](JobRow* r) { ended(r), r->end_time = old + absl::Hours(1); });
+  ASSERT_TRUE(store_
+                  ->Run([&](Txn& txn) -> absl::Status {
+                    JobRow row = gone;
+                    QD_RETURN_IF_ERROR(txn.AppendEvent(&row, v1::JobEvent()));
+                    QD_RETURN_IF_ERROR(txn.UpdateJob(&row));
+                    return txn.InsertDependency({.job = waiting.seq, .on = needed.seq});
+                  })
+                  .ok());
+  int64_t removed = 0;
+  ASSERT_TRUE(store_
+                  ->Run([&](Txn& txn) -> absl::Status {
+                    QD_ASSIGN_OR_RETURN(removed,
+                                        txn.DeleteJobsEndedBefore(old + absl::Seconds(1), 100));
+                    return absl::OkStatus();
+                  })
+                  .ok());
+  EXPECT_EQ(removed, 1);
+  EXPECT_FALSE(Exists("gone"));
+  for (const char* kept : {"needed", "waiting", "of-live-sweep", "live", "young"}) {
+    EXPECT_TRUE(Exists(kept)) << kept;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, JobStoreTest, ::testing::ValuesIn(kStores),

@@ -1,103 +1,73 @@
-// Statements are cached by their text: the store has a few dozen, and preparing one costs more than
-// running it.
+// SQLite's calls and codes.
 #include "server/store/sqlite.h"
 
 #include <cerrno>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
 namespace quantd {
 namespace {
+
 constexpr int kBusyTimeoutMs = 5000;  // Only start-up and checkpoints ever meet another holder.
+
+class SqliteStatement final : public SqlStatement {
+ public:
+  SqliteStatement(SqliteConnection* connection, absl::string_view sql) : connection_(*connection) {
+    prepared_ = code_ =
+        sqlite3_prepare_v3(connection->handle(), sql.data(), static_cast<int>(sql.size()),
+                           SQLITE_PREPARE_PERSISTENT, &statement_, nullptr);
+  }
+  ~SqliteStatement() override { sqlite3_finalize(statement_); }
+
+  void BindInteger(int parameter, int64_t value) override {
+    if (code_ == SQLITE_OK) code_ = sqlite3_bind_int64(statement_, parameter + 1, value);
+  }
+  void BindText(int parameter, absl::string_view value) override {
+    if (code_ != SQLITE_OK) return;
+    code_ = sqlite3_bind_text64(statement_, parameter + 1, value.empty() ? "" : value.data(),
+                                value.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
+  }
+  void BindBytes(int parameter, absl::string_view value) override {
+    if (code_ != SQLITE_OK) return;
+    code_ = sqlite3_bind_blob64(statement_, parameter + 1, value.empty() ? "" : value.data(),
+                                value.size(), SQLITE_TRANSIENT);
+  }
+  absl::StatusOr<bool> Step() override {
+    if (code_ != SQLITE_OK) return connection_.Error(code_);
+    const int code = sqlite3_step(statement_);
+    if (code == SQLITE_ROW) return true;
+    if (code == SQLITE_DONE) return false;
+    return connection_.Error(code);
+  }
+  int64_t Integer(int column) const override { return sqlite3_column_int64(statement_, column); }
+  absl::string_view Bytes(int column) const override {
+    const auto* bytes = static_cast<const char*>(sqlite3_column_blob(statement_, column));
+    const auto size = static_cast<size_t>(sqlite3_column_bytes(statement_, column));
+    return bytes == nullptr ? absl::string_view() : absl::string_view(bytes, size);
+  }
+  void Reset() override {
+    code_ = prepared_;
+    if (statement_ == nullptr) return;
+    sqlite3_reset(statement_);
+    sqlite3_clear_bindings(statement_);
+  }
+
+ private:
+  SqliteConnection& connection_;
+  sqlite3_stmt* statement_ = nullptr;
+  int prepared_;
+  int code_;
+};
+
 }  // namespace
 
-int64_t ToMicros(absl::Time time) {
-  if (time == absl::InfiniteFuture()) return std::numeric_limits<int64_t>::max();
-  if (time == absl::InfinitePast()) return std::numeric_limits<int64_t>::min();
-  return absl::ToUnixMicros(time);
+std::unique_ptr<SqlStatement> SqliteConnection::Prepare(absl::string_view sql) {
+  return std::make_unique<SqliteStatement>(this, sql);
 }
 
-absl::Time FromMicros(int64_t micros) {
-  if (micros == std::numeric_limits<int64_t>::max()) return absl::InfiniteFuture();
-  if (micros == std::numeric_limits<int64_t>::min()) return absl::InfinitePast();
-  return absl::FromUnixMicros(micros);
-}
-
-SqliteQuery::SqliteQuery(SqliteConnection* connection, absl::string_view sql)
-    : connection_(connection), statement_(nullptr), code_(SQLITE_OK) {
-  auto& cached = connection->statements_[sql];
-  if (cached == nullptr) {
-    code_ = sqlite3_prepare_v3(connection->handle_, sql.data(), static_cast<int>(sql.size()),
-                               SQLITE_PREPARE_PERSISTENT, &cached, nullptr);
-  }
-  statement_ = cached;
-}
-
-SqliteQuery::~SqliteQuery() {
-  if (statement_ == nullptr) return;
-  sqlite3_reset(statement_);
-  sqlite3_clear_bindings(statement_);
-}
-
-void SqliteQuery::Bind(int64_t value) {
-  if (code_ == SQLITE_OK) code_ = sqlite3_bind_int64(statement_, ++bound_, value);
-}
-
-void SqliteQuery::Bind(absl::string_view value) {
-  if (code_ != SQLITE_OK) return;
-  code_ = sqlite3_bind_text64(statement_, ++bound_, value.empty() ? "" : value.data(), value.size(),
-                              SQLITE_TRANSIENT, SQLITE_UTF8);
-}
-
-void SqliteQuery::Bind(const google::protobuf::MessageLite& value) {
-  if (code_ != SQLITE_OK) return;
-  const std::string bytes = value.SerializeAsString();
-  code_ = sqlite3_bind_blob64(statement_, ++bound_, bytes.empty() ? "" : bytes.data(), bytes.size(),
-                              SQLITE_TRANSIENT);
-}
-
-absl::StatusOr<bool> SqliteQuery::Step() {
-  if (code_ != SQLITE_OK) return connection_->Error(code_);
-  column_ = 0;
-  const int code = sqlite3_step(statement_);
-  if (code == SQLITE_ROW) return true;
-  if (code == SQLITE_DONE) return false;
-  return connection_->Error(code);
-}
-
-absl::Status SqliteQuery::Run() { return Step().status(); }
-
-void SqliteQuery::Next(int64_t* value) { *value = sqlite3_column_int64(statement_, column_++); }
-
-void SqliteQuery::Next(bool* value) { *value = sqlite3_column_int64(statement_, column_++) != 0; }
-
-void SqliteQuery::Next(v1::JobState* value) {
-  *value = static_cast<v1::JobState>(sqlite3_column_int(statement_, column_++));
-}
-
-void SqliteQuery::Next(absl::Time* value) {
-  *value = FromMicros(sqlite3_column_int64(statement_, column_++));
-}
-
-void SqliteQuery::Next(std::string* value) {
-  const int column = column_++;
-  const auto* bytes = static_cast<const char*>(sqlite3_column_blob(statement_, column));
-  value->assign(bytes == nullptr ? "" : bytes, sqlite3_column_bytes(statement_, column));
-}
-
-void SqliteQuery::Next(google::protobuf::MessageLite* value) {
-  const int column = column_++;
-  const void* bytes = sqlite3_column_blob(statement_, column);
-  const int size = sqlite3_column_bytes(statement_, column);
-  value->Clear();
-  if (size > 0 && !value->ParseFromArray(bytes, size)) parsed_ = false;
-}
-
-absl::Status SqliteQuery::Parsed() const {
-  if (parsed_) return absl::OkStatus();
-  return absl::DataLossError("a stored message does not parse: the database file is damaged");
+std::string SqliteConnection::IndexHint(absl::string_view index) const {
+  return absl::StrCat(" INDEXED BY ", index);
 }
 
 absl::StatusOr<std::unique_ptr<SqliteConnection>> SqliteConnection::Open(const std::string& path,
@@ -118,7 +88,7 @@ absl::StatusOr<std::unique_ptr<SqliteConnection>> SqliteConnection::Open(const s
 }
 
 SqliteConnection::~SqliteConnection() {
-  for (auto& [sql, statement] : statements_) sqlite3_finalize(statement);
+  ForgetStatements();
   sqlite3_close(handle_);
 }
 

@@ -1,9 +1,6 @@
-// The writer thread, the group commit, the pool of readers and the checkpoints.
+// The group commit as savepoints of one transaction, and the checkpoints of the write-ahead log.
 #include "server/store/sqlite_job_store.h"
 
-#include <algorithm>
-#include <cmath>
-#include <deque>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -14,18 +11,17 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "server/store/group_writer.h"
+#include "server/store/reader_pool.h"
+#include "server/store/sql_txn.h"
 #include "server/store/sqlite.h"
 #include "server/store/sqlite_lock.h"
 #include "server/store/sqlite_schema.h"
-#include "server/store/sqlite_txn.h"
 
 namespace quantd {
 namespace {
 
-constexpr size_t kGroupMax = 256;  // Bounds how long the first of a group waits for its commit.
-constexpr size_t kPendingMax =
-    20'000;  // Beyond it a caller is told to come back, instead of memory growing.
-constexpr size_t kReadersMax = 8;  // More would only fight for two cores.
+constexpr size_t kGroupMax = 256;
 constexpr int kCheckpointPages =
     1'000;  // 4 MiB of WAL: copied into the database beside the writer.
 constexpr int kTruncatePages =
@@ -33,83 +29,64 @@ constexpr int kTruncatePages =
 constexpr int64_t kReserveBytes =
     16 << 20;  // With less free disk than this the store calls itself unwell.
 
-// Counts by upper bounds.
-struct Histogram {
-  explicit Histogram(std::vector<double> upper)
-      : bounds(std::move(upper)), counts(bounds.size() + 1) {}
-  void Add(double value) {
-    ++counts[std::lower_bound(bounds.begin(), bounds.end(), value) - bounds.begin()];
-    sum += value;
-  }
-  std::vector<double> bounds;
-  std::vector<int64_t> counts;
-  double sum = 0;
-};
-
 class SqliteJobStore final : public JobStore {
  public:
   SqliteJobStore(std::string path, DatabaseLock lock, std::unique_ptr<SqliteConnection> writer,
-                 std::unique_ptr<SqliteConnection> checkpointer)
-      : path_(std::move(path)),
-        lock_(std::move(lock)),
-        writer_(std::move(writer)),
-        checkpointer_(std::move(checkpointer)) {
-    sqlite3_wal_hook(writer_->handle(), &SqliteJobStore::OnWalPages, this);
-    write_thread_ = std::thread([this] { WriteLoop(); });
-    checkpoint_thread_ = std::thread([this] { CheckpointLoop(); });
-  }
+                 std::unique_ptr<SqliteConnection> checkpointer);
   ~SqliteJobStore() override;
 
-  void Submit(WriteFn write, DoneFn done) override;
+  void Submit(WriteFn write, DoneFn done) override {
+    group_writer_->Submit(std::move(write), std::move(done));
+  }
   absl::Status Read(const ReadFn& read) override;
+  absl::Time Now() const override {
+    return opened_wall_ + (Clock::Real().Monotonic() - opened_monotonic_);
+  }
+  // Nobody else writes.
+  void Follow(NewsFn news) override {}
   JobStoreMetrics Metrics() const override;
   absl::Status Health() const override;
 
  private:
-  struct Write {
-    WriteFn run;
-    DoneFn done;
-    absl::Status result;
-  };
-
   static int OnWalPages(void* self, sqlite3*, const char*, int pages);
-  void WriteLoop();
   void CheckpointLoop();
-  bool Unwell() const {
-    absl::MutexLock lock(&mutex_);
-    return !last_commit_.ok();
-  }
-  // All of a group's writes in one SQLite transaction; sets every result.
-  absl::Status RunGroup(std::vector<Write>* group);
+  GroupWriter::Commit RunGroup(std::vector<GroupWriter::Write>* group, bool after_failure);
+  absl::Status TryGroup(std::vector<GroupWriter::Write>* group, bool after_failure);
   // One write inside a savepoint. An error returned (rather than put into write->result) ends the
   // group.
-  absl::Status RunOne(Write* write);
-  void Account(const absl::Status& commit, size_t group_size, absl::Duration took, bool wrote);
-  absl::StatusOr<std::unique_ptr<SqliteConnection>> TakeReader();
-  void GiveReader(std::unique_ptr<SqliteConnection> reader);
+  absl::Status RunOne(GroupWriter::Write* write);
 
   const std::string path_;
+  const absl::Time opened_wall_ = Clock::Real().Now();
+  const absl::Duration opened_monotonic_ = Clock::Real().Monotonic();
   const DatabaseLock lock_;
   const std::unique_ptr<SqliteConnection> writer_;        // Of the write thread.
   const std::unique_ptr<SqliteConnection> checkpointer_;  // Of the checkpoint thread.
-  std::thread write_thread_;
+  ReaderPool<SqliteConnection> readers_;
   std::thread checkpoint_thread_;
 
   mutable absl::Mutex mutex_;
-  std::deque<Write> pending_ ABSL_GUARDED_BY(mutex_);
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
   int wal_pages_ ABSL_GUARDED_BY(mutex_) = 0;
   bool checkpoint_wanted_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status last_commit_ ABSL_GUARDED_BY(mutex_);
-  int64_t failed_commits_ ABSL_GUARDED_BY(mutex_) = 0;
-  Histogram commit_seconds_ ABSL_GUARDED_BY(mutex_){
-      {.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10}};
-  Histogram group_sizes_ ABSL_GUARDED_BY(mutex_){{1, 2, 4, 8, 16, 32, 64, 128, 256}};
-
-  mutable absl::Mutex readers_mutex_;
-  std::vector<std::unique_ptr<SqliteConnection>> readers_ ABSL_GUARDED_BY(readers_mutex_);
-  size_t readers_out_ ABSL_GUARDED_BY(readers_mutex_) = 0;
+  std::unique_ptr<GroupWriter> group_writer_;
 };
+
+SqliteJobStore::SqliteJobStore(std::string path, DatabaseLock lock,
+                               std::unique_ptr<SqliteConnection> writer,
+                               std::unique_ptr<SqliteConnection> checkpointer)
+    : path_(std::move(path)),
+      lock_(std::move(lock)),
+      writer_(std::move(writer)),
+      checkpointer_(std::move(checkpointer)),
+      readers_([this] { return SqliteConnection::Open(path_, /*read_only=*/true); }) {
+  sqlite3_wal_hook(writer_->handle(), &SqliteJobStore::OnWalPages, this);
+  group_writer_ = std::make_unique<GroupWriter>(
+      path_, kGroupMax, [this](std::vector<GroupWriter::Write>* group, bool after_failure) {
+        return RunGroup(group, after_failure);
+      });
+  checkpoint_thread_ = std::thread([this] { CheckpointLoop(); });
+}
 
 int SqliteJobStore::OnWalPages(void* self, sqlite3*, const char*, int pages) {
   auto& store = *static_cast<SqliteJobStore*>(self);
@@ -124,12 +101,8 @@ SqliteJobStore::~SqliteJobStore() {
     absl::MutexLock lock(&mutex_);
     closing_ = true;
   }
-  write_thread_.join();
+  group_writer_.reset();
   checkpoint_thread_.join();
-  {
-    absl::MutexLock lock(&readers_mutex_);
-    readers_.clear();
-  }
   sqlite3_wal_hook(writer_->handle(), nullptr, nullptr);
   absl::Status status = writer_->Execute("UPDATE counters SET value=0 WHERE name='open'");
   status.Update(writer_->Execute("PRAGMA wal_checkpoint(TRUNCATE)"));
@@ -139,57 +112,22 @@ SqliteJobStore::~SqliteJobStore() {
   }
 }
 
-void SqliteJobStore::Submit(WriteFn write, DoneFn done) {
-  absl::Status refused;
+GroupWriter::Commit SqliteJobStore::RunGroup(std::vector<GroupWriter::Write>* group,
+                                             bool after_failure) {
+  int pages = 0;
   {
     absl::MutexLock lock(&mutex_);
-    if (!closing_ && pending_.size() < kPendingMax) {
-      pending_.push_back({.run = std::move(write), .done = std::move(done), .result = {}});
-      return;
-    }
-    refused = closing_ ? absl::UnavailableError("the store is closing")
-                       : absl::ResourceExhaustedError(absl::StrCat(
-                             kPendingMax, " writes wait for the disk already; try again later"));
+    pages = wal_pages_;
   }
-  done(refused);
+  if (pages >= kTruncatePages) writer_->Execute("PRAGMA wal_checkpoint(TRUNCATE)").IgnoreError();
+  const int64_t changes = sqlite3_total_changes64(writer_->handle());
+  const absl::Status status = TryGroup(group, after_failure);
+  return {.status = status, .wrote = sqlite3_total_changes64(writer_->handle()) != changes};
 }
 
-void SqliteJobStore::WriteLoop() {
-  while (true) {
-    std::vector<Write> group;
-    {
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(
-          +[](SqliteJobStore* store) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-            return store->closing_ || !store->pending_.empty();
-          },
-          this));
-      if (pending_.empty()) return;
-      while (!pending_.empty() && group.size() < kGroupMax) {
-        group.push_back(std::move(pending_.front()));
-        pending_.pop_front();
-      }
-    }
-    const absl::Duration start = Clock::Real().Monotonic();
-    const int64_t changes = sqlite3_total_changes64(writer_->handle());
-    const absl::Status commit = RunGroup(&group);
-    Account(commit, group.size(), Clock::Real().Monotonic() - start,
-            sqlite3_total_changes64(writer_->handle()) != changes);
-    for (Write& write : group) write.done(commit.ok() ? write.result : commit);
-    int pages = 0;
-    {
-      absl::MutexLock lock(&mutex_);
-      pages = wal_pages_;
-    }
-    if (pages >= kTruncatePages) writer_->Execute("PRAGMA wal_checkpoint(TRUNCATE)").IgnoreError();
-  }
-}
-
-absl::Status SqliteJobStore::RunGroup(std::vector<Write>* group) {
+absl::Status SqliteJobStore::TryGroup(std::vector<GroupWriter::Write>* group, bool after_failure) {
   absl::Status status = writer_->Query("BEGIN IMMEDIATE").Run();
-  // After a failed commit even a group that only reads tries a write, so that Health learns of the
-  // recovery.
-  if (status.ok() && Unwell()) {
+  if (status.ok() && after_failure) {
     status = writer_->Query("UPDATE counters SET value=value WHERE name='open'").Run();
   }
   for (size_t i = 0; status.ok() && i < group->size(); ++i) status = RunOne(&(*group)[i]);
@@ -198,13 +136,13 @@ absl::Status SqliteJobStore::RunGroup(std::vector<Write>* group) {
   if (!status.ok() && sqlite3_get_autocommit(writer_->handle()) == 0) {
     writer_->Query("ROLLBACK").Run().IgnoreError();
   }
-  return Annotate(status, "committing to the database");
+  return status;
 }
 
-absl::Status SqliteJobStore::RunOne(Write* write) {
+absl::Status SqliteJobStore::RunOne(GroupWriter::Write* write) {
   QD_RETURN_IF_ERROR(writer_->Query("SAVEPOINT one").Run());
   {
-    SqliteTxn txn(writer_.get());
+    SqlTxn txn(writer_.get());
     write->result = write->run(txn);
   }
   if (sqlite3_get_autocommit(writer_->handle()) != 0) {
@@ -212,21 +150,6 @@ absl::Status SqliteJobStore::RunOne(Write* write) {
   }
   if (!write->result.ok()) QD_RETURN_IF_ERROR(writer_->Query("ROLLBACK TO one").Run());
   return writer_->Query("RELEASE one").Run();
-}
-
-void SqliteJobStore::Account(const absl::Status& commit, size_t group_size, absl::Duration took,
-                             bool wrote) {
-  // The first of a row of failures: a full disk would fill the log as well.
-  if (!commit.ok() && !Unwell()) {
-    LogError("commits fail",
-             {{"path", path_}, {"error", commit.ToString()}, {"writes", group_size}});
-  }
-  absl::MutexLock lock(&mutex_);
-  if (!commit.ok()) ++failed_commits_;
-  if (!commit.ok() || wrote) last_commit_ = commit;
-  if (!wrote) return;
-  commit_seconds_.Add(absl::ToDoubleSeconds(took));
-  group_sizes_.Add(static_cast<double>(group_size));
 }
 
 void SqliteJobStore::CheckpointLoop() {
@@ -248,67 +171,28 @@ void SqliteJobStore::CheckpointLoop() {
   }
 }
 
-absl::StatusOr<std::unique_ptr<SqliteConnection>> SqliteJobStore::TakeReader() {
-  {
-    absl::MutexLock lock(&readers_mutex_);
-    readers_mutex_.Await(absl::Condition(
-        +[](SqliteJobStore* store) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-          return !store->readers_.empty() || store->readers_out_ < kReadersMax;
-        },
-        this));
-    ++readers_out_;
-    if (!readers_.empty()) {
-      auto reader = std::move(readers_.back());
-      readers_.pop_back();
-      return reader;
-    }
-  }
-  auto opened = SqliteConnection::Open(path_, /*read_only=*/true);
-  if (!opened.ok()) GiveReader(nullptr);
-  return opened;
-}
-
-void SqliteJobStore::GiveReader(std::unique_ptr<SqliteConnection> reader) {
-  absl::MutexLock lock(&readers_mutex_);
-  --readers_out_;
-  if (reader != nullptr) readers_.push_back(std::move(reader));
-}
-
 absl::Status SqliteJobStore::Read(const ReadFn& read) {
-  QD_ASSIGN_OR_RETURN(auto reader, TakeReader());
+  QD_ASSIGN_OR_RETURN(auto reader, readers_.Take());
   absl::Status status = reader->Query("BEGIN").Run();
   if (status.ok()) {
-    SqliteTxn txn(reader.get());
+    SqlTxn txn(reader.get());
     status = read(txn);
     if (sqlite3_get_autocommit(reader->handle()) == 0) {
       reader->Query("ROLLBACK").Run().IgnoreError();
     }
   }
-  GiveReader(std::move(reader));
+  readers_.Give(std::move(reader));
   return status;
 }
 
 JobStoreMetrics SqliteJobStore::Metrics() const {
-  JobStoreMetrics metrics;
+  JobStoreMetrics metrics = group_writer_->Metrics();
   metrics.wal_bytes = FileSize(path_ + "-wal").value_or(0);
-  absl::MutexLock lock(&mutex_);
-  metrics.commit_seconds_bounds = commit_seconds_.bounds;
-  metrics.commit_seconds_counts = commit_seconds_.counts;
-  metrics.commit_seconds_sum = commit_seconds_.sum;
-  metrics.group_size_bounds = group_sizes_.bounds;
-  metrics.group_size_counts = group_sizes_.counts;
-  metrics.group_size_sum = group_sizes_.sum;
-  metrics.failed_commits = failed_commits_;
-  metrics.pending_writes = static_cast<int64_t>(pending_.size());
   return metrics;
 }
 
 absl::Status SqliteJobStore::Health() const {
-  {
-    absl::MutexLock lock(&mutex_);
-    if (closing_) return absl::UnavailableError("the store is closing");
-    if (!last_commit_.ok()) return Annotate(last_commit_, "the last write failed");
-  }
+  QD_RETURN_IF_ERROR(group_writer_->LastCommit());
   QD_ASSIGN_OR_RETURN(const int64_t free_bytes, FreeDiskBytes(path_));
   if (free_bytes >= kReserveBytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(

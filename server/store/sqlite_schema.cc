@@ -111,6 +111,7 @@ CREATE TABLE records(
   collection TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY(collection, key)) WITHOUT ROWID;
 )sql",
+    "CREATE TABLE settings(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;",
 };
 constexpr int64_t kVersion = std::size(kMigrations);
 

@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/store/job_store.h"
-#include "server/store/sqlite.h"
+#include "server/store/sql.h"
 
 namespace quantd {
 
@@ -99,15 +99,26 @@ std::string SelectSql(absl::string_view table, absl::string_view rest) {
                       rest);
 }
 
-// "INSERT INTO table(columns, extra) VALUES(?, ...)"; `verb` may be "INSERT OR REPLACE".
+// "INSERT INTO table(columns, extra) VALUES(?, ...)"; without `seq` the database gives the number.
 template <typename Row>
-std::string InsertSql(absl::string_view verb, absl::string_view table, bool with_seq,
-                      absl::string_view extra = "") {
+std::string InsertSql(absl::string_view table, absl::string_view extra = "") {
   auto names = ColumnNames<Row>();
-  if (!with_seq) names.erase(names.begin());
+  if (names.front() == "seq") names.erase(names.begin());
   if (!extra.empty()) names.emplace_back(extra);
-  return absl::StrCat(verb, " INTO ", table, "(", absl::StrJoin(names, ", "), ") VALUES(",
+  return absl::StrCat("INSERT INTO ", table, "(", absl::StrJoin(names, ", "), ") VALUES(",
                       absl::StrJoin(std::vector<std::string>(names.size(), "?"), ", "), ")");
+}
+
+// What follows an InsertSql that replaces the row with the same `key` (the first column).
+template <typename Row>
+std::string OrReplaceSql() {
+  auto names = ColumnNames<Row>();
+  const std::string key = names.front();
+  names.erase(names.begin());
+  return absl::StrCat(" ON CONFLICT(", key, ") DO UPDATE SET ",
+                      absl::StrJoin(names, ", ", [](std::string* out, const std::string& name) {
+                        absl::StrAppend(out, name, "=excluded.", name);
+                      }));
 }
 
 // "UPDATE table SET a=?, ... WHERE " + condition, for the columns from `first` on.
@@ -125,7 +136,7 @@ std::string UpdateSql(absl::string_view table, absl::string_view first,
 
 // Binds the columns from `first` on.
 template <typename Row>
-void BindColumns(const Row& row, absl::string_view first, SqliteQuery* query) {
+void BindColumns(const Row& row, absl::string_view first, SqlQuery* query) {
   bool on = false;
   VisitColumns(row, [&](absl::string_view name, const auto& field) {
     on = on || name == first;
@@ -134,7 +145,7 @@ void BindColumns(const Row& row, absl::string_view first, SqliteQuery* query) {
 }
 
 template <typename Row>
-absl::Status ReadRow(SqliteQuery* query, Row* row) {
+absl::Status ReadRow(SqlQuery* query, Row* row) {
   VisitColumns(*row, [&](const char*, auto& field) { query->Next(&field); });
   return query->Parsed();
 }

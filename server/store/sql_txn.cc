@@ -1,32 +1,32 @@
-// Writes. The reads are in sqlite_reads.cc.
-#include "server/store/sqlite_txn.h"
+// Writes. The reads are in sql_reads.cc.
+#include "server/store/sql_txn.h"
 
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "server/store/sqlite_rows.h"
+#include "server/store/sql_rows.h"
 
 namespace quantd {
 namespace {
 enum BlobKind : int64_t { kSpecBlob = 1, kOutcomeBlob = 2, kCheckpointBlob = 3 };
 }  // namespace
 
-absl::Status SqliteTxn::ExpectOneRow(absl::string_view what) {
+absl::Status SqlTxn::ExpectOneRow(absl::string_view what) {
   const int64_t changed = db_.changed_rows();
   if (changed == 1) return absl::OkStatus();
   return absl::AbortedError(absl::StrCat("updating ", what, ": it changed meanwhile; try again"));
 }
 
-absl::Status SqliteTxn::InsertJob(JobRow* row, const v1::JobSpec& spec) {
-  static const std::string sql = InsertSql<JobRow>("INSERT", "jobs", /*with_seq=*/false);
+absl::Status SqlTxn::InsertJob(JobRow* row, const v1::JobSpec& spec) {
+  static const std::string sql = InsertSql<JobRow>("jobs") + " RETURNING seq";
   row->version = 1;
   {
     auto query = db_.Query(sql);
     BindColumns(*row, "name", &query);
     QD_RETURN_IF_ERROR(query.Run(), "inserting ", row->name);
+    query.Next(&row->seq);
   }
-  row->seq = sqlite3_last_insert_rowid(db_.handle());
   QD_RETURN_IF_ERROR(PutJobBlob(row->seq, kSpecBlob, spec));
   for (const auto& [key, value] : spec.labels()) {
     QD_RETURN_IF_ERROR(
@@ -36,7 +36,7 @@ absl::Status SqliteTxn::InsertJob(JobRow* row, const v1::JobSpec& spec) {
   return absl::OkStatus();
 }
 
-absl::Status SqliteTxn::UpdateJob(JobRow* row) {
+absl::Status SqlTxn::UpdateJob(JobRow* row) {
   static const std::string sql = UpdateSql<JobRow>("jobs", "version", "seq=? AND version=?");
   const int64_t expected = row->version++;
   auto query = db_.Query(sql);
@@ -47,29 +47,34 @@ absl::Status SqliteTxn::UpdateJob(JobRow* row) {
   return ExpectOneRow(row->name);
 }
 
-absl::Status SqliteTxn::PutJobBlob(int64_t seq, int64_t kind,
-                                   const google::protobuf::MessageLite& body) {
+absl::Status SqlTxn::PutJobBlob(int64_t seq, int64_t kind,
+                                const google::protobuf::MessageLite& body) {
   return db_
-      .Query("INSERT OR REPLACE INTO job_blobs(job, kind, body) VALUES(?, ?, ?)", seq, kind, body)
+      .Query(
+          "INSERT INTO job_blobs(job, kind, body) VALUES(?, ?, ?) "
+          "ON CONFLICT(job, kind) DO UPDATE SET body=excluded.body",
+          seq, kind, body)
       .Run();
 }
 
-absl::Status SqliteTxn::PutOutcome(int64_t seq, const v1::Job& outcome) {
+absl::Status SqlTxn::PutOutcome(int64_t seq, const v1::Job& outcome) {
   return PutJobBlob(seq, kOutcomeBlob, outcome);
 }
 
-absl::Status SqliteTxn::PutCheckpoint(int64_t seq, const v1::Manifest& checkpoint) {
+absl::Status SqlTxn::PutCheckpoint(int64_t seq, const v1::Manifest& checkpoint) {
   return PutJobBlob(seq, kCheckpointBlob, checkpoint);
 }
 
-absl::Status SqliteTxn::InsertDependency(const DependencyRow& row) {
+absl::Status SqlTxn::InsertDependency(const DependencyRow& row) {
   return db_
-      .Query("INSERT OR REPLACE INTO dependencies(job, on_job, condition) VALUES(?, ?, ?)", row.job,
-             row.on, int64_t{row.condition})
+      .Query(
+          "INSERT INTO dependencies(job, on_job, condition) VALUES(?, ?, ?) "
+          "ON CONFLICT(job, on_job) DO UPDATE SET condition=excluded.condition",
+          row.job, row.on, int64_t{row.condition})
       .Run();
 }
 
-absl::Status SqliteTxn::AppendEvent(JobRow* row, v1::JobEvent event) {
+absl::Status SqlTxn::AppendEvent(JobRow* row, v1::JobEvent event) {
   event.set_sequence(row->last_sequence + 1);
   event.set_job(row->name);
   QD_RETURN_IF_ERROR(
@@ -81,26 +86,24 @@ absl::Status SqliteTxn::AppendEvent(JobRow* row, v1::JobEvent event) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<int64_t> SqliteTxn::InternNeeds(absl::string_view key) {
+absl::StatusOr<int64_t> SqlTxn::InternNeeds(absl::string_view key) {
   QD_ASSIGN_OR_RETURN(const int64_t known, db_.Integer(0, "SELECT id FROM needs WHERE key=?", key));
   if (known != 0) return known;
-  QD_RETURN_IF_ERROR(db_.Query("INSERT INTO needs(key) VALUES(?)", key).Run());
-  return sqlite3_last_insert_rowid(db_.handle());
+  return db_.Integer(0, "INSERT INTO needs(key) VALUES(?) RETURNING id", key);
 }
 
-absl::Status SqliteTxn::InsertSweep(SweepRow* row, const v1::SweepSpec& spec) {
-  static const std::string sql =
-      InsertSql<SweepRow>("INSERT", "sweeps", /*with_seq=*/false, "spec");
+absl::Status SqlTxn::InsertSweep(SweepRow* row, const v1::SweepSpec& spec) {
+  static const std::string sql = InsertSql<SweepRow>("sweeps", "spec") + " RETURNING seq";
   row->version = 1;
   auto query = db_.Query(sql);
   BindColumns(*row, "name", &query);
   query.Bind(spec);
   QD_RETURN_IF_ERROR(query.Run(), "inserting ", row->name);
-  row->seq = sqlite3_last_insert_rowid(db_.handle());
+  query.Next(&row->seq);
   return absl::OkStatus();
 }
 
-absl::Status SqliteTxn::UpdateSweep(SweepRow* row) {
+absl::Status SqlTxn::UpdateSweep(SweepRow* row) {
   static const std::string sql = UpdateSql<SweepRow>("sweeps", "version", "seq=? AND version=?");
   const int64_t expected = row->version++;
   auto query = db_.Query(sql);
@@ -111,14 +114,14 @@ absl::Status SqliteTxn::UpdateSweep(SweepRow* row) {
   return ExpectOneRow(row->name);
 }
 
-absl::Status SqliteTxn::PutWorker(const WorkerRow& row) {
-  static const std::string sql = InsertSql<WorkerRow>("INSERT OR REPLACE", "workers", true);
+absl::Status SqlTxn::PutWorker(const WorkerRow& row) {
+  static const std::string sql = InsertSql<WorkerRow>("workers") + OrReplaceSql<WorkerRow>();
   auto query = db_.Query(sql);
   BindColumns(row, "name", &query);
   return Annotate(query.Run(), absl::StrCat("storing ", row.name));
 }
 
-absl::Status SqliteTxn::TouchWorker(const WorkerRow& row) {
+absl::Status SqlTxn::TouchWorker(const WorkerRow& row) {
   return db_
       .Query(
           "UPDATE workers SET draining=?, last_seen=?, disk_free_bytes=?, request_id=?, "
@@ -128,18 +131,18 @@ absl::Status SqliteTxn::TouchWorker(const WorkerRow& row) {
       .Run();
 }
 
-absl::Status SqliteTxn::DeleteWorker(absl::string_view name) {
+absl::Status SqlTxn::DeleteWorker(absl::string_view name) {
   return db_.Query("DELETE FROM workers WHERE name=?", name).Run();
 }
 
-absl::Status SqliteTxn::InsertRequest(const RequestRow& row) {
-  static const std::string sql = InsertSql<RequestRow>("INSERT", "requests", true);
+absl::Status SqlTxn::InsertRequest(const RequestRow& row) {
+  static const std::string sql = InsertSql<RequestRow>("requests");
   auto query = db_.Query(sql);
   BindColumns(row, "tenant", &query);
   return Annotate(query.Run(), absl::StrCat("storing request id ", row.request_id));
 }
 
-absl::StatusOr<int64_t> SqliteTxn::DeleteRequestsBefore(absl::Time time, int64_t limit) {
+absl::StatusOr<int64_t> SqlTxn::DeleteRequestsBefore(absl::Time time, int64_t limit) {
   QD_RETURN_IF_ERROR(db_.Query("DELETE FROM requests WHERE (tenant, request_id) IN "
                                "(SELECT tenant, request_id FROM requests WHERE time<? LIMIT ?)",
                                time, limit)
@@ -147,33 +150,44 @@ absl::StatusOr<int64_t> SqliteTxn::DeleteRequestsBefore(absl::Time time, int64_t
   return db_.changed_rows();
 }
 
-absl::Status SqliteTxn::PutRecord(absl::string_view collection, const KeptRecord& record) {
+absl::Status SqlTxn::PutRecord(absl::string_view collection, const KeptRecord& record) {
   return db_
-      .Query("INSERT OR REPLACE INTO records(collection, key, body) VALUES(?, ?, ?)", collection,
-             record.key, record.body)
+      .Query(
+          "INSERT INTO records(collection, key, body) VALUES(?, ?, ?) "
+          "ON CONFLICT(collection, key) DO UPDATE SET body=excluded.body",
+          collection, record.key, record.body)
       .Run();
 }
 
-absl::Status SqliteTxn::DeleteRecord(absl::string_view collection, absl::string_view key) {
+absl::Status SqlTxn::DeleteRecord(absl::string_view collection, absl::string_view key) {
   return db_.Query("DELETE FROM records WHERE collection=? AND key=?", collection, key).Run();
 }
 
-absl::StatusOr<int64_t> SqliteTxn::NextFencingToken() {
-  QD_RETURN_IF_ERROR(
-      db_.Query("UPDATE counters SET value=value+1 WHERE name='fencing_token'").Run());
-  QD_ASSIGN_OR_RETURN(const int64_t token,
-                      db_.Integer(0, "SELECT value FROM counters WHERE name='fencing_token'"));
+absl::Status SqlTxn::PutSetting(absl::string_view name, absl::string_view value) {
+  return db_
+      .Query(
+          "INSERT INTO settings(name, value) VALUES(?, ?) "
+          "ON CONFLICT(name) DO UPDATE SET value=excluded.value",
+          name, value)
+      .Run();
+}
+
+absl::StatusOr<int64_t> SqlTxn::NextFencingToken() {
+  QD_ASSIGN_OR_RETURN(
+      const int64_t token,
+      db_.Integer(0,
+                  "UPDATE counters SET value=value+1 WHERE name='fencing_token' RETURNING value"));
   if (token <= 0) return absl::DataLossError("the fencing counter is missing from the database");
   return token;
 }
 
-absl::StatusOr<int64_t> SqliteTxn::DeleteJobsEndedBefore(absl::Time time, int64_t limit) {
+absl::StatusOr<int64_t> SqlTxn::DeleteJobsEndedBefore(absl::Time time, int64_t limit) {
   QD_RETURN_IF_ERROR(
-      db_.Query("DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs AS j WHERE end_time<?1 AND "
+      db_.Query("DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs AS j WHERE end_time<? AND "
                 "end_time<9223372036854775807 AND "
                 "NOT EXISTS(SELECT 1 FROM dependencies WHERE on_job=j.seq) AND NOT EXISTS("
                 "SELECT 1 FROM jobs AS k WHERE j.sweep!=0 AND k.sweep=j.sweep AND "
-                "k.end_time=9223372036854775807) ORDER BY seq DESC LIMIT ?2)",
+                "k.end_time=9223372036854775807) ORDER BY seq DESC LIMIT ?)",
                 time, limit)
           .Run());
   const int64_t deleted = db_.changed_rows();

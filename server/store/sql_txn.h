@@ -8,13 +8,15 @@
 #include <vector>
 
 #include "server/store/job_store.h"
-#include "server/store/sqlite.h"
+#include "server/store/sql.h"
 
 namespace quantd {
 
-class SqliteTxn final : public Txn {
+class SqlTxn final : public Txn {
  public:
-  explicit SqliteTxn(SqliteConnection* db) : db_(*db) {}
+  explicit SqlTxn(SqlConnection* db) : db_(*db) {}
+  // What was published, in order.
+  std::vector<std::string> TakeNews() { return std::move(news_); }
 
   absl::StatusOr<JobRow> GetJob(absl::string_view name) override;
   absl::StatusOr<JobRow> GetJob(int64_t seq) override;
@@ -42,6 +44,7 @@ class SqliteTxn final : public Txn {
   absl::StatusOr<std::optional<RequestRow>> GetRequest(absl::string_view tenant,
                                                        absl::string_view request_id) override;
   absl::StatusOr<std::vector<KeptRecord>> Records(absl::string_view collection) override;
+  absl::StatusOr<std::string> GetSetting(absl::string_view name) override;
   absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> QueuedNeeds() override;
   absl::StatusOr<std::string> GetNeeds(int64_t needs) override;
   absl::StatusOr<std::vector<SweepLoad>> SweepLoads() override;
@@ -69,21 +72,28 @@ class SqliteTxn final : public Txn {
   absl::StatusOr<int64_t> DeleteRequestsBefore(absl::Time time, int64_t limit) override;
   absl::Status PutRecord(absl::string_view collection, const KeptRecord& record) override;
   absl::Status DeleteRecord(absl::string_view collection, absl::string_view key) override;
+  absl::Status PutSetting(absl::string_view name, absl::string_view value) override;
+  void Publish(std::string news) override { news_.push_back(std::move(news)); }
   absl::StatusOr<int64_t> NextFencingToken() override;
   absl::StatusOr<int64_t> DeleteJobsEndedBefore(absl::Time time, int64_t limit) override;
 
  private:
   // All rows of a query as structs, through ReadRow(query, row).
   template <typename Row>
-  absl::StatusOr<std::vector<Row>> Rows(SqliteQuery&& query);
+  absl::StatusOr<std::vector<Row>> Rows(SqlQuery&& query);
   template <typename Message>
   absl::StatusOr<Message> JobBlob(int64_t seq, int64_t kind);
   absl::Status PutJobBlob(int64_t seq, int64_t kind, const google::protobuf::MessageLite& body);
-  absl::StatusOr<std::vector<EventRow>> Events(SqliteQuery&& query, int64_t bytes_max);
+  // `sql` takes the job or sweep, what to go on after, the kinds, and a limit. `after_of` says what
+  // to go on after.
+  absl::StatusOr<std::vector<EventRow>> Events(absl::string_view sql, int64_t owner,
+                                               const EventFilter& filter,
+                                               int64_t (*after_of)(const EventRow&));
   // The statement must have changed exactly one row.
   absl::Status ExpectOneRow(absl::string_view what);
 
-  SqliteConnection& db_;
+  SqlConnection& db_;
+  std::vector<std::string> news_;
 };
 
 }  // namespace quantd

@@ -1,28 +1,32 @@
-// Reads of the SQLite store.
+// Reads. The writes are in sql_txn.cc.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
-#include "server/store/sqlite_rows.h"
-#include "server/store/sqlite_txn.h"
+#include "server/store/sql_rows.h"
+#include "server/store/sql_txn.h"
 
 namespace quantd {
 namespace {
 
+// A database may hand over a whole answer at once: bounds what is in memory beside the page.
+constexpr int64_t kEventsAtOnce = 64;
+
 // Rows that queries without a struct of their own give.
-absl::Status ReadRow(SqliteQuery* query, int64_t* row) {
+absl::Status ReadRow(SqlQuery* query, int64_t* row) {
   query->Next(row);
   return absl::OkStatus();
 }
 
-absl::Status ReadRow(SqliteQuery* query, std::pair<int64_t, std::string>* row) {
+absl::Status ReadRow(SqlQuery* query, std::pair<int64_t, std::string>* row) {
   query->Next(&row->first);
   query->Next(&row->second);
   return absl::OkStatus();
 }
 
-absl::Status ReadRow(SqliteQuery* query, DependencyRow* row) {
+absl::Status ReadRow(SqlQuery* query, DependencyRow* row) {
   int64_t condition = 0;
   query->Next(&row->job);
   query->Next(&row->on);
@@ -32,7 +36,7 @@ absl::Status ReadRow(SqliteQuery* query, DependencyRow* row) {
   return absl::OkStatus();
 }
 
-absl::Status ReadRow(SqliteQuery* query, SweepLoad* row) {
+absl::Status ReadRow(SqlQuery* query, SweepLoad* row) {
   query->Next(&row->sweep_seq);
   query->Next(&row->running);
   query->Next(&row->max_parallel);
@@ -52,7 +56,7 @@ absl::StatusOr<Row> One(std::vector<Row> rows, absl::string_view name) {
 }  // namespace
 
 template <typename Row>
-absl::StatusOr<std::vector<Row>> SqliteTxn::Rows(SqliteQuery&& query) {
+absl::StatusOr<std::vector<Row>> SqlTxn::Rows(SqlQuery&& query) {
   std::vector<Row> rows;
   while (true) {
     QD_ASSIGN_OR_RETURN(const bool more, query.Step());
@@ -61,20 +65,20 @@ absl::StatusOr<std::vector<Row>> SqliteTxn::Rows(SqliteQuery&& query) {
   }
 }
 
-absl::StatusOr<JobRow> SqliteTxn::GetJob(absl::string_view name) {
+absl::StatusOr<JobRow> SqlTxn::GetJob(absl::string_view name) {
   static const std::string sql = SelectSql<JobRow>("jobs", "WHERE name=?");
   QD_ASSIGN_OR_RETURN(auto rows, Rows<JobRow>(db_.Query(sql, name)), "reading ", name);
   return One(std::move(rows), name);
 }
 
-absl::StatusOr<JobRow> SqliteTxn::GetJob(int64_t seq) {
+absl::StatusOr<JobRow> SqlTxn::GetJob(int64_t seq) {
   static const std::string sql = SelectSql<JobRow>("jobs", "WHERE seq=?");
   QD_ASSIGN_OR_RETURN(auto rows, Rows<JobRow>(db_.Query(sql, seq)), "reading job ", seq);
   return One(std::move(rows), absl::StrCat("job ", seq));
 }
 
 template <typename Message>
-absl::StatusOr<Message> SqliteTxn::JobBlob(int64_t seq, int64_t kind) {
+absl::StatusOr<Message> SqlTxn::JobBlob(int64_t seq, int64_t kind) {
   auto query = db_.Query("SELECT body FROM job_blobs WHERE job=? AND kind=?", seq, kind);
   Message message;
   QD_ASSIGN_OR_RETURN(const bool there, query.Step());
@@ -83,15 +87,15 @@ absl::StatusOr<Message> SqliteTxn::JobBlob(int64_t seq, int64_t kind) {
   return message;
 }
 
-absl::StatusOr<v1::JobSpec> SqliteTxn::GetSpec(int64_t seq) { return JobBlob<v1::JobSpec>(seq, 1); }
+absl::StatusOr<v1::JobSpec> SqlTxn::GetSpec(int64_t seq) { return JobBlob<v1::JobSpec>(seq, 1); }
 
-absl::StatusOr<v1::Job> SqliteTxn::GetOutcome(int64_t seq) { return JobBlob<v1::Job>(seq, 2); }
+absl::StatusOr<v1::Job> SqlTxn::GetOutcome(int64_t seq) { return JobBlob<v1::Job>(seq, 2); }
 
-absl::StatusOr<v1::Manifest> SqliteTxn::GetCheckpoint(int64_t seq) {
+absl::StatusOr<v1::Manifest> SqlTxn::GetCheckpoint(int64_t seq) {
   return JobBlob<v1::Manifest>(seq, 3);
 }
 
-absl::StatusOr<std::vector<JobRow>> SqliteTxn::ListJobs(const JobFilter& filter) {
+absl::StatusOr<std::vector<JobRow>> SqlTxn::ListJobs(const JobFilter& filter) {
   std::string where = "WHERE tenant=? AND (?=0 OR seq<?)";
   if (filter.sweep_seq != 0) absl::StrAppend(&where, " AND sweep=?");
   if (!filter.states.empty()) {
@@ -114,37 +118,39 @@ absl::StatusOr<std::vector<JobRow>> SqliteTxn::ListJobs(const JobFilter& filter)
   return Rows<JobRow>(std::move(query));
 }
 
-absl::StatusOr<std::vector<JobRow>> SqliteTxn::SweepJobs(int64_t sweep_seq) {
+absl::StatusOr<std::vector<JobRow>> SqlTxn::SweepJobs(int64_t sweep_seq) {
   static const std::string sql =
       SelectSql<JobRow>("jobs", "WHERE sweep=? AND sweep!=0 ORDER BY seq");
   return Rows<JobRow>(db_.Query(sql, sweep_seq));
 }
 
-absl::StatusOr<int64_t> SqliteTxn::UnendedSweepJobs(int64_t sweep_seq) {
+absl::StatusOr<int64_t> SqlTxn::UnendedSweepJobs(int64_t sweep_seq) {
   return db_.Integer(
       0, "SELECT COUNT(*) FROM jobs WHERE sweep=? AND sweep!=0 AND end_time=9223372036854775807",
       sweep_seq);
 }
 
-absl::StatusOr<int64_t> SqliteTxn::JobsAhead(int64_t priority, int64_t seq) {
+absl::StatusOr<int64_t> SqlTxn::JobsAhead(int64_t priority, int64_t seq) {
   // All that are not behind: so the answer for a job just submitted, the most frequent question,
   // takes no walk over the queue. The index is named because the planner prefers jobs_state, which
   // looks into every row.
   QD_ASSIGN_OR_RETURN(
       const int64_t not_lower,
-      db_.Integer(0, "SELECT SUM(count) FROM queued_counts WHERE priority>=?", priority));
-  QD_ASSIGN_OR_RETURN(const int64_t from_here_on,
-                      db_.Integer(0,
-                                  "SELECT COUNT(*) FROM jobs INDEXED BY jobs_position "
-                                  "WHERE state=2 AND priority=? AND seq>=?",
-                                  priority, seq));
+      db_.Integer(0, "SELECT CAST(SUM(count) AS BIGINT) FROM queued_counts WHERE priority>=?",
+                  priority));
+  QD_ASSIGN_OR_RETURN(
+      const int64_t from_here_on,
+      db_.Integer(0,
+                  absl::StrCat("SELECT COUNT(*) FROM jobs", db_.IndexHint("jobs_position"),
+                               " WHERE state=2 AND priority=? AND seq>=?"),
+                  priority, seq));
   return not_lower - from_here_on;
 }
 
-absl::StatusOr<std::vector<JobCount>> SqliteTxn::CountJobs() {
+absl::StatusOr<std::vector<JobCount>> SqlTxn::CountJobs() {
   auto query = db_.Query(
-      "SELECT n.key, j.state, COUNT(*) FROM jobs j JOIN needs n ON n.id=j.needs "
-      "GROUP BY j.needs, j.state");
+      "SELECT n.key, c.state, c.jobs FROM (SELECT needs, state, COUNT(*) AS jobs FROM jobs "
+      "GROUP BY needs, state) c JOIN needs n ON n.id=c.needs");
   std::vector<JobCount> counts;
   while (true) {
     QD_ASSIGN_OR_RETURN(const bool more, query.Step());
@@ -156,64 +162,74 @@ absl::StatusOr<std::vector<JobCount>> SqliteTxn::CountJobs() {
   }
 }
 
-absl::StatusOr<std::vector<DependencyRow>> SqliteTxn::Dependencies(int64_t seq) {
+absl::StatusOr<std::vector<DependencyRow>> SqlTxn::Dependencies(int64_t seq) {
   return Rows<DependencyRow>(
       db_.Query("SELECT d.job, d.on_job, d.condition, j.state FROM dependencies d JOIN jobs j ON "
                 "j.seq=d.on_job WHERE d.job=? ORDER BY d.on_job",
                 seq));
 }
 
-absl::StatusOr<std::vector<DependencyRow>> SqliteTxn::Dependents(int64_t seq) {
+absl::StatusOr<std::vector<DependencyRow>> SqlTxn::Dependents(int64_t seq) {
   return Rows<DependencyRow>(
       db_.Query("SELECT d.job, d.on_job, d.condition, j.state FROM dependencies d JOIN jobs j ON "
                 "j.seq=d.on_job WHERE d.on_job=? ORDER BY d.job",
                 seq));
 }
 
-absl::StatusOr<std::vector<EventRow>> SqliteTxn::Events(SqliteQuery&& query, int64_t bytes_max) {
+absl::StatusOr<std::vector<EventRow>> SqlTxn::Events(absl::string_view sql, int64_t owner,
+                                                     const EventFilter& filter,
+                                                     int64_t (*after_of)(const EventRow&)) {
   std::vector<EventRow> rows;
   int64_t bytes = 0;
-  while (bytes < bytes_max) {
-    QD_ASSIGN_OR_RETURN(const bool more, query.Step());
-    if (!more) break;
-    EventRow& row = rows.emplace_back();
-    query.Next(&row.position);
-    query.Next(&row.event);
-    QD_RETURN_IF_ERROR(query.Parsed());
-    bytes += row.event.ByteSizeLong();
+  int64_t after = filter.after;
+  for (int64_t left = filter.limit; left > 0 && bytes < filter.bytes_max; left -= kEventsAtOnce) {
+    const int64_t wanted = std::min(left, kEventsAtOnce);
+    auto query = db_.Query(sql, owner, after, int64_t{filter.kinds}, wanted);
+    int64_t got = 0;
+    while (bytes < filter.bytes_max) {
+      QD_ASSIGN_OR_RETURN(const bool more, query.Step());
+      if (!more) break;
+      EventRow& row = rows.emplace_back();
+      query.Next(&row.position);
+      query.Next(&row.event);
+      QD_RETURN_IF_ERROR(query.Parsed());
+      bytes += row.event.ByteSizeLong();
+      after = after_of(row);
+      ++got;
+    }
+    if (got < wanted) break;
   }
   return rows;
 }
 
-absl::StatusOr<std::vector<EventRow>> SqliteTxn::ReadEvents(int64_t seq,
-                                                            const EventFilter& filter) {
-  return Events(db_.Query("SELECT position, body FROM events WHERE job=? AND sequence>? AND "
-                          "(?>>kind)&1 ORDER BY sequence LIMIT ?",
-                          seq, filter.after, int64_t{filter.kinds}, filter.limit),
-                filter.bytes_max);
+absl::StatusOr<std::vector<EventRow>> SqlTxn::ReadEvents(int64_t seq, const EventFilter& filter) {
+  return Events(
+      "SELECT position, body FROM events WHERE job=? AND sequence>? AND "
+      "((? >> CAST(kind AS INTEGER)) & 1)=1 ORDER BY sequence LIMIT ?",
+      seq, filter, [](const EventRow& row) { return row.event.sequence(); });
 }
 
-absl::StatusOr<std::vector<EventRow>> SqliteTxn::ReadSweepEvents(int64_t sweep_seq,
-                                                                 const EventFilter& filter) {
-  return Events(db_.Query("SELECT position, body FROM events WHERE sweep=? AND sweep!=0 AND "
-                          "position>? AND (?>>kind)&1 ORDER BY position LIMIT ?",
-                          sweep_seq, filter.after, int64_t{filter.kinds}, filter.limit),
-                filter.bytes_max);
+absl::StatusOr<std::vector<EventRow>> SqlTxn::ReadSweepEvents(int64_t sweep_seq,
+                                                              const EventFilter& filter) {
+  return Events(
+      "SELECT position, body FROM events WHERE sweep=? AND sweep!=0 AND position>? AND "
+      "((? >> CAST(kind AS INTEGER)) & 1)=1 ORDER BY position LIMIT ?",
+      sweep_seq, filter, [](const EventRow& row) { return row.position; });
 }
 
-absl::StatusOr<SweepRow> SqliteTxn::GetSweep(absl::string_view name) {
+absl::StatusOr<SweepRow> SqlTxn::GetSweep(absl::string_view name) {
   static const std::string sql = SelectSql<SweepRow>("sweeps", "WHERE name=?");
   QD_ASSIGN_OR_RETURN(auto rows, Rows<SweepRow>(db_.Query(sql, name)), "reading ", name);
   return One(std::move(rows), name);
 }
 
-absl::StatusOr<SweepRow> SqliteTxn::GetSweep(int64_t seq) {
+absl::StatusOr<SweepRow> SqlTxn::GetSweep(int64_t seq) {
   static const std::string sql = SelectSql<SweepRow>("sweeps", "WHERE seq=?");
   QD_ASSIGN_OR_RETURN(auto rows, Rows<SweepRow>(db_.Query(sql, seq)), "reading sweep ", seq);
   return One(std::move(rows), absl::StrCat("sweep ", seq));
 }
 
-absl::StatusOr<v1::SweepSpec> SqliteTxn::GetSweepSpec(int64_t seq) {
+absl::StatusOr<v1::SweepSpec> SqlTxn::GetSweepSpec(int64_t seq) {
   auto query = db_.Query("SELECT spec FROM sweeps WHERE seq=?", seq);
   v1::SweepSpec spec;
   QD_ASSIGN_OR_RETURN(const bool there, query.Step());
@@ -222,33 +238,33 @@ absl::StatusOr<v1::SweepSpec> SqliteTxn::GetSweepSpec(int64_t seq) {
   return spec;
 }
 
-absl::StatusOr<std::vector<SweepRow>> SqliteTxn::ListSweeps(absl::string_view tenant,
-                                                            int64_t before_seq, int64_t limit) {
+absl::StatusOr<std::vector<SweepRow>> SqlTxn::ListSweeps(absl::string_view tenant,
+                                                         int64_t before_seq, int64_t limit) {
   static const std::string sql =
       SelectSql<SweepRow>("sweeps", "WHERE tenant=? AND (?=0 OR seq<?) ORDER BY seq DESC LIMIT ?");
   return Rows<SweepRow>(db_.Query(sql, tenant, before_seq, before_seq, limit));
 }
 
-absl::StatusOr<std::optional<WorkerRow>> SqliteTxn::GetWorker(absl::string_view name) {
+absl::StatusOr<std::optional<WorkerRow>> SqlTxn::GetWorker(absl::string_view name) {
   static const std::string sql = SelectSql<WorkerRow>("workers", "WHERE name=?");
   QD_ASSIGN_OR_RETURN(auto rows, Rows<WorkerRow>(db_.Query(sql, name)), "reading ", name);
   if (rows.empty()) return std::nullopt;
   return std::move(rows.front());
 }
 
-absl::StatusOr<std::vector<WorkerRow>> SqliteTxn::Workers() {
+absl::StatusOr<std::vector<WorkerRow>> SqlTxn::Workers() {
   static const std::string sql = SelectSql<WorkerRow>("workers", "ORDER BY name");
   return Rows<WorkerRow>(db_.Query(sql));
 }
 
-absl::StatusOr<std::vector<JobRow>> SqliteTxn::WorkerLeases(absl::string_view worker) {
+absl::StatusOr<std::vector<JobRow>> SqlTxn::WorkerLeases(absl::string_view worker) {
   static const std::string sql =
       SelectSql<JobRow>("jobs", "WHERE lease_worker=? AND lease_worker!='' ORDER BY seq");
   return Rows<JobRow>(db_.Query(sql, worker));
 }
 
-absl::StatusOr<std::optional<RequestRow>> SqliteTxn::GetRequest(absl::string_view tenant,
-                                                                absl::string_view request_id) {
+absl::StatusOr<std::optional<RequestRow>> SqlTxn::GetRequest(absl::string_view tenant,
+                                                             absl::string_view request_id) {
   static const std::string sql =
       SelectSql<RequestRow>("requests", "WHERE tenant=? AND request_id=?");
   QD_ASSIGN_OR_RETURN(auto rows, Rows<RequestRow>(db_.Query(sql, tenant, request_id)));
@@ -256,7 +272,7 @@ absl::StatusOr<std::optional<RequestRow>> SqliteTxn::GetRequest(absl::string_vie
   return std::move(rows.front());
 }
 
-absl::StatusOr<std::vector<KeptRecord>> SqliteTxn::Records(absl::string_view collection) {
+absl::StatusOr<std::vector<KeptRecord>> SqlTxn::Records(absl::string_view collection) {
   auto query =
       db_.Query("SELECT key, body FROM records WHERE collection=? ORDER BY key", collection);
   std::vector<KeptRecord> records;
@@ -269,17 +285,26 @@ absl::StatusOr<std::vector<KeptRecord>> SqliteTxn::Records(absl::string_view col
   }
 }
 
-absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> SqliteTxn::QueuedNeeds() {
-  // Hops from one value to the next in the index instead of walking over every queued job.
-  return Rows<std::pair<int64_t, std::string>>(
-      db_.Query("WITH RECURSIVE hop(id) AS ("
-                "SELECT MIN(needs) FROM jobs INDEXED BY jobs_runnable WHERE state=2 UNION ALL "
-                "SELECT (SELECT MIN(needs) FROM jobs INDEXED BY jobs_runnable WHERE state=2 AND "
-                "needs>hop.id) FROM hop WHERE hop.id IS NOT NULL) "
-                "SELECT needs.id, needs.key FROM hop JOIN needs ON needs.id=hop.id"));
+absl::StatusOr<std::string> SqlTxn::GetSetting(absl::string_view name) {
+  auto query = db_.Query("SELECT value FROM settings WHERE name=?", name);
+  std::string value;
+  QD_ASSIGN_OR_RETURN(const bool there, query.Step());
+  if (there) query.Next(&value);
+  return value;
 }
 
-absl::StatusOr<std::string> SqliteTxn::GetNeeds(int64_t needs) {
+absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> SqlTxn::QueuedNeeds() {
+  // Hops from one value to the next in the index instead of walking over every queued job.
+  const std::string least =
+      absl::StrCat("SELECT MIN(needs) FROM jobs", db_.IndexHint("jobs_runnable"), " WHERE state=2");
+  return Rows<std::pair<int64_t, std::string>>(
+      db_.Query(absl::StrCat("WITH RECURSIVE hop(id) AS (", least, " UNION ALL SELECT (", least,
+                             " AND needs>hop.id) FROM hop WHERE hop.id IS NOT NULL) "
+                             "SELECT needs.id, needs.key FROM hop JOIN needs ON needs.id=hop.id "
+                             "ORDER BY needs.id")));
+}
+
+absl::StatusOr<std::string> SqlTxn::GetNeeds(int64_t needs) {
   auto query = db_.Query("SELECT key FROM needs WHERE id=?", needs);
   std::string key;
   QD_ASSIGN_OR_RETURN(const bool there, query.Step());
@@ -287,24 +312,24 @@ absl::StatusOr<std::string> SqliteTxn::GetNeeds(int64_t needs) {
   return key;
 }
 
-absl::StatusOr<std::vector<SweepLoad>> SqliteTxn::SweepLoads() {
+absl::StatusOr<std::vector<SweepLoad>> SqlTxn::SweepLoads() {
   return Rows<SweepLoad>(db_.Query(
       "SELECT j.sweep, COUNT(*), s.max_parallel FROM jobs j JOIN sweeps s ON s.seq=j.sweep "
-      "WHERE j.lease_worker!='' AND s.max_parallel>0 GROUP BY j.sweep"));
+      "WHERE j.lease_worker!='' AND s.max_parallel>0 GROUP BY j.sweep, s.max_parallel"));
 }
 
-absl::StatusOr<std::optional<int64_t>> SqliteTxn::FirstRunnable(
+absl::StatusOr<std::optional<int64_t>> SqlTxn::FirstRunnable(
     const std::vector<int64_t>& needs, const std::vector<int64_t>& excluded_sweeps,
     absl::Time now) {
-  constexpr char kSql[] =
-      "SELECT seq, priority FROM jobs INDEXED BY jobs_runnable WHERE state=2 AND needs=? AND "
-      "not_before<=? AND sweep NOT IN (SELECT value FROM json_each(?)) "
-      "ORDER BY priority DESC, seq LIMIT 1";
+  const std::string sql =
+      absl::StrCat("SELECT seq, priority FROM jobs", db_.IndexHint("jobs_runnable"),
+                   " WHERE state=2 AND needs=? AND not_before<=? AND sweep NOT IN (",
+                   db_.IntegersOfJson(), ") ORDER BY priority DESC, seq LIMIT 1");
   const std::string excluded = absl::StrCat("[", absl::StrJoin(excluded_sweeps, ","), "]");
   std::optional<int64_t> best;
   int64_t best_priority = 0;
   for (const int64_t need : needs) {
-    auto query = db_.Query(kSql, need, now, excluded);
+    auto query = db_.Query(sql, need, now, excluded);
     QD_ASSIGN_OR_RETURN(const bool there, query.Step());
     if (!there) continue;
     int64_t seq = 0;
@@ -319,7 +344,7 @@ absl::StatusOr<std::optional<int64_t>> SqliteTxn::FirstRunnable(
   return best;
 }
 
-absl::StatusOr<bool> SqliteTxn::BecomesRunnable(absl::Time after, absl::Time until) {
+absl::StatusOr<bool> SqlTxn::BecomesRunnable(absl::Time after, absl::Time until) {
   QD_ASSIGN_OR_RETURN(
       const int64_t there,
       db_.Integer(0, "SELECT 1 FROM jobs WHERE state=2 AND not_before>? AND not_before<=? LIMIT 1",
@@ -327,21 +352,21 @@ absl::StatusOr<bool> SqliteTxn::BecomesRunnable(absl::Time after, absl::Time unt
   return there != 0;
 }
 
-absl::StatusOr<std::vector<int64_t>> SqliteTxn::ExpiredLeases(absl::Time now, int64_t limit) {
+absl::StatusOr<std::vector<int64_t>> SqlTxn::ExpiredLeases(absl::Time now, int64_t limit) {
   return Rows<int64_t>(
       db_.Query("SELECT seq FROM jobs WHERE lease_worker!='' AND lease_expires<=? "
                 "ORDER BY lease_expires LIMIT ?",
                 now, limit));
 }
 
-absl::StatusOr<std::vector<int64_t>> SqliteTxn::DueClocks(absl::Time now, int64_t limit) {
+absl::StatusOr<std::vector<int64_t>> SqlTxn::DueClocks(absl::Time now, int64_t limit) {
   return Rows<int64_t>(
       db_.Query("SELECT seq FROM jobs WHERE clock_due<9223372036854775807 AND "
                 "clock_due<=? ORDER BY clock_due LIMIT ?",
                 now, limit));
 }
 
-absl::StatusOr<std::vector<int64_t>> SqliteTxn::Leased() {
+absl::StatusOr<std::vector<int64_t>> SqlTxn::Leased() {
   return Rows<int64_t>(db_.Query("SELECT seq FROM jobs WHERE lease_worker!='' ORDER BY seq"));
 }
 
