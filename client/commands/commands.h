@@ -30,6 +30,9 @@ Action DeclareWorkers(CLI::App* app);
 Action DeclareMethods(CLI::App* app);
 Action DeclareModelsInspect(CLI::App* app);
 Action DeclareScore(CLI::App* app);
+Action DeclareDoctor(CLI::App* app);
+Action DeclareTop(CLI::App* app);
+Action DeclareExplain(CLI::App* app);
 Action DeclareCompletion(CLI::App* app);
 Action DeclareVersion(CLI::App* app);
 

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "proto/channel.h"
 #include "proto/errors.h"
 
 namespace quantd {
@@ -33,7 +34,9 @@ Call::Call(const ServiceContext* context, grpc::CallbackServerContext* rpc, cons
       reactor_(rpc->DefaultReactor()),
       service_(service),
       method_(method),
-      start_(Clock::Real().Monotonic()) {}
+      start_(Clock::Real().Monotonic()) {
+  rpc_->AddInitialMetadata(kVersionMetadata, QUANTD_VERSION);
+}
 
 void Call::Finish(const absl::Status& status) const {
   RecordCall(*context_, service_, method_, status, start_);
