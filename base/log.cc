@@ -6,6 +6,8 @@
 
 #include <memory>
 
+#include "base/trace.h"
+
 namespace quantd {
 namespace {
 
@@ -107,6 +109,10 @@ void Log(LogLevel level, absl::string_view message, std::initializer_list<LogFie
     line = absl::StrCat("\"message\":\"", Escape(message), "\"");
     for (const LogField& field : fields) {
       absl::StrAppend(&line, ",\"", field.name, "\":\"", Escape(field.value), "\"");
+      // A job's lines in all programs have its trace in common.
+      if (field.name == "job") {
+        absl::StrAppend(&line, ",\"trace_id\":\"", TraceId(field.value), "\"");
+      }
     }
   } else {
     line = Escape(message);

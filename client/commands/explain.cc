@@ -2,9 +2,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/trace.h"
 #include "client/commands/commands.h"
 #include "client/render/board.h"
 #include "client/render/explanation.h"
+#include "client/render/otlp.h"
 #include "nlohmann/json.hpp"
 
 namespace quantd {
@@ -42,10 +44,19 @@ absl::StatusOr<ExplainedJob> Gather(Session& session, const std::string& text) {
   return explained;
 }
 
-int Run(Session& session, const std::string& text) {
-  const absl::StatusOr<ExplainedJob> explained = Gather(session, text);
+struct Flags {
+  std::string job;
+  bool otlp = false;
+};
+
+int Run(Session& session, const Flags& flags) {
+  const absl::StatusOr<ExplainedJob> explained = Gather(session, flags.job);
   if (!explained.ok()) return session.Fail(explained.status());
   const absl::Time now = absl::Now();
+  if (flags.otlp) {
+    session.out() << OtlpTrace(*explained, now) << std::endl;
+    return kExitOk;
+  }
   if (session.json()) {
     nlohmann::json spans = nlohmann::json::array();
     for (const Span& span : SpansOf(explained->events, now)) {
@@ -54,6 +65,7 @@ int Run(Session& session, const std::string& text) {
                        {"seconds", absl::ToDoubleSeconds(span.time)}});
     }
     const nlohmann::json line = {{"job", explained->job.name()},
+                                 {"traceId", TraceId(explained->job.name())},
                                  {"state", StateWord(explained->job.state())},
                                  {"waitingReason", OneLine(explained->job.waiting_reason())},
                                  {"queuePosition", explained->job.queue_position()},
@@ -71,9 +83,11 @@ int Run(Session& session, const std::string& text) {
 }  // namespace
 
 Action DeclareExplain(CLI::App* app) {
-  const auto job = std::make_shared<std::string>();
-  app->add_option("JOB", *job, "Job")->required();
-  return [job](Session& session) { return Run(session, *job); };
+  const auto flags = std::make_shared<Flags>();
+  app->add_option("JOB", flags->job, "Job")->required();
+  app->add_flag("--otlp", flags->otlp,
+                "Print its spans as OpenTelemetry JSON, for a collector's /v1/traces");
+  return [flags](Session& session) { return Run(session, *flags); };
 }
 
 }  // namespace quantd

@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/trace.h"
 #include "client/render/board.h"
 
 namespace quantd {
@@ -164,7 +165,7 @@ std::vector<Span> SpansOf(const std::vector<v1::JobEvent>& events, absl::Time no
         spans.push_back(current);
       }
     }
-    current = {what, attempt, absl::ZeroDuration()};
+    current = {what, attempt, absl::ZeroDuration(), at};
     since = at;
   };
   for (const v1::JobEvent& event : events) {
@@ -189,6 +190,7 @@ std::vector<std::string> ExplanationLines(const ExplainedJob& explained, absl::T
     absl::StrAppend(&title, OneLine(job.spec().display_name()), "  ");
   }
   std::vector<std::string> lines = {style.Bold(absl::StrCat(title, StateWord(job.state())))};
+  lines.push_back(absl::StrCat("trace:    ", TraceId(job.name())));
   Waiting(explained, now, &lines);
   Running(explained, now, &lines);
   Times(SpansOf(explained.events, now), style, &lines);

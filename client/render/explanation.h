@@ -26,6 +26,7 @@ struct Span {
   std::string what;  // "waiting for other jobs", "waiting in the queue", "quantize", ...
   int attempt = 0;   // 0 while it waits.
   absl::Duration time;
+  absl::Time start;
 };
 // In order of time; neighbours of one kind are one span. `now` ends the last one of a job that has
 // not ended.

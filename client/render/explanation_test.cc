@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_join.h"
+#include "base/trace.h"
+#include "client/render/otlp.h"
 #include "client/render/top.h"
+#include "nlohmann/json.hpp"
 #include "proto/yaml.h"
 
 namespace quantd {
@@ -103,11 +106,39 @@ TEST(Explanation, AWaitingJob) {
                        FromYaml<v1::Worker>("{name: workers/w2, state: LOST}")};
   EXPECT_EQ(absl::StrJoin(ExplanationLines(explained, Now(), {}), "\n"),
             "jobs/7f3a  queued\n"
-            "why:      no worker has a cuda device\n"
-            "place:    4 in the queue, priority 5\n"
-            "after:    jobs/81bc, running\n"
-            "retry in: 30s\n"
-            "workers:  1 idle, 1 lost");
+            "trace:    " +
+                TraceId("tenants/default/jobs/7f3a") +
+                "\n"
+                "why:      no worker has a cuda device\n"
+                "place:    4 in the queue, priority 5\n"
+                "after:    jobs/81bc, running\n"
+                "retry in: 30s\n"
+                "workers:  1 idle, 1 lost");
+}
+
+TEST(Otlp, ATreeOfSpansWithTheJobsTrace) {
+  ExplainedJob explained;
+  explained.job = FromYaml<v1::Job>("{name: tenants/default/jobs/7f3a, state: running}");
+  explained.events = TwoAttempts();
+  const nlohmann::json trace = nlohmann::json::parse(OtlpTrace(explained, Now()));
+  const auto& spans = trace["resourceSpans"][0]["scopeSpans"][0]["spans"];
+  ASSERT_EQ(spans.size(), 10u);  // The job, seven stretches, two attempts.
+  std::map<std::string, nlohmann::json> by_id;
+  for (const auto& span : spans) {
+    EXPECT_EQ(span["traceId"], TraceId("tenants/default/jobs/7f3a"));
+    EXPECT_TRUE(by_id.emplace(span["spanId"].get<std::string>(), span).second) << span;
+  }
+  for (const auto& span : spans) {
+    if (!span.contains("parentSpanId")) continue;
+    const auto parent = by_id.find(span["parentSpanId"].get<std::string>());
+    ASSERT_NE(parent, by_id.end()) << span;
+    EXPECT_LE(parent->second["startTimeUnixNano"], span["startTimeUnixNano"]);
+    EXPECT_GE(parent->second["endTimeUnixNano"], span["endTimeUnixNano"]);
+  }
+  EXPECT_FALSE(spans[0].contains("parentSpanId"));
+  EXPECT_EQ(spans[0]["startTimeUnixNano"], "1767225600000000000");
+  const auto& attempt = by_id[SpanId("tenants/default/jobs/7f3a", AttemptPart(1))];
+  EXPECT_EQ(attempt["status"]["message"], "the lease ran out");
 }
 
 TopState ExampleTop() {

@@ -12,8 +12,9 @@ place() {  # place IMAGE COMPONENT...: the components' files under IMAGE/usr/loc
 }
 place scheduler quantctl quantd
 place worker quantctl quantd-worker quantd-cuda
+install -m 755 deploy/image/start-worker "$out/worker/usr/local/bin/"
 for image in scheduler worker; do
   # The programs as installed: their libraries of our own are found beside them and belong to no package.
-  deploy/image/runtime_packages.sh "$out/$image/usr/local/bin/"* >"$out/$image.packages"
+  deploy/image/runtime_packages.sh "$out/$image/usr/local/bin/"quant* >"$out/$image.packages"
 done
 cp deploy/image/prepare.sh "$out/"
