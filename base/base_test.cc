@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "base/trace.h"
 #include "base/utf8.h"
 
 namespace quantd {
@@ -73,6 +74,15 @@ TEST(Utf8, WellFormedSequencesOnly) {
   std::string out;
   for (const uint32_t code_point : {0x24u, 0xE9u, 0x20ACu, 0x1F600u}) AppendUtf8(code_point, &out);
   EXPECT_EQ(out, "$\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80");
+}
+
+TEST(Trace, IdsFollowFromNames) {
+  const std::string job = "tenants/default/jobs/7f3a";
+  EXPECT_EQ(TraceId(job).size(), 32u);
+  EXPECT_EQ(TraceId(job), TraceId(job));
+  EXPECT_NE(TraceId(job), TraceId(job + "b"));
+  EXPECT_NE(SpanId(job, AttemptPart(1)), SpanId(job, AttemptPart(2)));
+  EXPECT_EQ(TraceParent(job, 1), "00-" + TraceId(job) + "-" + SpanId(job, AttemptPart(1)) + "-01");
 }
 
 TEST(FakeClock, WallJumpLeavesMonotonicTimeAlone) {

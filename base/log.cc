@@ -8,6 +8,7 @@
 
 #include "base/json_text.h"
 #include "base/redact.h"
+#include "base/trace.h"
 
 namespace quantd {
 namespace {
@@ -76,6 +77,10 @@ void Log(LogLevel level, absl::string_view message, std::initializer_list<LogFie
     line = absl::StrCat("\"message\":\"", EscapeJson(message), "\"");
     for (const LogField& field : fields) {
       absl::StrAppend(&line, ",\"", field.name, "\":\"", EscapeJson(field.value), "\"");
+      // A job's lines in all programs have its trace in common.
+      if (field.name == "job") {
+        absl::StrAppend(&line, ",\"trace_id\":\"", TraceId(field.value), "\"");
+      }
     }
   } else {
     line = EscapeJson(message);

@@ -1,6 +1,7 @@
 // Stubs, deadlines and the list of calls under way.
 #include "client/scheduler.h"
 
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
@@ -23,6 +24,10 @@ namespace {
 constexpr std::chrono::seconds kCallDeadline{30};
 // gRPC's own two minutes would leave a watcher in the dark long after the scheduler is back.
 constexpr int kReconnectBackoffMsMax = 2'000;
+constexpr std::chrono::seconds kHealthDeadline{5};
+constexpr char kHealthMethod[] = "/grpc.health.v1.Health/Check";
+// grpc.health.v1.HealthCheckResponse with status SERVING: field 1, value 1.
+constexpr absl::string_view kServing("\x08\x01", 2);
 
 grpc::ChannelArguments Arguments() {
   grpc::ChannelArguments arguments = ClientChannelArguments();
@@ -80,6 +85,11 @@ struct Scheduler::State {
     Response response;
     const grpc::Status status = (stub->*method)(&context, request, &response);
     if (!status.ok()) return Convert(status);
+    const auto& metadata = context.GetServerInitialMetadata();
+    if (const auto found = metadata.find(kVersionMetadata); found != metadata.end()) {
+      const absl::MutexLock lock(&mutex);
+      version.assign(found->second.data(), found->second.size());
+    }
     return response;
   }
 
@@ -108,6 +118,7 @@ struct Scheduler::State {
   absl::Mutex mutex;
   std::set<grpc::ClientContext*> contexts ABSL_GUARDED_BY(mutex);
   bool aborted ABSL_GUARDED_BY(mutex) = false;
+  std::string version ABSL_GUARDED_BY(mutex);
 };
 
 Scheduler::Scheduler(const ConnectOptions& options)
@@ -118,6 +129,33 @@ void Scheduler::Abort() {
   const absl::MutexLock lock(&state_->mutex);
   state_->aborted = true;
   for (grpc::ClientContext* context : state_->contexts) context->TryCancel();
+}
+
+absl::StatusOr<bool> Scheduler::Serving() {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kHealthDeadline);
+  const State::Running running(state_.get(), &context);
+  grpc::GenericStub stub(state_->channel);
+  grpc::CompletionQueue queue;
+  const grpc::Slice nothing;
+  const auto call =
+      stub.PrepareUnaryCall(&context, kHealthMethod, grpc::ByteBuffer(&nothing, 1), &queue);
+  call->StartCall();
+  grpc::ByteBuffer answer;
+  grpc::Status status;
+  call->Finish(&answer, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  if (!status.ok()) return state_->Convert(status);
+  grpc::Slice bytes;
+  if (!answer.DumpToSingleSlice(&bytes).ok()) return absl::DataLossError("no health status came");
+  return absl::string_view(reinterpret_cast<const char*>(bytes.begin()), bytes.size()) == kServing;
+}
+
+std::string Scheduler::version() const {
+  const absl::MutexLock lock(&state_->mutex);
+  return state_->version;
 }
 
 bool Scheduler::WaitUntilConnected(absl::Duration limit) {

@@ -62,6 +62,11 @@ class Scheduler {
   absl::StatusOr<v1::UploadBlobResponse> Upload(
       const std::function<absl::StatusOr<bool>(v1::UploadBlobRequest*)>& next);
 
+  // What the health service says; an answer has to come within five seconds.
+  absl::StatusOr<bool> Serving();
+  // The scheduler's version as its last answer to a Call told it; empty before the first.
+  std::string version() const;
+
   // Whether there is a connection, waiting at most so long for one. gRPC works at a connection only
   // while somebody waits, so a pause between attempts is best spent here.
   bool WaitUntilConnected(absl::Duration limit);

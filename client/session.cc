@@ -60,10 +60,7 @@ Session::Session(const Environment& environment, const GlobalFlags& flags)
 }
 
 absl::Status Session::Configure() {
-  const auto variable = [&](const char* name) -> std::string {
-    const char* value = environment_.variable(name);
-    return value == nullptr ? "" : value;
-  };
+  const auto variable = [&](const char* name) { return Variable(name); };
   v1::ClientConfig config;
   const std::string home = variable("HOME");
   const std::string folder =
@@ -113,6 +110,11 @@ absl::Status Session::ConfigureConnection(const v1::ClientConfig& config,
         absl::StrCat("others can read ", connect_.token_file, "; chmod 600 it"));
   }
   return absl::OkStatus();
+}
+
+std::string Session::Variable(const char* name) const {
+  const char* value = environment_.variable(name);
+  return value == nullptr ? "" : value;
 }
 
 std::string Session::parent() const { return TenantName(tenant_); }

@@ -68,6 +68,8 @@ class Session {
   // Whether the scheduler runs on this machine, and its workers probably see the same files.
   bool loopback() const { return IsLoopbackAddress(address()); }
   Scheduler& scheduler();
+  // An environment variable; empty when it is not set.
+  std::string Variable(const char* name) const;
 
   // "jobs/{j}", "tenants/{t}/jobs/{j}" or the bare id, as the API's name; likewise for sweeps.
   absl::StatusOr<std::string> JobName(absl::string_view text) const;

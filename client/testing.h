@@ -3,6 +3,7 @@
 #pragma once
 
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
 
 #include <atomic>
 #include <map>
@@ -32,6 +33,7 @@ class FakeScheduler final : public v1::JobService::Service,
                             public v1::CatalogService::Service {
  public:
   FakeScheduler() {
+    grpc::EnableDefaultHealthCheckService(true);
     grpc::ServerBuilder builder;
     ApplyServerArguments(&builder);
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
@@ -50,6 +52,9 @@ class FakeScheduler final : public v1::JobService::Service,
   v1::Sweep sweep;
   v1::Catalog catalog;
   std::vector<v1::Worker> workers;
+  absl::Status workers_error;
+  std::string version = QUANTD_VERSION;  // What ListWorkers tells.
+  void SetServing(bool serving) { server_->GetHealthCheckService()->SetServingStatus(serving); }
   std::vector<v1::JobEvent> events;     // What WatchJob streams from after_sequence on.
   std::map<std::string, v1::Job> jobs;  // GetJob by name, before `job`.
   absl::Status submit_error;
@@ -160,8 +165,10 @@ class FakeScheduler final : public v1::JobService::Service,
     *response = catalog;
     return grpc::Status::OK;
   }
-  grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*,
+  grpc::Status ListWorkers(grpc::ServerContext* context, const v1::ListWorkersRequest*,
                            v1::ListWorkersResponse* response) override {
+    if (!workers_error.ok()) return ToGrpcStatus(workers_error);
+    context->AddInitialMetadata(kVersionMetadata, version);
     for (const v1::Worker& worker : workers) *response->add_workers() = worker;
     return grpc::Status::OK;
   }

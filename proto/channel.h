@@ -17,6 +17,9 @@ inline constexpr int kMetadataBytesMax = 16 << 10;
 // message limit.
 inline constexpr int kChunkBytes = 256 << 10;
 
+// Initial metadata of every unary answer: the scheduler's version.
+inline constexpr char kVersionMetadata[] = "quantd-version";
+
 // Keepalive every 30 s with 10 s patience, also between calls; retries of UNAVAILABLE for the
 // methods that are safe to send again (our clients give every submit a request id).
 grpc::ChannelArguments ClientChannelArguments();

@@ -38,6 +38,9 @@ Action DeclareTokensWhoAmI(CLI::App* app);
 Action DeclareSecretsPut(CLI::App* app);
 Action DeclareSecretsList(CLI::App* app);
 Action DeclareSecretsDelete(CLI::App* app);
+Action DeclareDoctor(CLI::App* app);
+Action DeclareTop(CLI::App* app);
+Action DeclareExplain(CLI::App* app);
 Action DeclareCompletion(CLI::App* app);
 Action DeclareVersion(CLI::App* app);
 

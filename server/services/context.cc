@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "proto/channel.h"
 #include "proto/errors.h"
 
 namespace quantd {
@@ -77,6 +78,7 @@ Call::Call(const ServiceContext* context, grpc::CallbackServerContext* rpc, cons
       reactor_(rpc->DefaultReactor()),
       record_(std::make_shared<const CallRecord>(
           BeginCall(*context, *rpc, service, method, &request))) {
+  rpc_->AddInitialMetadata(kVersionMetadata, QUANTD_VERSION);
   if (refused()) Finish(record_->admitted);
 }
 

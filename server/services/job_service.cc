@@ -2,6 +2,7 @@
 #include "server/services/job_service.h"
 
 #include "absl/strings/str_cat.h"
+#include "base/trace.h"
 #include "proto/errors.h"
 #include "server/services/event_stream.h"
 #include "server/services/unary.h"
@@ -16,13 +17,14 @@ constexpr int64_t kPageEvents = 200;
 class JobEvents : public EventSource<v1::JobEvent> {
  public:
   JobEvents(Queue* queue, v1::WatchJobRequest request)
-      : queue_(queue), request_(std::move(request)) {}
+      : queue_(queue), request_(std::move(request)), trace_id_(TraceId(request_.name())) {}
 
   const std::string& key() const override { return request_.name(); }
 
   absl::StatusOr<Page> Read() override {
     QD_ASSIGN_OR_RETURN(EventPage page, queue_->ReadEvents(request_, kPageEvents));
     request_.set_after_sequence(page.next_sequence);
+    for (v1::JobEvent& event : page.events) event.set_trace_id(trace_id_);
     return Page{std::move(page.events), page.at_end, page.finished};
   }
 
@@ -44,6 +46,7 @@ class JobEvents : public EventSource<v1::JobEvent> {
  private:
   Queue* const queue_;
   v1::WatchJobRequest request_;  // after_sequence is the cursor.
+  const std::string trace_id_;
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Thin: the shapes are in unary.h and event_stream.h, the meaning is the queue's.
 #include "server/services/sweep_service.h"
 
+#include "base/trace.h"
 #include "proto/errors.h"
 #include "server/services/event_stream.h"
 #include "server/services/unary.h"
@@ -22,6 +23,9 @@ class SweepEvents : public EventSource<v1::SweepEvent> {
     QD_ASSIGN_OR_RETURN(SweepEventPage page, queue_->ReadSweepEvents(request_, kPageEvents));
     before_page_ = request_.resume_token();
     if (!page.next_token.empty()) request_.set_resume_token(page.next_token);
+    for (v1::SweepEvent& event : page.events) {
+      event.mutable_event()->set_trace_id(TraceId(event.event().job()));
+    }
     return Page{std::move(page.events), page.at_end, page.finished};
   }
 

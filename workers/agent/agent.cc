@@ -40,6 +40,9 @@ std::string HostName() {
   return name;
 }
 
+// Is there as long as the device is not known to be sane.
+std::string SuspectPath(const std::string& data) { return data + "/device_suspect"; }
+
 }  // namespace
 
 std::string NewUuid() {
@@ -168,11 +171,23 @@ absl::Status Agent::CheckDevice() {
       {.argv = {options_.engine, "canary"}, .working_folder = options_.data}, kCanaryTime);
   if (canary.ok() && canary->exit.code == 0 && canary->exit.signal == 0) return absl::OkStatus();
   metrics_->CanaryFailed();
+  WriteFileAtomic(SuspectPath(options_.data), "").IgnoreError();
   return absl::InternalError(absl::StrCat(
       "the device is not sane after an engine's end, so this worker leaves: \"", options_.engine,
       " canary\": ",
       canary.ok() ? absl::StrCat(DescribeExit(canary->exit), ": ", Tail(canary->output))
                   : canary.status().ToString()));
+}
+
+absl::Status Agent::WaitUntilSane() {
+  const std::string path = SuspectPath(options_.data);
+  while (FileExists(path)) {
+    const absl::Status sane = CheckDevice();
+    if (sane.ok()) return RemoveTree(path);
+    LogError("no jobs until the device passes its check", {{"error", sane.ToString()}});
+    if (!polls_.SleepFor(options_.canary_retry)) return absl::CancelledError("told to stop");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Agent::Work(v1::LeaseJobResponse lease) {
@@ -261,6 +276,10 @@ void Agent::Deregister(const Slot& slot) {
 }
 
 absl::Status Agent::Run() {
+  if (const absl::Status sane = WaitUntilSane(); !sane.ok()) {
+    ended_.Cancel();
+    return absl::IsCancelled(sane) ? absl::OkStatus() : sane;
+  }
   std::vector<std::thread> threads;
   std::vector<absl::Status> ends(options_.slots);
   for (int i = 0; i < options_.slots; ++i) {

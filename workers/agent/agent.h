@@ -37,6 +37,8 @@ struct AgentOptions {
   // Stop when there was nothing to do for so long. Infinite: never.
   absl::Duration exit_when_idle = absl::InfiniteDuration();
   bool canary = true;
+  // Between two checks of a device that was not sane when an earlier process left.
+  absl::Duration canary_retry = absl::Seconds(30);
   EngineGrace grace;
   EngineLimits limits;
   absl::Duration poll = absl::Seconds(20);
@@ -74,6 +76,9 @@ class Agent {
   absl::StatusOr<v1::LeaseJobResponse> Poll(const Slot& slot, const std::string& request_id);
   absl::Status Work(v1::LeaseJobResponse lease);
   absl::Status CheckDevice();
+  // Whatever started this process again cannot know why the last one left: a device that was not
+  // sane then is checked until it is, before any job is asked for.
+  absl::Status WaitUntilSane();
   void Deregister(const Slot& slot);
   void WatchDrain();
 

@@ -208,6 +208,30 @@ TEST_F(AgentTest, LeavesWhenTheDeviceIsNotSaneAfterACrash) {
   EXPECT_THAT(metrics_.Render(), HasSubstr("quantd_worker_cuda_canary_failures_total 1"));
 }
 
+TEST_F(AgentTest, StartedAgainWaitsUntilTheDeviceIsSane) {
+  std::ofstream(data_ + "/canary_is_dead") << "x";
+  options_.canary_retry = absl::Milliseconds(50);
+  RunJob("crash");
+  thread_.join();
+  const std::string job = scheduler_.Submit("success");
+  StartAgent();
+  while (metrics_.Render().find("canary_failures_total 3") == std::string::npos) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_EQ(scheduler_.Get(job).attempt, 0);
+  fs::remove(data_ + "/canary_is_dead");
+  EXPECT_TRUE(scheduler_.WaitDone(job));
+  EXPECT_TRUE(scheduler_.Get(job).outcome.has_success());
+  StopAgent();
+  EXPECT_TRUE(end_.ok()) << end_;
+  // And one that is told to stop meanwhile does.
+  std::ofstream(data_ + "/canary_is_dead") << "x";
+  std::ofstream(data_ + "/device_suspect") << "";
+  StartAgent();
+  StopAgent();
+  EXPECT_TRUE(end_.ok()) << end_;
+}
+
 TEST_F(AgentTest, PassesOnWhatTheEngineSays) {
   const JobRecord failed = RunJob("fail");
   EXPECT_EQ(failed.outcome.failure().error_class(), v1::ERROR_CLASS_BAD_INPUT);

@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "base/trace.h"
 #include "proto/errors.h"
 
 namespace quantd {
@@ -160,7 +161,9 @@ absl::StatusOr<EngineEnd> Attempt::Engine() {
   command.working_folder = folder_.work();
   // Workers share machines: OpenMP threads that spin while they wait starve each other (measured:
   // decoding 30 times slower with three engines on two cores). Our own environment comes first.
-  command.environment = {{"OMP_WAIT_POLICY", "passive"}};
+  command.environment = {
+      {"OMP_WAIT_POLICY", "passive"},
+      {"TRACEPARENT", TraceParent(lease_.lease().job(), lease_.lease().attempt())}};
   QD_ASSIGN_OR_RETURN(command.confinement, Confine(), "confining the engine");
   if (command.confinement != nullptr) {
     // Where programs write by themselves; the usual places are closed.
