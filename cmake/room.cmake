@@ -5,7 +5,7 @@
 #   TEST_DEPS   libraries that only the tests link
 #   TEST_FILTER which tests are found one by one; qd_grouped_test() runs the others
 #   EXCLUDE     file names that another target takes
-#   PCH         the room and its tests see libtorch: they share the precompiled workers/engine/tensor/aten.h
+#   PCH         the precompiled header that the room and its tests use: aten (libtorch) or api (gRPC and the messages)
 #   SUBDIRS     folders below this one whose files belong to the room too
 
 add_library(quantd_flags INTERFACE)
@@ -19,19 +19,20 @@ if(QUANTD_SANITIZE)
   target_link_options(quantd_flags INTERFACE -fsanitize=${QUANTD_SANITIZE})
 endif()
 
-# ATen's headers, precompiled once for all targets (270 MB and 20 s each time). The header is named relative to the
+# precompiled(NAME HEADER DEPS ...): the header, compiled once for every room that says PCH NAME. It is named relative to the
 # repository's root, so that ccache finds it again in another clone. A precompiled header serves only code of its own
 # kind: executables are compiled like libraries, with -fPIC.
-if(QUANTD_ENGINE)
-  file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/aten.cc CONTENT "// Carries the precompiled header.\n")
-  add_library(quantd_aten OBJECT ${CMAKE_BINARY_DIR}/aten.cc)
-  target_link_libraries(quantd_aten PRIVATE quantd_flags libtorch)
-  target_precompile_headers(quantd_aten PRIVATE <workers/engine/tensor/aten.h>)
-endif()
-function(use_precompiled_aten target)
+function(precompiled name header)
+  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/pch_${name}.cc CONTENT "// Carries the precompiled header.\n")
+  add_library(quantd_pch_${name} OBJECT ${CMAKE_BINARY_DIR}/pch_${name}.cc)
+  target_link_libraries(quantd_pch_${name} PRIVATE quantd_flags ${ARG_DEPS})
+  target_precompile_headers(quantd_pch_${name} PRIVATE <${header}>)
+endfunction()
+function(use_precompiled target name)
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
   target_compile_options(${target} PRIVATE -fPIC)
-  target_precompile_headers(${target} REUSE_FROM quantd_aten)
+  target_precompile_headers(${target} REUSE_FROM quantd_pch_${name})
 endfunction()
 
 function(room name)
@@ -56,7 +57,7 @@ function(room name)
     add_library(${target} STATIC ${sources})
     target_link_libraries(${target} PUBLIC quantd_flags ${ARG_DEPS})
     if(ARG_PCH)
-      use_precompiled_aten(${target})
+      use_precompiled(${target} ${ARG_PCH})
     endif()
   else()
     add_library(${target} INTERFACE)
@@ -68,7 +69,7 @@ function(room name)
     target_compile_definitions(${target}_test PRIVATE QUANTD_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                                       QUANTD_BINARY_DIR="${CMAKE_BINARY_DIR}")
     if(ARG_PCH)
-      use_precompiled_aten(${target}_test)
+      use_precompiled(${target}_test ${ARG_PCH})
     endif()
     gtest_discover_tests(${target}_test TEST_PREFIX "${name}/" TEST_FILTER "${ARG_TEST_FILTER}"
                          DISCOVERY_TIMEOUT 120
