@@ -36,7 +36,7 @@ function(use_precompiled target name)
 endfunction()
 
 function(room name)
-  cmake_parse_arguments(ARG "PCH" "TEST_FILTER" "DEPS;TEST_DEPS;EXCLUDE;SUBDIRS" ${ARGN})
+  cmake_parse_arguments(ARG "" "PCH;TEST_FILTER" "DEPS;TEST_DEPS;EXCLUDE;SUBDIRS" ${ARGN})
   set(sources)
   foreach(dir . ${ARG_SUBDIRS})
     file(GLOB found CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/*.cc)
