@@ -18,6 +18,8 @@ namespace {
 // Enough rows to keep matrix products at full speed, few enough that intermediates stay small.
 constexpr int64_t kTokensPerBatchCpu = 4096;
 constexpr int64_t kTokensPerBatchGpu = 16384;
+// What is kept inside a block saves time only: it may take one part in so many of what is left.
+constexpr int64_t kKeptShare = 2;
 
 }  // namespace
 
@@ -44,14 +46,10 @@ absl::Status BlockStream::CreateDecoder(at::Device device) {
 
 absl::StatusOr<ActivationStore> BlockStream::CreateStore(const ActivationShape& shape) {
   if (decoder_->device().is_cuda()) {
-    absl::StatusOr<ActivationStore> store = absl::ResourceExhaustedError("not tried");
     if (shape.Bytes() <= options_.device_activation_bytes_max) {
-      store = ActivationStore::InMemory(shape, decoder_->device());
-      if (!store.ok() && !IsOutOfMemory(store.status())) return store;
-    }
-    if (store.ok()) {
-      options_.device_activation_bytes_max -= shape.Bytes();
-      return store;
+      absl::StatusOr<ActivationStore> store = ActivationStore::InMemory(shape, decoder_->device());
+      if (store.ok()) options_.device_activation_bytes_max -= shape.Bytes();
+      if (store.ok() || !IsOutOfMemory(store.status())) return store;
     }
     options_.fallback("host_offload", "",
                       absl::StrCat(FormatBytes(shape.Bytes()),
@@ -77,9 +75,10 @@ absl::Status BlockStream::Start(const at::Tensor& calibration, const at::Tensor&
     QD_ASSIGN_OR_RETURN(originals_, CreateStore(shape));
   }
   const bool on_gpu = decoder_->device().is_cuda();
-  kept_.emplace(shape,
-                on_gpu ? options_.device_activation_bytes_max : options_.activation_bytes_max,
-                decoder_->device());
+  const int64_t room =
+      (on_gpu ? options_.device_activation_bytes_max : options_.activation_bytes_max) / kKeptShare;
+  kept_.emplace(shape, plan_.needs.drift ? room / 2 : room, decoder_->device());
+  if (plan_.needs.drift) kept_originals_.emplace(shape, room / 2, decoder_->device());
   const int64_t tokens = on_gpu ? kTokensPerBatchGpu : kTokensPerBatchCpu;
   batch_size_ =
       options_.batch_size > 0 ? options_.batch_size : std::max<int64_t>(1, tokens / length);
@@ -126,7 +125,12 @@ absl::StatusOr<std::map<int, InputStatistics>> BlockStream::Collect(Block& block
       QD_RETURN_IF_ERROR(options_.check());
       const int64_t count = std::min(batch_size_, store_->sequences() - begin);
       QD_ASSIGN_OR_RETURN(const at::Tensor hidden, store_->Read(begin, count, decoder_->device()));
-      collector.StartBatch();
+      std::map<int, at::Tensor> originals;
+      if (plan_.needs.drift) {
+        QD_ASSIGN_OR_RETURN(originals,
+                            OriginalInputs(block.layer(), groups, begin, count, sequential));
+      }
+      collector.StartBatch(std::move(originals));
       kept_->StartBatch(begin, count);
       const ForwardOptions options = {.hook = &collector, .memory = sequential ? &*kept_ : nullptr};
       const absl::Status status = decoder_->Forward(block, hidden, options).status();
@@ -135,6 +139,28 @@ absl::StatusOr<std::map<int, InputStatistics>> BlockStream::Collect(Block& block
     return absl::OkStatus();
   }));
   return collector.Finish();
+}
+
+absl::Status BlockStream::LoadOriginal(int64_t layer) {
+  if (original_.has_value() && original_->layer() == layer) return absl::OkStatus();
+  QD_ASSIGN_OR_RETURN(original_, decoder_->LoadBlock(layer, *plan_.source),
+                      "loading the original block ", layer);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::map<int, at::Tensor>> BlockStream::OriginalInputs(int64_t layer,
+                                                                      const std::set<int>& groups,
+                                                                      int64_t begin, int64_t count,
+                                                                      bool sequential) {
+  QD_RETURN_IF_ERROR(LoadOriginal(layer));
+  QD_ASSIGN_OR_RETURN(const at::Tensor hidden, Originals(begin, count));
+  InputCapture capture(Linears(plan_.config, *plan_.row, layer), groups);
+  kept_originals_->StartBatch(begin, count);
+  const ForwardOptions options = {.hook = &capture,
+                                  .memory = sequential ? &*kept_originals_ : nullptr};
+  const absl::Status status = decoder_->Forward(*original_, hidden, options).status();
+  if (!status.ok() && !capture.enough()) return status;
+  return capture.Take();
 }
 
 absl::StatusOr<InputStatistics> BlockStream::CollectHead() {
@@ -175,8 +201,17 @@ absl::Status BlockStream::AdvanceStore(ActivationStore& store, Block& block, Kep
 
 absl::Status BlockStream::AdvanceOriginal(int64_t layer) {
   if (!originals_.has_value()) return absl::OkStatus();
-  QD_ASSIGN_OR_RETURN(Block block, LoadBlock(layer, *plan_.source));
-  return AdvanceStore(*originals_, block, nullptr);
+  if (!plan_.needs.drift) {
+    QD_ASSIGN_OR_RETURN(Block block, LoadBlock(layer, *plan_.source));
+    return AdvanceStore(*originals_, block, nullptr);
+  }
+  QD_RETURN_IF_ERROR(WithRelief(nullptr, [&] { return LoadOriginal(layer); }));
+  kept_originals_->Freeze();
+  Block block = *std::move(original_);
+  original_.reset();
+  QD_RETURN_IF_ERROR(AdvanceStore(*originals_, block, &*kept_originals_));
+  kept_originals_->Clear();
+  return absl::OkStatus();
 }
 
 absl::Status BlockStream::Advance(Block& block) {
@@ -201,7 +236,9 @@ absl::Status BlockStream::WithRelief(Block* block, const std::function<absl::Sta
 }
 
 absl::Status BlockStream::Relieve(Block* block, const absl::Status& reason) {
-  if (kept_.has_value() && kept_->GiveUp()) return absl::OkStatus();  // Costs time alone.
+  for (std::optional<KeptPoints>* kept : {&kept_, &kept_originals_}) {
+    if (kept->has_value() && (*kept)->GiveUp()) return absl::OkStatus();  // Costs time alone.
+  }
   if (store_.has_value() && batch_size_ > 1) {
     batch_size_ /= 2;
     options_.fallback(
@@ -223,6 +260,7 @@ absl::Status BlockStream::MoveToCpu(Block* block) {
   options_.fallback("cpu", "",
                     "out of device memory; the rest of the model is computed on the CPU");
   const at::Device device = decoder_->device();
+  original_.reset();
   QD_RETURN_IF_ERROR(CreateDecoder(at::kCPU));
   QD_RETURN_IF_ERROR(
       TorchCall("moving the probe to the CPU", [&] { probe_ = probe_.to(at::kCPU); }));
