@@ -59,7 +59,7 @@ class BlockStream {
   // Replaces calibration activations and probe by the block's output.
   absl::Status Advance(Block& block);
   // Replaces the original model's activations by its own block's output; nothing where there are
-  // none.
+  // none. Where the plan needs drift, after the block's linears have been quantized.
   absl::Status AdvanceOriginal(int64_t layer);
   // Runs `attempt` until it succeeds or no more memory can be won; `block` (may be null) follows
   // when the device changes.
@@ -77,6 +77,12 @@ class BlockStream {
   absl::StatusOr<ActivationStore> CreateStore(const ActivationShape& shape);
   // `kept` (may be null): of earlier passes over the same sequences.
   absl::Status AdvanceStore(ActivationStore& store, Block& block, KeptPoints* kept);
+  // Runs the original block over the sequences as far as these groups, whose inputs it returns.
+  absl::StatusOr<std::map<int, at::Tensor>> OriginalInputs(int64_t layer,
+                                                           const std::set<int>& groups,
+                                                           int64_t begin, int64_t count,
+                                                           bool sequential);
+  absl::Status LoadOriginal(int64_t layer);
   absl::Status Relieve(Block* block, const absl::Status& reason);
   absl::Status MoveToCpu(Block* block);
 
@@ -84,7 +90,8 @@ class BlockStream {
   StreamOptions options_;
   std::optional<Decoder> decoder_;
   std::optional<ActivationStore> store_, originals_;
-  std::optional<KeptPoints> kept_;
+  std::optional<KeptPoints> kept_, kept_originals_;
+  std::optional<Block> original_;  // The block at hand as the original model has it.
   const WeightSource* block_source_ = nullptr;
   int64_t batch_size_ = 1;
   at::Tensor probe_;
