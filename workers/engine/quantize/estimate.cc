@@ -64,11 +64,34 @@ double MeasureRate(at::Device device) {
   return rate;
 }
 
-int64_t LargestInput(const QuantizePlan& plan) {
-  int64_t largest = 0;
+// What the blocks of a model need at most: dense layers and mixtures of experts may stand in one.
+struct LargestBlock {
+  int64_t weights = 0;        // Of one block.
+  int64_t linear = 0;         // Weights of one linear.
+  int64_t inputs = 0;         // Columns of one linear, which are the values inside a block too.
+  int64_t quantized = 0;      // Columns of one that is quantized.
+  int64_t hessian_bytes = 0;  // Held at once.
+};
+
+LargestBlock Largest(const QuantizePlan& plan) {
+  const bool sequential = plan.options.value("true_sequential", false);
+  LargestBlock largest;
+  for (const std::vector<PlannedLinear>& block : plan.blocks) {
+    int64_t weights = 0;
+    for (const PlannedLinear& linear : block) {
+      const int64_t elements = linear.shape.out * linear.shape.in;
+      weights += elements;
+      largest.linear = std::max(largest.linear, elements);
+      largest.inputs = std::max(largest.inputs, linear.shape.in);
+    }
+    largest.weights = std::max(largest.weights, weights);
+  }
   for (int64_t unit = 0; unit < plan.units(); ++unit) {
-    for (const PlannedLinear* linear : plan.UnitLinears(unit))
-      largest = std::max(largest, linear->shape.in);
+    const std::vector<const PlannedLinear*> linears = plan.UnitLinears(unit);
+    for (const PlannedLinear* linear : linears) {
+      largest.quantized = std::max(largest.quantized, linear->shape.in);
+    }
+    largest.hessian_bytes = std::max(largest.hessian_bytes, HeldHessianBytes(linears, sequential));
   }
   return largest;
 }
@@ -111,32 +134,29 @@ MemoryParts EstimateMemory(const QuantizePlan& plan, int64_t asked_batch) {
   const int64_t embedding = config.vocab_size * config.hidden_size;
   MemoryParts parts = {.libraries_bytes = kLibrariesBytes};
   parts.outside_blocks_bytes = embedding * (config.tie_word_embeddings ? 1 : 2) * element;
-  int64_t block_weights = 0;
-  int64_t largest = 0;
-  for (const PlannedLinear& linear : plan.blocks.front()) {
-    block_weights += linear.shape.out * linear.shape.in;
-    largest = std::max(largest, linear.shape.out * linear.shape.in);
-  }
-  if (plan.head.quantized) largest = std::max(largest, embedding);
-  // Packed tensors of the block wait for the block's file.
-  parts.block_bytes =
-      block_weights * (element + 1 + 4 * plan.needs.block_copies) + largest * kLinearBytesAWeight;
+  const LargestBlock largest = Largest(plan);
+  const int64_t linear = std::max(largest.linear, plan.head.quantized ? embedding : 0);
+  // Packed tensors of the block wait for the block's file; beside it the original block, where both
+  // run.
+  const int64_t weight_bytes =
+      element * (plan.needs.drift ? 2 : 1) + 1 + 4 * plan.needs.block_copies;
+  parts.block_bytes = largest.weights * weight_bytes + linear * kLinearBytesAWeight;
   if (plan.sequences == 0) return parts;
-  const int64_t k = LargestInput(plan);
   if (plan.needs.hessian) {
-    const bool sequential = plan.options.value("true_sequential", false);
-    parts.statistics_bytes = kHessianMatrices * k * k * 4 +
-                             HeldHessianBytes(plan.UnitLinears(0), sequential) - k * k * 4;
+    const int64_t matrix = largest.quantized * largest.quantized * 4;
+    parts.statistics_bytes = kHessianMatrices * matrix + largest.hessian_bytes - matrix;
+    // As many matrices of drift, one of them in the order of quantization.
+    if (plan.needs.drift) parts.statistics_bytes += largest.hessian_bytes + matrix;
   }
   const int64_t tokens = BatchSize(plan, asked_batch) * plan.sequence_length;
   parts.batch_bytes =
-      tokens * (kHiddenTensors * config.hidden_size + kMlpTensors * config.intermediate_size) *
-      element;
+      tokens * (kHiddenTensors * config.hidden_size + kMlpTensors * largest.inputs) * element;
   parts.activations_bytes = plan.sequences * plan.sequence_length * config.hidden_size * element;
   if (plan.needs.original) parts.activations_bytes *= 2;
   if (plan.needs.hessian && plan.options.value("true_sequential", false)) {
     parts.kept_bytes = KeptPoints::BytesNeeded(
         config, {.sequences = plan.sequences, .length = plan.sequence_length, .dtype = plan.dtype});
+    if (plan.needs.drift) parts.kept_bytes *= 2;
   }
   return parts;
 }
