@@ -2,23 +2,39 @@
 #include "base/status_macros.h"
 #include "client/commands/commands.h"
 #include "client/commands/spec_flags.h"
+#include "client/guide_config.h"
 #include "client/submit.h"
 
 namespace quantd {
 namespace {
 
 struct Flags {
-  std::string file, model, method, format;
+  std::string file, config, model, method, format;
   std::vector<std::string> options, overrides;
   int bits = 0;
   int group_size = 0;
+  bool fallback = false;
   CLI::Option* group_size_option = nullptr;
   CalibrationFlags calibration;
   RuntimeFlags runtime;
   SubmitFlags submit;
 };
 
-absl::Status Fill(Flags* flags, v1::JobSpec* spec) {
+// A file of the guide's keys in place of a JobSpec.
+absl::Status FillFromConfig(Session& session, Flags* flags, v1::JobSpec* spec) {
+  v1::GuideConfig config;
+  QD_RETURN_IF_ERROR(ReadSpec(flags->config, &config, &flags->submit.inputs));
+  QD_ASSIGN_OR_RETURN(GuidedJob job, MapGuideConfig(config), flags->config);
+  for (const std::string& note : job.notes) {
+    session.err() << "note: " << flags->config << ": " << note << "\n";
+  }
+  *spec->mutable_quantize() = std::move(job.spec);
+  if (flags->submit.output.empty()) flags->submit.output = job.output;
+  return absl::OkStatus();
+}
+
+absl::Status Fill(Session& session, Flags* flags, v1::JobSpec* spec) {
+  if (!flags->config.empty()) QD_RETURN_IF_ERROR(FillFromConfig(session, flags, spec));
   if (!flags->file.empty()) {
     QD_RETURN_IF_ERROR(ReadSpec(flags->file, spec, &flags->submit.inputs));
     if (!spec->has_quantize()) {
@@ -37,6 +53,7 @@ absl::Status Fill(Flags* flags, v1::JobSpec* spec) {
     quantize->set_method(flags->method);
     quantize->clear_options();  // They were another method's.
   }
+  if (flags->fallback) quantize->set_fallback(true);
   if (!flags->format.empty()) quantize->set_format(flags->format);
   if (flags->bits > 0) SetNumber("bits", flags->bits, quantize->mutable_options());
   if (flags->group_size_option->count() > 0) {
@@ -66,8 +83,15 @@ absl::Status Fill(Flags* flags, v1::JobSpec* spec) {
 Action DeclareQuantize(CLI::App* app) {
   const auto flags = std::make_shared<Flags>();
   app->add_option("MODEL", flags->model, "Folder, org/name[@revision], jobs/ID or artifacts/SHA");
-  app->add_option("-f,--file", flags->file, "JobSpec in YAML; flags win over it")
-      ->type_name("FILE");
+  CLI::Option* file =
+      app->add_option("-f,--file", flags->file, "JobSpec in YAML; flags win over it")
+          ->type_name("FILE");
+  app->add_option(
+         "--config", flags->config,
+         "Configuration of the GGUF/AWQ guide (model.model_name, method, output_path, ...); "
+         "flags win over it")
+      ->type_name("FILE")
+      ->excludes(file);
   app->add_option("--method", flags->method, "One of `quantctl methods`");
   app->add_option("--option", flags->options, "Method option; may be repeated")
       ->type_name("NAME=VALUE")
@@ -80,12 +104,16 @@ Action DeclareQuantize(CLI::App* app) {
                   "Other options for matching modules; may be repeated")
       ->type_name("PATTERN:skip|k=v,...")
       ->allow_extra_args(false);
+  app->add_flag(
+      "--fallback", flags->fallback,
+      "Where the method does not know the architecture, go on with the one that the error "
+      "would name");
   AddCalibrationFlags(app, &flags->calibration);
   AddRuntimeFlags(app, &flags->runtime);
   AddSubmitFlags(app, &flags->submit);
   return [flags](Session& session) {
     v1::JobSpec spec;
-    const absl::Status status = Fill(flags.get(), &spec);
+    const absl::Status status = Fill(session, flags.get(), &spec);
     return status.ok() ? RunJob(session, spec, flags->submit) : session.Fail(status);
   };
 }
