@@ -129,6 +129,55 @@ TEST(Quantctl, FileWithFlagsOverIt) {
   EXPECT_TRUE(fake.watched_after.empty());
 }
 
+TEST(Quantctl, ConfigurationsOfTheGuideAreTakenAsTheyAre) {
+  FakeScheduler fake;
+  Script(&fake, "succeeded");
+  const Folder folder;
+  folder.Write("models/m/config.json", "{}");
+  const auto run = [&](const std::string& text, std::vector<std::string> more = {}) {
+    const std::string file = folder.Write("configs/c.yaml", text);
+    std::vector<std::string> arguments = {"quantize", "--config", file, "--detach"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return RunQuantctl(With(fake, arguments));
+  };
+  const std::string model = "model:\n  model_name: ../models/m\n";
+  const ClientRun awq = run(model +
+                                "  tokenizer_name: ../models/m\nmethod: awq_q4_0\n"
+                                "output_path: out\noutput_format: gguf\nawq_group_size: 128\n"
+                                "calibration_samples: 64\nbatch_size: 2\ncleanup_temp: true\n"
+                                "verbose: false\n",
+                            {"--fallback"});
+  EXPECT_EQ(awq.exit_code, 0) << awq.err;
+  EXPECT_THAT(awq.err, HasSubstr("awq_group_size: scales and clips"));
+  EXPECT_EQ(MessageToYaml(fake.submitted.at(0).spec()), "quantize:\n  model: " + folder.path() +
+                                                            R"yaml(/models/m
+  method: awq_q4_0
+  format: gguf
+  calibration:
+    sequences: 64
+    batch_size: 2
+  fallback: true
+)yaml");
+  EXPECT_EQ(run(model + "method: q8_0\n").exit_code, 0);
+  const v1::QuantizeSpec& blocks = fake.submitted.at(1).spec().quantize();
+  EXPECT_EQ(blocks.method(), "gguf");
+  EXPECT_EQ(blocks.options().fields().at("type").string_value(), "q8_0");
+  EXPECT_EQ(run(model + "method: bnb_4bit\noutput_format: safetensors\n").exit_code, 0);
+  EXPECT_EQ(fake.submitted.at(2).spec().quantize().format(), "bitsandbytes");
+
+  const auto refusal = [&](const std::string& text) {
+    const ClientRun refused = run(text);
+    EXPECT_EQ(refused.exit_code, 2) << text;
+    return refused.err;
+  };
+  EXPECT_THAT(refusal(model + "method: q4_0\nmetod: x\n"), HasSubstr("c.yaml:4:"));
+  EXPECT_THAT(refusal(model + "method: best\n"), HasSubstr("awq_q4_0, awq_q4_1"));
+  EXPECT_THAT(refusal(model + "method: q4_0\noutput_format: pytorch\n"), HasSubstr("goes to gguf"));
+  EXPECT_THAT(refusal("method: q4_0\n"), HasSubstr("model.model_name"));
+  EXPECT_THAT(refusal(model + "  tokenizer_name: o/t\nmethod: f16\n"), HasSubstr("own tokenizer"));
+  EXPECT_EQ(fake.submitted.size(), 3u);
+}
+
 TEST(Quantctl, FailedJobExitsWithOneAndSaysWhatToDo) {
   FakeScheduler fake;
   Script(&fake, "failed");
