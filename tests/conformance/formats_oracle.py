@@ -106,9 +106,9 @@ def by_compressed_tensors(folder, model, dtype):
     divide it by 127; nothing in the file says which. Everything else stays the library's."""
     import compressed_tensors.quantization.lifecycle.forward as forward
     original_scales = forward.compute_dynamic_scales_and_zp
-    def scales_of_127(*args, **kwargs):
-        scale, zero = original_scales(*args, **kwargs)
-        return scale * (127.5 / 127), zero
+    def scales_of_127(value, *args, **kwargs):
+        _, zero = original_scales(value, *args, **kwargs)
+        return value.abs().amax(-1, keepdim=True) / 127, zero
     forward.compute_dynamic_scales_and_zp = scales_of_127
     return by_transformers(folder, model, dtype)
 
