@@ -39,6 +39,7 @@ struct Model {
   std::map<int64_t, Token> tokens;
   std::map<std::string, int64_t> last_token;    // By job: the last that was granted.
   std::map<std::string, int64_t> last_outcome;  // By job: the token of the last accepted outcome.
+  std::map<std::string, int64_t> last_release;  // By job: of the last lease that was given back.
   int64_t greatest_token = 0;
 };
 
@@ -382,6 +383,10 @@ void World::SendOutcome(Worker* worker) {
     Send([this, worker, request] {
       const auto answer = t_.queue->ReleaseJob(request, t_.now);
       if (ReasonOf(answer.status()) != kReasonLeaseLost) CheckStatus(answer.status(), "ReleaseJob");
+      if (answer.ok()) {
+        int64_t& last = model_.last_release[request.lease().job()];
+        last = std::max<int64_t>(last, request.lease().fencing_token());
+      }
       Answer([worker, token = request.lease().fencing_token()] {
         if (worker->lease.has_value() && worker->lease->fencing_token() == token) worker->Drop();
       });
@@ -459,8 +464,9 @@ void World::CheckCompletion(const v1::CompleteJobRequest& request,
   const int64_t number = request.lease().fencing_token();
   Model::Token& token = model_.tokens[number];
   if (!token.outcome.empty()) {
-    // Promised as long as no later attempt's outcome took its place.
-    const bool still_known = model_.last_outcome[token.job] == number;
+    // Promised as long as no later attempt's outcome, a release included, took its place.
+    const bool still_known =
+        model_.last_outcome[token.job] == number && model_.last_release[token.job] <= number;
     if (token.outcome == outcome && still_known && !answer.ok()) {
       Broken("a repeated completion was refused");
     }
