@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 
-def run_job(engine, spec, folder, expect_rc=0, env=None):
+def run_job(engine, spec, folder, expect_rc=0, env=None, inputs=None):
     """Runs one job; returns its Result values (or the Failure message) and the fallbacks."""
     folder = str(folder)
     for name in ("out", "work", "cache"):
         os.makedirs(f"{folder}/{name}", exist_ok=True)
-    for name, value in (("spec", spec), ("inputs", {})):
+    for name, value in (("spec", spec), ("inputs", inputs or {})):
         with open(f"{folder}/{name}.json", "w") as file:
             json.dump(value, file)
     with open(f"{folder}/events.jsonl", "wb") as events, open(f"{folder}/log.txt", "wb") as log:

@@ -12,6 +12,7 @@
 #include "base/status_macros.h"
 #include "base/utf8.h"
 #include "workers/engine/calibration/builtin.h"
+#include "workers/engine/parquet/parquet.h"
 
 namespace quantd::engine {
 namespace {
@@ -71,13 +72,17 @@ absl::StatusOr<std::vector<Document>> ParseLines(absl::string_view bytes, absl::
 }  // namespace
 
 absl::StatusOr<DocumentSet> LoadDocuments(const std::string& path, absl::string_view field) {
-  const bool lines = absl::EndsWith(path, ".jsonl");
+  const bool parquet = absl::EndsWith(path, ".parquet");
+  const bool lines = parquet || absl::EndsWith(path, ".jsonl");
   if (!lines && !absl::EndsWith(path, ".txt")) {
     return absl::InvalidArgumentError(
-        absl::StrCat("calibration file ", path, " ends neither in .txt nor in .jsonl"));
+        absl::StrCat("calibration file ", path, " ends in none of .txt, .jsonl and .parquet"));
   }
   QD_ASSIGN_OR_RETURN(std::string bytes, ReadFile(path, kFileBytesMax), "reading calibration text");
   DocumentSet set = {.documents = {}, .source = path, .digest = Sha256Hex(bytes)};
+  if (parquet) {
+    QD_ASSIGN_OR_RETURN(bytes, ParquetToJsonLines(bytes), "calibration file ", path);
+  }
   if (lines) {
     QD_ASSIGN_OR_RETURN(set.documents, ParseLines(bytes, field.empty() ? "text" : field),
                         "calibration file ", path);

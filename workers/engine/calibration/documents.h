@@ -1,6 +1,6 @@
-// Calibration documents out of a file: .txt (one document) or .jsonl (one a line). Refuses what it
-// cannot read whole: a damaged line is an error with its number, because silently fewer documents
-// would be another calibration.
+// Calibration documents out of a file: .txt (one document), .jsonl or .parquet (one a row). Refuses
+// what it cannot read whole: a damaged line is an error with its number, because silently fewer
+// documents would be another calibration.
 #pragma once
 
 #include <cstdint>

@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 #include "workers/engine/evaluation/choice_data.h"
+#include "workers/engine/parquet/parquet.h"
 
 namespace quantd::engine {
 namespace {
@@ -243,11 +244,12 @@ absl::Status CheckDocumentSchema(absl::string_view schema) {
 
 absl::StatusOr<Documents> ParseTaskDocuments(absl::string_view schema, absl::string_view text,
                                              absl::string_view origin) {
-  if (absl::StartsWith(text, "PAR1")) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        origin,
-        " is a Parquet file; JSON and JSON lines are read. Python's "
-        "pandas.read_parquet(FILE).to_json(OUT, orient=\"records\", lines=True) converts it"));
+  if (IsParquet(text)) {
+    QD_ASSIGN_OR_RETURN(const std::string lines, ParquetToJsonLines(text), origin);
+    if (lines.empty()) {
+      return absl::DataLossError(absl::StrCat(origin, ": there are no documents in it"));
+    }
+    return ParseTaskDocuments(schema, lines, origin);
   }
   absl::StatusOr<Documents> documents = FindSchema(schema)->parse(text, origin);
   QD_RETURN_IF_ERROR(documents.status(), origin);

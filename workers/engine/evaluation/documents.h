@@ -1,5 +1,5 @@
 // The documents of a task: JSON objects from files in the schemas in which the data sets are
-// published (JSON, JSON lines). Every document has an "id". Parquet is refused with what works.
+// published (JSON, JSON lines, Parquet). Every document has an "id".
 #pragma once
 
 #include <nlohmann/json.hpp>

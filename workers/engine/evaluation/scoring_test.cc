@@ -157,7 +157,7 @@ TEST(DocumentsTest, RefusesWithThePlace) {
       {"rows", "{\"a\":1}\nx\n", "line 2 is no JSON object"},
       {"rows", "", "no documents"},
       {"rows", "[1]", "entry 0 is no JSON object"},
-      {"rows", "PAR1abc", "Parquet"},
+      {"rows", "PAR1abc", "is no Parquet file"},
       {"squad", R"({"data":[{"paragraphs":[{"context":"c"}]}]})", "article 0: field \"qas\""},
       {"squad", R"({"id":"a","question":"q","answers":{}})", "\"context\" must be a string"},
       {"coqa", R"({"story":"s","questions":[{"input_text":"q"}],"answers":[]})", "0 turns"},

@@ -18,6 +18,7 @@
 #include "workers/engine/evaluation/task.h"
 #include "workers/engine/evaluation/wikitext_pages.h"
 #include "workers/engine/job/statistics.h"
+#include "workers/engine/parquet/parquet.h"
 
 namespace quantd::engine {
 namespace {
@@ -127,7 +128,17 @@ absl::StatusOr<std::vector<json>> ScorePages(const LoadedModel& model, const Rul
 
 absl::StatusOr<TaskResult> Run(TaskContext& context) {
   const std::string phase = absl::StrCat("evaluate ", context.key);
-  QD_ASSIGN_OR_RETURN(const std::string text, ReadFile(context.data_path, kTextBytesMax));
+  QD_ASSIGN_OR_RETURN(std::string text, ReadFile(context.data_path, kTextBytesMax));
+  if (IsParquet(text)) {
+    // Rows of whole pages, or the Hub's rows of lines.
+    QD_ASSIGN_OR_RETURN(const std::string lines, ParquetToJsonLines(text), context.data_path);
+    const bool pages = absl::StrContains(lines.substr(0, lines.find('\n')), "\"page\":");
+    if (pages) {
+      text = lines;
+    } else {
+      QD_ASSIGN_OR_RETURN(text, ParquetToText(text, "text"), context.data_path);
+    }
+  }
   if (!IsValidUtf8(text)) {
     return absl::DataLossError(absl::StrCat(context.data_path, ": not valid UTF-8 text"));
   }

@@ -16,6 +16,7 @@
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "base/utf8.h"
+#include "workers/engine/parquet/parquet.h"
 
 namespace quantd::engine {
 namespace {
@@ -163,6 +164,9 @@ absl::StatusOr<TextWindows> CutWindows(const LoadedModel& model, const std::stri
                                        const nlohmann::json& options, int limit) {
   QD_ASSIGN_OR_RETURN(const Rules rules, ResolveRules(options, model.PositionsMax()));
   QD_ASSIGN_OR_RETURN(std::string text, ReadFile(path, kTextBytesMax));
+  if (IsParquet(text)) {
+    QD_ASSIGN_OR_RETURN(text, ParquetToText(text, "text"), path);
+  }
   if (!IsValidUtf8(text)) {
     return absl::DataLossError(absl::StrCat(path, ": not valid UTF-8 text"));
   }

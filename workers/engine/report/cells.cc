@@ -42,6 +42,15 @@ std::string IntervalWords(const json& row, const std::string& metric) {
                          100 * found[1].get<double>());
 }
 
+// "1.42 (1.38 to 1.45)": the median of runs in turns with the baseline, and the spread.
+std::string RatioField(const json& row, const char* part) {
+  const json ratio = row.value("ratio", json::object()).value(part, json());
+  const std::string median = NumberField(ratio, "median", "%.2f");
+  if (median == kNotMeasured) return median;
+  return absl::StrCat(median, " (", NumberField(ratio, "min", "%.2f"), " to ",
+                      NumberField(ratio, "max", "%.2f"), ")");
+}
+
 }  // namespace
 
 std::string TextField(const json& row, const char* field) {
@@ -85,18 +94,45 @@ ReportTable QualityTable(const json& comparison) {
 
 ReportTable SpeedTable(const json& comparison) {
   ReportTable table{
-      .head = {"variant", "decode tokens/s", "prefill tokens/s", "latency p50 ms", "latency p95 ms",
-               "first token ms", "quantization s", "peak host memory", "peak device memory"},
+      .head = {"variant", "decode tokens/s", "x baseline", "prefill tokens/s", "latency p50 ms",
+               "latency p95 ms", "first token ms", "load s", "weights in memory", "joules/token",
+               "quantization s", "peak host memory", "peak device memory"},
       .rows = {}};
   for (const json& row : comparison["rows"]) {
     const json latency = row.value("latencyMs", json::object());
-    table.rows.push_back({TextField(row, "name"), NumberField(row, "decodeTokensPerSecond", "%.1f"),
-                          NumberField(row, "prefillTokensPerSecond", "%.1f"),
-                          NumberField(latency, "p50", "%.1f"), NumberField(latency, "p95", "%.1f"),
-                          NumberField(row, "timeToFirstTokenMs", "%.1f"),
-                          NumberField(row, "quantizationSeconds", "%.1f"),
-                          BytesField(row, "peakHostBytes"), BytesField(row, "peakDeviceBytes")});
+    table.rows.push_back(
+        {TextField(row, "name"), NumberField(row, "decodeTokensPerSecond", "%.1f"),
+         RatioField(row, "decode"), NumberField(row, "prefillTokensPerSecond", "%.1f"),
+         NumberField(latency, "p50", "%.1f"), NumberField(latency, "p95", "%.1f"),
+         NumberField(row, "timeToFirstTokenMs", "%.1f"), NumberField(row, "loadSeconds", "%.2f"),
+         BytesField(row, "weightsInMemoryBytes"), NumberField(row, "joulesPerToken", "%.3f"),
+         NumberField(row, "quantizationSeconds", "%.1f"), BytesField(row, "peakHostBytes"),
+         BytesField(row, "peakDeviceBytes")});
   }
+  return table;
+}
+
+ReportTable ThroughputTable(const json& comparison) {
+  ReportTable table{
+      .head = {"variant", "batch", "prompt", "prefill tokens/s", "x baseline", "decode tokens/s",
+               "x baseline", "first token ms", "sample p50 ms", "sample p95 ms"},
+      .rows = {}};
+  bool several = false;
+  for (const json& row : comparison["rows"]) {
+    const json speeds = row.value("speeds", json::array());
+    several = several || speeds.size() > 1;
+    for (const json& speed : speeds) {
+      const json sample = speed.value("sampleLatencyMs", json::object());
+      table.rows.push_back(
+          {TextField(row, "name"), NumberField(speed, "batch", "%.0f"),
+           NumberField(speed, "promptTokens", "%.0f"),
+           NumberField(speed, "prefillTokensPerSecond", "%.1f"), RatioField(speed, "prefill"),
+           NumberField(speed, "decodeTokensPerSecond", "%.1f"), RatioField(speed, "decode"),
+           NumberField(speed, "timeToFirstTokenMs", "%.1f"), NumberField(sample, "p50", "%.1f"),
+           NumberField(sample, "p95", "%.1f")});
+    }
+  }
+  if (!several) table.rows.clear();
   return table;
 }
 

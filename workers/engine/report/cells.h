@@ -27,6 +27,8 @@ struct ReportTable {
 // the interval of the change.
 ReportTable QualityTable(const nlohmann::json& comparison);
 ReportTable SpeedTable(const nlohmann::json& comparison);
+// Every batch size and prompt length; empty where one only was measured.
+ReportTable ThroughputTable(const nlohmann::json& comparison);
 // Paired tests of every metric that has them.
 ReportTable StatisticsTable(const nlohmann::json& comparison);
 // Use, variant, reason.

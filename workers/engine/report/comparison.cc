@@ -53,8 +53,12 @@ nlohmann::json Row(const VariantFacts& facts, const VariantFacts* baseline) {
   Copy(facts.quantize,
        {"method", "format", "bits", "groupSize", "bitsPerWeight", "quantizationSeconds"}, &row);
   Copy(facts.benchmark,
-       {"prefillTokensPerSecond", "decodeTokensPerSecond", "latencyMs", "timeToFirstTokenMs"},
+       {"prefillTokensPerSecond", "decodeTokensPerSecond", "latencyMs", "sampleLatencyMs",
+        "timeToFirstTokenMs", "ratio", "loadSeconds", "weightsInMemoryBytes", "joulesPerToken"},
        &row);
+  if (facts.benchmark.is_object() && facts.benchmark.contains("rows")) {
+    row["speeds"] = facts.benchmark["rows"];
+  }
   if (facts.recipe.is_object()) row["recipe"] = facts.recipe;
   Copy(facts.quantize, {"modelDigest", "outputDigest", "engineVersion", "fallbacks"}, &row);
   if (nlohmann::json layers = LayerErrors(facts.quantize); !layers.empty()) {

@@ -196,7 +196,8 @@ std::string RenderHtml(const json& comparison, absl::string_view title) {
                   "<h3>Accuracy against compression</h3>\n", Table(QualityTable(comparison)),
                   QualityPlots(comparison), Table(StatisticsTable(comparison)),
                   "<h3>Latency, throughput and memory</h3>\n", Table(SpeedTable(comparison)),
-                  LatencyBars(comparison), TimePlot(comparison));
+                  Table(ThroughputTable(comparison)), LatencyBars(comparison),
+                  TimePlot(comparison));
   const std::string layers = absl::StrCat(LayerLines(comparison), Table(LayerTable(comparison)));
   if (!layers.empty()) absl::StrAppend(&out, "<h3>Which layers hurt</h3>\n", layers);
   absl::StrAppend(&out, "<h2>Discussion</h2>\n");

@@ -127,9 +127,9 @@ Outcome JudgeOutcome(const VariantFacts& facts, const VariantFacts* baseline) {
                                         kShrunk * static_cast<double>(baseline->size_bytes)) {
       outcome.reasons.push_back("it is hardly smaller than the original");
     }
-    if (Speed(facts) < kSlower * Speed(*baseline)) {
-      outcome.reasons.push_back(absl::StrFormat("it writes at %.2f times the original's speed",
-                                                Speed(facts) / Speed(*baseline)));
+    if (const double speed = RelativeSpeed(facts, *baseline); speed < kSlower) {
+      outcome.reasons.push_back(
+          absl::StrFormat("it writes at %.2f times the original's speed", speed));
     }
   }
   if (Number(facts.quantize, "quantizationSeconds") > kInvestigateSeconds) {

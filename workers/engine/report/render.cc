@@ -87,8 +87,9 @@ std::string RenderMarkdown(const nlohmann::json& comparison, absl::string_view t
       &out, "\n## Results\n\n", words.results, "\n\n### Accuracy against compression\n\n",
       Table(QualityTable(comparison)), "Changes are relative to the baseline.\n\n",
       Table(StatisticsTable(comparison)), "### Latency, throughput and memory\n\n",
-      Table(SpeedTable(comparison)),
-      "Peak memory is that of quantizing; where nothing was quantized, of evaluating.\n\n");
+      Table(SpeedTable(comparison)), Table(ThroughputTable(comparison)),
+      "\"x baseline\" is the median, with the spread, of runs in turns with the original. Peak "
+      "memory is that of quantizing; where nothing was quantized, of evaluating.\n\n");
   if (const std::string layers = Table(LayerTable(comparison)); !layers.empty()) {
     absl::StrAppend(&out, "### Which layers hurt\n\n", layers);
   }
@@ -119,6 +120,9 @@ std::string RenderCsv(const nlohmann::json& comparison) {
                                      "decodeTokensPerSecond",
                                      "prefillTokensPerSecond",
                                      "timeToFirstTokenMs",
+                                     "loadSeconds",
+                                     "weightsInMemoryBytes",
+                                     "joulesPerToken",
                                      "quantizationSeconds",
                                      "peakHostBytes",
                                      "peakDeviceBytes"};
@@ -127,7 +131,7 @@ std::string RenderCsv(const nlohmann::json& comparison) {
     for (const auto& item : row["metrics"].items()) metrics.insert(item.key());
   }
   std::vector<std::string> cells(std::begin(kFields), std::end(kFields));
-  cells.insert(cells.end(), {"latencyMsP50", "latencyMsP95"});
+  cells.insert(cells.end(), {"latencyMsP50", "latencyMsP95", "decodeRatio"});
   for (const std::string& metric : metrics) {
     cells.insert(cells.end(), {CsvField(metric), CsvField(metric + " degradation"),
                                CsvField(metric + " degradation error")});
@@ -141,6 +145,9 @@ std::string RenderCsv(const nlohmann::json& comparison) {
     for (const char* field : {"p50", "p95"}) {
       cells.push_back(CsvField(latency.value(field, nlohmann::json())));
     }
+    cells.push_back(CsvField(row.value("ratio", nlohmann::json::object())
+                                 .value("decode", nlohmann::json::object())
+                                 .value("median", nlohmann::json())));
     for (const std::string& metric : metrics) {
       for (const char* group : {"metrics", "degradation", "degradationError"}) {
         cells.push_back(CsvField(row[group].value(metric, nlohmann::json())));

@@ -361,6 +361,27 @@ TEST(OutcomeTest, SuccessfulOrWhyNot) {
   EXPECT_TRUE(uses[2]["use"].get<std::string>().find("1 % loss") != std::string::npos);
 }
 
+TEST(SpeedTest, RunsInTurnsWinOverTwoMeasurements) {
+  Sweep sweep;
+  JobInput base{.state = "JOB_STATE_SUCCEEDED"}, variant = base;
+  base.spec = variant.spec = {{"benchmark", {{"model", "m"}}}};
+  base.result = {{"decodeTokensPerSecond", 100.0}};
+  // The machine was slower when the variant was measured, and so was the baseline beside it.
+  variant.result = {{"decodeTokensPerSecond", 60.0},
+                    {"ratio", {{"decode", {{"median", 1.5}, {"min", 1.4}, {"max", 1.6}}}}},
+                    {"rows",
+                     {{{"batch", 1}, {"promptTokens", 8}, {"prefillTokensPerSecond", 10.0}},
+                      {{"batch", 8}, {"promptTokens", 8}, {"skipped", "out of memory"}}}}};
+  sweep.Add("base", {{"e", Evaluated(10, 0.8, 1600)}, {"b", base}}, true)
+      .Add("v", {{"e", Evaluated(10, 0.8, 400)}, {"b", variant}});
+  const json comparison = sweep.Compare();
+  EXPECT_EQ(RowOf(comparison, "v")["outcome"], "successful");
+  EXPECT_THAT(comparison["reason"].get<std::string>(), HasSubstr("1.50 times the baseline's"));
+  const std::string markdown = RenderMarkdown(comparison, "t");
+  EXPECT_THAT(markdown, HasSubstr("1.50 (1.40 to 1.60)"));
+  EXPECT_THAT(markdown, HasSubstr("| v | 8 | 8 | - |"));
+}
+
 TEST(VerdictTest, MetricsThatDecide) {
   EXPECT_NE(FindJudged("perplexity"), nullptr);
   EXPECT_NE(FindJudged("perplexity_c4_txt"), nullptr);

@@ -144,9 +144,9 @@ std::string Praise(const VariantFacts& chosen, const VariantFacts* baseline) {
         static_cast<double>(baseline->size_bytes) / static_cast<double>(chosen.size_bytes)));
   }
   words.push_back(chosen.reason);
-  if (baseline != nullptr && DecodeSpeed(*baseline) > 0 && DecodeSpeed(chosen) > 0) {
+  if (baseline != nullptr && RelativeSpeed(chosen, *baseline) > 0) {
     words.push_back(absl::StrFormat("decodes at %.2f times the baseline's speed",
-                                    DecodeSpeed(chosen) / DecodeSpeed(*baseline)));
+                                    RelativeSpeed(chosen, *baseline)));
   }
   return absl::StrJoin(words, "; ");
 }
@@ -167,6 +167,14 @@ std::string Percent(double fraction) {
   const double percent = 100 * fraction;
   if (std::abs(percent) < 0.005) return "0 %";
   return absl::StrFormat(std::abs(percent) < 10 ? "%.2f %%" : "%.0f %%", percent);
+}
+
+double RelativeSpeed(const VariantFacts& facts, const VariantFacts& baseline) {
+  const nlohmann::json ratio =
+      facts.benchmark.is_object() ? facts.benchmark.value("ratio", nlohmann::json()) : nullptr;
+  if (ratio.is_object() && ratio.contains("decode")) return Number(ratio["decode"], "median");
+  const double own = DecodeSpeed(facts), other = DecodeSpeed(baseline);
+  return own > 0 && other > 0 ? own / other : std::nan("");
 }
 
 void MeasureChanges(const VariantFacts& baseline, VariantFacts* facts) {

@@ -48,6 +48,10 @@ struct Recommendation {
 // verdict becomes "recommended".
 Recommendation Recommend(const std::vector<VariantFacts*>& variants);
 
+// How many times as fast as the baseline a variant writes: measured in turns where the benchmark
+// did so, else from two measurements; NaN where one is missing.
+double RelativeSpeed(const VariantFacts& facts, const VariantFacts& baseline);
+
 // "+2.1 %".
 std::string Percent(double fraction);
 
