@@ -47,7 +47,7 @@ enum : uint64_t {
   kTruncate = 1 << 14,  // Version 3.
 };
 constexpr uint64_t kOfFiles = kExecute | kWriteFile | kReadFile | kTruncate;
-constexpr uint64_t kReading = kExecute | kReadFile | kReadFolder;
+constexpr uint64_t kReading = kReadFile | kReadFolder;
 constexpr uint64_t kWriting = kReadFile | kReadFolder | kWriteFile | kRemoveFolder | kRemoveFile |
                               kMakeFolder | kMakeFile | kMakeLink | kRefer | kTruncate;
 constexpr uint64_t kScopes = 3;  // Version 6: abstract sockets and signals of others.
@@ -239,6 +239,9 @@ absl::Status Confinement::MakeRuleset(const ConfinementPlan& plan, int version) 
   ruleset_fd_ = fcntl(low, F_DUPFD_CLOEXEC, 10);  // The child uses the numbers below.
   close(low);
   if (ruleset_fd_ < 0) return ErrnoStatus(errno, "making a Landlock ruleset");
+  for (const std::string& path : plan.programs) {
+    QD_RETURN_IF_ERROR(Allow(ruleset_fd_, path, kReading | kExecute));
+  }
   for (const std::string& path : plan.readable) {
     QD_RETURN_IF_ERROR(Allow(ruleset_fd_, path, kReading));
   }
