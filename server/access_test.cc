@@ -284,6 +284,38 @@ struct Credential {
   std::string worker = {};
 };
 
+// Names what the policy looks at: of tenant t, of worker w1.
+void Fill(const MethodPolicy& policy, const std::string& resource,
+          google::protobuf::Message* request) {
+  const std::string field(policy.field);
+  if (policy.subject == Subject::kParent) SetField(request, field, "tenants/t");
+  if (policy.subject == Subject::kResource) SetField(request, field, resource);
+  if (policy.subject == Subject::kWorker) SetField(request, field, "workers/w1");
+}
+
+void CheckVerdict(const MethodPolicy& policy, const std::string& roles,
+                  const Credential& credential, const absl::Status& status) {
+  SCOPED_TRACE(absl::StrCat(std::string(policy.service), "/", std::string(policy.method), " as ",
+                            credential.name, ": ", status.ToString()));
+  const bool of_tenant = credential.tenant.empty() || credential.tenant == "t";
+  const bool of_worker = credential.worker.empty() || credential.worker == "w1";
+  if (credential.role == '-') {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnauthenticated);
+  } else if (!absl::StrContains(roles, std::string(1, credential.role)) ||
+             (policy.subject == Subject::kParent && !of_tenant) ||
+             (policy.subject == Subject::kWorker && !of_worker)) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied);
+  } else if (policy.subject == Subject::kResource && !of_tenant) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  } else {
+    EXPECT_FALSE(absl::IsUnauthenticated(status));
+    EXPECT_FALSE(absl::IsPermissionDenied(status));
+    if (policy.subject == Subject::kResource && policy.method != "GetArtifact") {
+      EXPECT_FALSE(absl::IsNotFound(status));
+    }
+  }
+}
+
 TEST_F(AccessTest, EveryMethodAgainstEveryCredential) {
   Start();
   const std::string job = SubmitJob("tenants/t"), others_job = SubmitJob("tenants/other");
@@ -329,49 +361,15 @@ TEST_F(AccessTest, EveryMethodAgainstEveryCredential) {
     ASSERT_NE(policy, nullptr) << name << " has no row in server/auth/method_policy.cc";
     const std::unique_ptr<google::protobuf::Message> request(
         factory.GetPrototype(method->input_type())->New());
-    switch (policy->subject) {
-      case Subject::kNone:
-        break;
-      case Subject::kParent:
-        SetField(request.get(), std::string(policy->field), "tenants/t");
-        break;
-      case Subject::kResource:
-        SetField(request.get(), std::string(policy->field),
-                 absl::StrContains(name, "Sweep")    ? sweep
-                 : absl::StrContains(name, "Secret") ? "tenants/t/secrets/HF_TOKEN"
-                                                     : job);
-        break;
-      case Subject::kWorker:
-        SetField(request.get(), std::string(policy->field), "workers/w1");
-        break;
-    }
+    const std::string resource = absl::StrContains(name, "Sweep")    ? sweep
+                                 : absl::StrContains(name, "Secret") ? "tenants/t/secrets/HF_TOKEN"
+                                                                     : job;
+    Fill(*policy, resource, request.get());
     for (const Credential& credential : credentials) {
       const std::string header = credential.token.empty() ? "" : "Bearer " + credential.token;
       const absl::Status status = Ask(channel, header, *method, *request);
       ++calls;
-      const std::string what = absl::StrCat(name, " as ", credential.name, ": ", status.ToString());
-      const bool of_role = absl::StrContains(expected->second, std::string(1, credential.role));
-      const bool of_tenant = credential.tenant.empty() || credential.tenant == "t";
-      const bool of_worker = credential.worker.empty() || credential.worker == "w1";
-      if (credential.role == '-') {
-        EXPECT_EQ(status.code(), absl::StatusCode::kUnauthenticated) << what;
-      } else if (!of_role) {
-        EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied) << what;
-      } else if (policy->subject == Subject::kParent && !of_tenant) {
-        EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied) << what;
-      } else if (policy->subject == Subject::kResource && !of_tenant) {
-        EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << what;
-      } else if (policy->subject == Subject::kWorker && !of_worker) {
-        EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied) << what;
-      } else {
-        EXPECT_FALSE(absl::IsUnauthenticated(status)) << what;
-        EXPECT_FALSE(absl::IsPermissionDenied(status)) << what;
-        const bool exists =
-            policy->subject == Subject::kResource && name != "ArtifactService/GetArtifact";
-        if (exists) {
-          EXPECT_FALSE(absl::IsNotFound(status)) << what;
-        }
-      }
+      CheckVerdict(*policy, expected->second, credential, status);
     }
   }
   for (const auto& [name, roles] : Expected()) {

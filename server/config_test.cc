@@ -65,8 +65,8 @@ TEST(Config, TlsBringsTokensAndOpensTheAddress) {
   EXPECT_EQ(open->server.access.tls.certificate, "c");
   EXPECT_FALSE(ParseConfig({})->server.access.tokens);
   EXPECT_TRUE(ParseConfig({"--auth", "tokens"})->server.access.tokens);
-  EXPECT_TRUE(
-      ParseConfig({"--auth", "tokens", "--insecure", "--listen", "0.0.0.0:1"})->server.access.tokens)
+  EXPECT_TRUE(ParseConfig({"--auth", "tokens", "--insecure", "--listen", "0.0.0.0:1"})
+                  ->server.access.tokens)
       << "behind a proxy that speaks TLS";
   const auto words = [](const absl::StatusOr<Config>& config) {
     return std::string(config.status().message());

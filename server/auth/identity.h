@@ -10,7 +10,7 @@
 namespace quantd {
 
 struct Identity {
-  std::string name;  // "tokens/{id}", or "local" where nobody is asked for a token.
+  std::string name = {};  // "tokens/{id}", or "local" where nobody is asked for a token.
   v1::Role role = v1::ROLE_UNSPECIFIED;
   std::string tenant = {};  // Empty: every tenant.
   std::string worker = {};  // The one worker that it may act as; empty: any.

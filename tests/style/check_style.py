@@ -19,7 +19,7 @@ BANNED = [
     (r"\b(TODO|FIXME|XXX|HACK)\b", (), "finish it, or file an issue"),
     (r"\bstd::cout\b", ("main.cc", "_bench.cc", "/commands/", "client/"), "log, or return the text"),
     (r"(?<![\w:.>])s?rand\(", (), "a seeded std::mt19937_64"),
-    (r"\bgetenv\(", ("main.cc", "/tests/", "_test.cc", "/hub/", "client/", "kernels/", "workers/engine/", "config"),
+    (r"\bgetenv\(", ("main.cc", "/tests/", "/testing/", "_test.cc", "/hub/", "client/", "kernels/", "workers/engine/", "config"),
      "a field of the configuration"),
     (r"#include <torch/torch\.h>", (), "narrow ATen headers"),
     (r"\bsystem\(", (), "posix_spawn"),

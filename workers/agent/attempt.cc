@@ -134,7 +134,7 @@ absl::StatusOr<std::shared_ptr<const Confinement>> Attempt::Confine() {
   plan.network = NeedsNetwork(lease_.spec());
   plan.as_user = limits.as_user;
   plan.user = limits.user;
-  plan.readable = limits.readable;
+  plan.programs = limits.programs;
   for (std::string& path : SpecPaths(lease_.spec(), limits.spec_roots)) {
     plan.readable.push_back(std::move(path));
   }

@@ -47,7 +47,7 @@ enum : uint64_t {
   kTruncate = 1 << 14,  // Version 3.
 };
 constexpr uint64_t kOfFiles = kExecute | kWriteFile | kReadFile | kTruncate;
-constexpr uint64_t kReading = kExecute | kReadFile | kReadFolder;
+constexpr uint64_t kReading = kReadFile | kReadFolder;
 constexpr uint64_t kWriting = kReadFile | kReadFolder | kWriteFile | kRemoveFolder | kRemoveFile |
                               kMakeFolder | kMakeFile | kMakeLink | kRefer | kTruncate;
 constexpr uint64_t kScopes = 3;  // Version 6: abstract sockets and signals of others.
@@ -239,6 +239,9 @@ absl::Status Confinement::MakeRuleset(const ConfinementPlan& plan, int version) 
   ruleset_fd_ = fcntl(low, F_DUPFD_CLOEXEC, 10);  // The child uses the numbers below.
   close(low);
   if (ruleset_fd_ < 0) return ErrnoStatus(errno, "making a Landlock ruleset");
+  for (const std::string& path : plan.programs) {
+    QD_RETURN_IF_ERROR(Allow(ruleset_fd_, path, kReading | kExecute));
+  }
   for (const std::string& path : plan.readable) {
     QD_RETURN_IF_ERROR(Allow(ruleset_fd_, path, kReading));
   }
@@ -307,6 +310,10 @@ bool Confinement::LimitResources() const {
 }
 
 bool Confinement::EnterFiles() const {
+  // A program that root starts gets what is left in this set: nothing, so that even root's engine
+  // may not look into other processes (CAP_PERFMON passes Landlock by). Others fail here, rightly.
+  for (int capability = 0; prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0; ++capability) {
+  }
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return false;
   return ruleset_fd_ < 0 || syscall(SYS_landlock_restrict_self, ruleset_fd_, 0) == 0;
 }

@@ -27,8 +27,9 @@ struct EngineUser {
 
 struct ConfinementPlan {
   bool network = false;
-  // Files and folders; what does not exist is left out. Programs can be started from `readable`,
-  // never from `writable`.
+  // Files and folders; what does not exist is left out. Programs can be started from `programs`
+  // alone.
+  std::vector<std::string> programs;
   std::vector<std::string> readable;
   std::vector<std::string> writable;
   // Set with `as_user`: only root can.
@@ -41,7 +42,7 @@ struct EngineLimits {
   bool confined = false;
   bool as_user = false;
   EngineUser user;
-  std::vector<std::string> readable;  // From EngineReadables, and what the owner adds.
+  std::vector<std::string> programs;  // From EngineReadables, and what the owner adds.
   // Folders in which paths of specs have to lie; empty: specs may name any path.
   std::vector<std::string> spec_roots;
   // The Hub's cache, written by jobs that fetch from it; and the file of its token, which they

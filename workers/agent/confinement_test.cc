@@ -47,7 +47,7 @@ class ConfinementTest : public testing::Test {
 
   void Confine() {
     options_.limits.confined = true;
-    options_.limits.readable = EngineReadables(options_.engine);
+    options_.limits.programs = EngineReadables(options_.engine);
     options_.limits.hub_cache = folder_ + "/hub";
     options_.limits.hub_token = folder_ + "/hub-token";
   }

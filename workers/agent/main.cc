@@ -197,11 +197,11 @@ absl::StatusOr<EngineLimits> ToLimits(const Flags& flags, const std::string& eng
   }
   Log(support.complete() ? LogLevel::kInfo : LogLevel::kWarning, "engines are confined",
       {{"by", support.Describe()}});
-  limits.readable = EngineReadables(engine);
-  limits.readable.insert(limits.readable.end(), flags.readable.begin(), flags.readable.end());
+  limits.programs = EngineReadables(engine);
+  limits.programs.insert(limits.programs.end(), flags.readable.begin(), flags.readable.end());
   for (const std::string& folder : std::vector<std::string>(
            absl::StrSplit(Variable("LD_LIBRARY_PATH", ""), ':', absl::SkipEmpty()))) {
-    limits.readable.push_back(folder);
+    limits.programs.push_back(folder);
   }
   limits.spec_roots = flags.spec_roots;
   const std::string cache = Variable("XDG_CACHE_HOME", Variable("HOME", "") + "/.cache");
