@@ -12,6 +12,8 @@ install(FILES deploy/systemd/quant-worker.service deploy/systemd/quant-worker@.s
 install(FILES deploy/systemd/quant-worker.default DESTINATION /etc/default RENAME quant-worker
         COMPONENT quantd-worker-service)
 
+# Whoever packs has built the programs: not the tests for it, too.
+set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME quantd)
 set(CPACK_PACKAGE_VERSION ${PROJECT_VERSION})

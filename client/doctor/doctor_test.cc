@@ -113,7 +113,7 @@ TEST(Doctor, NamesTheBrokenStepAndItsRemedy) {
   EXPECT_THAT(run().out, HasSubstr("not heard of for"));
   fake.workers = {GoodWorker()};
   fake.workers[0].set_disk_free_bytes(1 << 20);
-  EXPECT_THAT(run().out, HasSubstr("only 1.0 MiB of disk are free"));
+  EXPECT_THAT(run().out, HasSubstr("only 1.00 MiB of disk are free"));
   fake.workers_error = absl::UnauthenticatedError("no token");
   EXPECT_EQ(run().exit_code, 1);
   EXPECT_THAT(run().out, HasSubstr("problem   access: no token\n            -> ask"));

@@ -71,13 +71,13 @@ class Stand:
         return "\n".join(f"--- {p.name}\n" + "\n".join(p.read_text(errors="replace").splitlines()[-8:])
                          for p in sorted(self.folder.glob("*.log")))
 
-    def scheduler(self, data=None, preload="", **variables):
+    def scheduler(self, data=None, preload="", lease_seconds=30, **variables):
         ready = self.folder / "ready.json"
         ready.unlink(missing_ok=True)
         environment = dict(os.environ, LD_PRELOAD=str(lib_folder / preload) if preload else "", **variables)
         self.quantd = self.spawn([bin_folder / "quantd", "--listen", "127.0.0.1:0", "--metrics-listen", self.metrics,
-                                  "--data", data or self.folder / "data", "--ready-file", ready, "--lease-seconds", "1",
-                                  "--free-mib-min", "1"], "quantd.log", env=environment)
+                                  "--data", data or self.folder / "data", "--ready-file", ready, "--lease-seconds",
+                                  lease_seconds, "--free-mib-min", "1"], "quantd.log", env=environment)
 
         def ready_file():
             return ready.exists() and ready.read_text().strip()
@@ -85,7 +85,7 @@ class Stand:
         self.address, self.metrics = addresses["listen"], addresses["metrics"]
 
     def worker(self, name="w", engine="quantd-fake-engine", canary="off"):
-        log = f"{name}.log"
+        log = f"{name}-{len(self.processes)}.log"  # Of this start alone.
         process = self.spawn([bin_folder / "quant-worker", "--scheduler", self.address, "--name", name, "--data",
                               self.folder / name, "--engine", bin_folder / engine, "--canary", canary,
                               "--metrics-listen", "127.0.0.1:0"], log)
@@ -193,22 +193,27 @@ def no_workers(s):
 
 
 def lease_expiry_spike(s):
-    s.scheduler()
-    worker = s.worker()
+    s.scheduler(lease_seconds=1)
+    workers = [s.worker(f"w{i}") for i in range(3)]
     yield
-    s.submit("checkpoint:2000:100")
 
-    def running():
-        return s.jobs("running")
+    def all_running():
+        return len(s.jobs("running")) == len(workers)
 
-    def lost():
+    def all_lost():
         return not s.jobs("running")
-    for _ in range(4):
-        s.wait_for(running)
-        worker.send_signal(signal.SIGSTOP)
-        s.wait_for(lost)
-        worker.send_signal(signal.SIGCONT)
+    for _ in range(2):
+        for _ in workers:
+            s.submit("hang")
+        s.wait_for(all_running)
+        for worker in workers:
+            worker.send_signal(signal.SIGSTOP)
+        s.wait_for(all_lost)
+        for worker in workers:
+            worker.send_signal(signal.SIGCONT)
     yield
+    for job in s.jobs("running") + s.jobs("queued"):
+        s.ctl("jobs", "cancel", job["name"])
 
 
 def misbehaving(s):
