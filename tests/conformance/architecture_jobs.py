@@ -30,7 +30,11 @@ NAMES = ["llama-biases", "mistral-window", "qwen2", "qwen3", "gpt2", "gpt2-old",
          "phi3", "phi3-longrope", "gemma2", "gemma3", "mixtral", "mixtral-starved", "qwen3moe", "qwen3moe-dense-layers"]
 # Whole rows: the models' sizes hold no groups, and whole words of 4-bit codes only.
 CASES = [("rtn", {"bits": 4, "group_size": -1}), ("gptq", {"bits": 4, "group_size": -1}),
-         ("gptq", {"bits": 4, "group_size": -1, "sym": False, "true_sequential": False})]
+         ("gptq", {"bits": 4, "group_size": -1, "sym": False, "true_sequential": False}),
+         ("gptq", {"bits": 4, "group_size": -1, "input_correction": 0.5})]
+# Architectures that no rotation goes through: with `fallback` the job goes on with gptq and says so.
+NOT_ROTATED = ("gpt2", "phi", "phi-part", "gemma2", "gemma3")
+FALLBACK_CASE = ("quarot", {"bits": 4, "group_size": -1, "random_signs": False})
 
 
 def starve(folder):
@@ -77,14 +81,15 @@ def worst_difference(logits, probe):
 
 @torch.no_grad()
 def check(engine, name, model, text, method, options, work):
-    spec = {"quantize": {"model": str(model), "method": method, "options": options,
+    spec = {"quantize": {"model": str(model), "method": method, "options": options, "fallback": method == "quarot",
                          "calibration": {"source": str(text), "sequences": 8, "sequenceLength": 32}},
             "runtime": {"device": "cpu", "threads": 1}}
     result, fallbacks = run_job(engine, spec, work / "job")
     out = work / "job/out"
     verified, _ = run_job(engine, {"verify": {"model": str(out)}, "runtime": {"device": "cpu", "threads": 1}},
                           work / "verify")
-    good = verified["passed"]
+    good = verified["passed"] and (method == "quarot") == any(f["kind"] == "method" for f in fallbacks)
+    good &= result["method"] == ("gptq" if method == "quarot" else method)
     probe = json.loads((out / "verification_probe.json").read_text())
     theirs = decoded(model, out, options["bits"], work / "plain")
     worst = worst_difference(theirs(torch.tensor([probe["tokens"]])).logits[0].float(), probe)
@@ -114,7 +119,7 @@ def main(engine, *wanted):
             add_tokenizer(model)
             if name == "mixtral-starved":
                 starve(model)
-            for number, (method, options) in enumerate(CASES):
+            for number, (method, options) in enumerate(CASES + [FALLBACK_CASE] * (name in NOT_ROTATED)):
                 failed += not check(engine, name, model, text, method, options, root / f"{name}-{number}")
     print(f"{failed} failures")
     sys.exit(1 if failed else 0)

@@ -101,6 +101,18 @@ def by_decompressor(folder, model, dtype):
     return loaded
 
 
+def by_compressed_tensors(folder, model, dtype):
+    """transformers with compressed-tensors, which divides a token's largest value by 127.5 where vLLM's kernels and we
+    divide it by 127; nothing in the file says which. Everything else stays the library's."""
+    import compressed_tensors.quantization.lifecycle.forward as forward
+    original_scales = forward.compute_dynamic_scales_and_zp
+    def scales_of_127(value, *args, **kwargs):
+        _, zero = original_scales(value, *args, **kwargs)
+        return value.abs().amax(-1, keepdim=True) / 127, zero
+    forward.compute_dynamic_scales_and_zp = scales_of_127
+    return by_transformers(folder, model, dtype)
+
+
 def by_torch_load(folder, model, dtype):
     state = torch.load(folder + "/pytorch_model.bin", weights_only=True)
     loaded = original(model, dtype)
@@ -196,6 +208,9 @@ CASES = {
     "ct_w4_asym": ("rtn", {"bits": 4, "group_size": 64, "sym": False}, "compressed-tensors", by_decompressor,
                    "float32", True),
     "ct_w8_channel": ("rtn", {"bits": 8, "group_size": -1}, "compressed-tensors", by_transformers, "float32", False),
+    "ct_w8a8": ("smoothquant", {}, "compressed-tensors", by_compressed_tensors, "float32", True),
+    "ct_w8a8_static": ("smoothquant", {"activations": "static"}, "compressed-tensors", by_transformers, "float32",
+                       False),
     "ct_gptq_w4": ("gptq", {"bits": 4}, "compressed-tensors", by_transformers, "float32", False),
     "awq_asym": ("rtn", {"bits": 4, "group_size": 64, "sym": False}, "awq", by_transformers, "float16", False),
     "awq_sym": ("rtn", {"bits": 4}, "awq", by_transformers, "float16", False),

@@ -27,8 +27,33 @@ void AddProduct(const at::Tensor& x, const at::Tensor& hessian) {
   for (int64_t begin = 0; begin < columns; begin += tile) {
     const int64_t size = std::min(tile, columns - begin);
     at::Tensor rows = hessian.narrow(0, begin, size).narrow(1, 0, begin + size);
-    rows.add_(FloatProduct(x.narrow(1, begin, size).t(), x.narrow(1, 0, begin + size)));
+    const at::Tensor left = x.narrow(1, begin, size).t(), right = x.narrow(1, 0, begin + size);
+    if (x.scalar_type() == at::kFloat) {
+      rows.addmm_(left, right);
+    } else {
+      rows.add_(FloatProduct(left, right));
+    }
   }
+}
+
+absl::Status Enough() { return absl::AbortedError("all inputs that were wanted have been seen"); }
+
+// The group that `module` is the first of; nothing for the others of a group.
+const LinearShape* FirstOfGroup(const std::vector<LinearShape>& linears, absl::string_view module) {
+  const LinearShape* first = nullptr;
+  for (const LinearShape& linear : linears) {
+    const bool new_group = first == nullptr || first->group != linear.group;
+    if (new_group) first = &linear;
+    if (linear.module == module) return new_group ? first : nullptr;
+  }
+  return nullptr;
+}
+
+// drift[K, K] += (original - x)^T x.
+void AddDrift(const at::Tensor& original, const at::Tensor& x, at::Tensor& drift) {
+  const at::Tensor apart = original.reshape({-1, original.size(-1)}).to(at::kFloat) - x;
+  if (!drift.defined()) drift = at::zeros({x.size(1), x.size(1)}, x.options());
+  drift.addmm_(apart.t(), x);
 }
 
 }  // namespace
@@ -40,24 +65,23 @@ StatisticsCollector::StatisticsCollector(std::vector<LinearShape> linears, std::
 void StatisticsCollector::Reset() { statistics_.clear(); }
 
 absl::Status StatisticsCollector::OnInput(absl::string_view module, const at::Tensor& input) {
-  const LinearShape* first_of_group = nullptr;
-  for (const LinearShape& linear : linears_) {
-    const bool new_group = first_of_group == nullptr || first_of_group->group != linear.group;
-    if (new_group) first_of_group = &linear;
-    if (linear.module == module) {
-      if (!new_group || !wanted_.contains(linear.group)) return absl::OkStatus();
-      break;
-    }
-  }
-  const int group = first_of_group->group;
+  const LinearShape* linear = FirstOfGroup(linears_, module);
+  if (linear == nullptr || !wanted_.contains(linear->group)) return absl::OkStatus();
+  const int group = linear->group;
   absl::Status status = TorchCall(absl::StrCat("gathering the inputs of ", module), [&] {
-    const at::Tensor x = input.reshape({-1, input.size(-1)});
+    // A GPU multiplies 16-bit inputs as they are; a CPU is faster after one widening.
+    const at::Tensor inputs = input.reshape({-1, input.size(-1)});
+    const at::Tensor x = inputs.is_cuda() ? inputs : inputs.to(at::kFloat);
     InputStatistics& statistics = statistics_[group];
     if (needs_.hessian) {
       if (!statistics.hessian.defined()) {
         statistics.hessian = at::zeros({x.size(1), x.size(1)}, x.options().dtype(at::kFloat));
       }
       AddProduct(x, statistics.hessian);
+    }
+    const auto original = originals_.find(group);
+    if (needs_.drift && original != originals_.end()) {
+      AddDrift(original->second, x.to(at::kFloat), statistics.drift);
     }
     if (needs_.absmax) {
       const at::Tensor largest = x.abs().amax(0).to(at::kFloat);
@@ -69,15 +93,27 @@ absl::Status StatisticsCollector::OnInput(absl::string_view module, const at::Te
   if (!status.ok()) return status;
   if (group == *wanted_.rbegin()) {
     enough_ = true;
-    return absl::AbortedError("all inputs that were wanted have been seen");
+    return Enough();
   }
   return absl::OkStatus();
+}
+
+absl::Status InputCapture::OnInput(absl::string_view module, const at::Tensor& input) {
+  const LinearShape* linear = FirstOfGroup(linears_, module);
+  if (linear == nullptr || !wanted_.contains(linear->group)) return absl::OkStatus();
+  // An expert's tokens are others than those that the quantized model sends to it.
+  if (linear->expert < 0) inputs_[linear->group] = input;
+  enough_ = linear->group == *wanted_.rbegin();
+  return enough_ ? Enough() : absl::OkStatus();
 }
 
 absl::StatusOr<std::map<int, InputStatistics>> StatisticsCollector::Finish() {
   for (const int group : wanted_) statistics_.try_emplace(group);  // Experts without tokens.
   absl::Status status = TorchCall("finishing the Hessians", [&] {
     for (auto& [group, statistics] : statistics_) {
+      if (statistics.drift.defined()) {
+        statistics.drift.mul_(2.0 / static_cast<double>(statistics.tokens));
+      }
       at::Tensor& hessian = statistics.hessian;
       if (!hessian.defined()) continue;
       hessian.mul_(2.0 / static_cast<double>(statistics.tokens));

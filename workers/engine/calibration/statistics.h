@@ -26,7 +26,11 @@ class StatisticsCollector : public LinearHook {
   absl::Status OnInput(absl::string_view module, const at::Tensor& input) override;
   // Whether the last forward pass was ended because nothing further was wanted.
   bool enough() const { return enough_; }
-  void StartBatch() { enough_ = false; }
+  // `originals`: what the original model has in these groups' places for the same tokens.
+  void StartBatch(std::map<int, at::Tensor> originals = {}) {
+    enough_ = false;
+    originals_ = std::move(originals);
+  }
   // Forgets what was gathered.
   void Reset();
 
@@ -39,6 +43,24 @@ class StatisticsCollector : public LinearHook {
   std::set<int> wanted_;
   CalibrationNeeds needs_;
   std::map<int, InputStatistics> statistics_;
+  std::map<int, at::Tensor> originals_;
+  bool enough_ = false;
+};
+
+// A hook that keeps the inputs of these groups as they are, of one batch; it ends the pass as the
+// collector does.
+class InputCapture : public LinearHook {
+ public:
+  InputCapture(std::vector<LinearShape> linears, std::set<int> wanted)
+      : linears_(std::move(linears)), wanted_(std::move(wanted)) {}
+  absl::Status OnInput(absl::string_view module, const at::Tensor& input) override;
+  bool enough() const { return enough_; }
+  std::map<int, at::Tensor> Take() { return std::move(inputs_); }
+
+ private:
+  std::vector<LinearShape> linears_;
+  std::set<int> wanted_;
+  std::map<int, at::Tensor> inputs_;
   bool enough_ = false;
 };
 

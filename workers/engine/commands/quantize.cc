@@ -52,6 +52,9 @@ void AddQuantize(CLI::App& app, int* exit_code) {
                       "Calibration sequences a forward pass");
   command->add_option("--skip", flags->skip, "Regular expression of modules to leave in 16 bits")
       ->allow_extra_args(false);
+  command->add_flag("--fallback", flags->spec.fallback,
+                    "Where the method does not know the architecture, use the one that the error "
+                    "would name");
   command->add_option("--shard-bytes", flags->spec.shard_bytes, "Largest output file")
       ->transform(CLI::AsSizeValue(false));
   AddLocalFlags(*command, &flags->local);

@@ -48,6 +48,7 @@ static void Fields(V& v, QuantizeSpec& s) {
   v.Field("calibration", s.calibration);
   v.Field("overrides", s.overrides);
   v.Field("shard_bytes", s.shard_bytes);
+  v.Field("fallback", s.fallback);
 }
 
 template <typename V>

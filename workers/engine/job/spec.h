@@ -47,6 +47,8 @@ struct QuantizeSpec {
   Calibration calibration;
   std::vector<ModuleOverride> overrides;
   int64_t shard_bytes = 0;
+  bool fallback =
+      false;  // Go on with another method where this one does not know the architecture.
 };
 
 struct TaskSpec {

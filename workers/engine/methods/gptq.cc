@@ -78,6 +78,15 @@ std::vector<OptionInfo> GptqOptions() {
   flag("true_sequential", true,
        "Within a block, later layers see the outputs of the already quantized earlier ones.",
        /*whole_job=*/true);
+  options.push_back({"input_correction",
+                     OptionType::kFloat,
+                     0.0,
+                     {},
+                     0.0,
+                     1.0,
+                     "GPTAQ: share of what the quantized layers before it have changed at a "
+                     "layer's input that its weights make up for. The original model runs beside.",
+                     /*whole_job=*/true});
   options.push_back(
       {"block_size",
        OptionType::kInt,
@@ -164,6 +173,26 @@ ScaleSearch SearchFor(const at::Tensor& inverse, const nlohmann::json& options) 
   if (!options.at("scale_search").get<bool>()) return {};
   return {.steps = kScaleSearchSteps,
           .column_weights = inverse.diagonal().square().reciprocal().contiguous()};
+}
+
+// GPTAQ (Li, Yin, Lee, Xiao, Panda, 2025) quantizes W for inputs X that are no longer the original
+// Y: it minimizes |W Y - Q X|^2 instead of |W X - Q X|^2. That is |(W + W (Y - X) X^T H^-1) X -
+// Q X|^2 and what no Q can change, so that correcting W first and quantizing as ever solves it; the
+// paper corrects column by column, which leaves out what columns in front could have taken. `share`
+// damps it, since the drift is known from calibration text alone. W [N, K] and `inverse` are in the
+// order given, `drift` is not.
+at::Tensor CorrectForDrift(const at::Tensor& weight, const at::Tensor& drift, double share,
+                           const at::Tensor& inverse, const ColumnOrder& order) {
+  const at::Device device = drift.device();
+  at::Tensor ordered = drift;
+  if (order.permutation.defined()) {
+    const at::Tensor permutation = order.permutation.to(device);
+    ordered = drift.index_select(0, permutation).index_select(1, permutation);
+  }
+  const at::Tensor factor = inverse.to(device);
+  at::Tensor missing = at::matmul(weight.to(device), ordered);
+  missing = at::matmul(at::matmul(missing, factor.t()), factor);
+  return weight + missing.to(weight.device()) * share;
 }
 
 // Algorithm 1 over `weight` [N, K] with its columns already in order; fills scales, zeros and (in
@@ -265,6 +294,12 @@ class GptqMethod : public Method {
     return absl::OkStatus();
   }
 
+  CalibrationNeeds Needs(const nlohmann::json& options) const override {
+    CalibrationNeeds needs = Method::Needs(options);
+    needs.drift = needs.original = options.at("input_correction").get<double>() > 0;
+    return needs;
+  }
+
   absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
     return TorchCall(absl::StrCat("quantizing ", job.name), [&] { return QuantizeOrThrow(job); });
   }
@@ -309,16 +344,20 @@ class GptqMethod : public Method {
     result.damping = factored.damping;
     factored.inverse = factored.inverse.to(device);
     ScaleSearch search = SearchFor(factored.inverse, *job.options);
-    if (order.static_groups) {
-      ScaleSearch unordered = search;
-      if (search.column_weights.defined()) {
-        unordered.column_weights =
-            search.column_weights.index_select(0, at::argsort(order.permutation).to(device));
-      }
-      FindScales(weight, scheme, unordered, linear);
-    }
     if (order.permutation.defined()) {
       weight = weight.index_select(1, order.permutation.to(device));
+    }
+    const double share = job.options->at("input_correction").get<double>();
+    if (share > 0 && job.statistics->drift.defined()) {
+      weight = CorrectForDrift(weight, job.statistics->drift, share, factored.inverse, order);
+    }
+    if (order.static_groups) {
+      ScaleSearch unordered = search;
+      const at::Tensor back = at::argsort(order.permutation).to(device);
+      if (search.column_weights.defined()) {
+        unordered.column_weights = search.column_weights.index_select(0, back);
+      }
+      FindScales(weight.index_select(1, back), scheme, unordered, linear);
     }
     const at::Tensor codes =
         order.permutation.defined() ? at::empty_like(linear.codes) : linear.codes;

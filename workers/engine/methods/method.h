@@ -31,6 +31,8 @@ struct MethodInfo {
   std::vector<std::string> formats;  // The first is the default.
   bool needs_calibration = false;    // With its default options.
   std::string reference;             // Paper or program that defines it.
+  std::string instead =
+      {};  // A method for architectures that this one does not know; may be empty.
   // Quantize works on the job's device where its kernels can (tensor/kernels.h), else on the CPU.
   bool on_device = false;
 };
@@ -40,6 +42,7 @@ struct CalibrationNeeds {
   bool inputs = false;    // Blocks are run on calibration text at all.
   bool hessian = false;   // InputStatistics::hessian for every linear.
   bool absmax = false;    // InputStatistics::absmax for every linear.
+  bool drift = false;     // InputStatistics::drift for every linear but experts'.
   bool original = false;  // BlockJob::Targets: the original model runs beside the quantized one.
   int block_copies = 0;   // Float32 copies of a block that the hooks hold at a time, for estimates.
 };
@@ -47,7 +50,10 @@ struct CalibrationNeeds {
 // What calibration saw at a linear layer's input; shared by layers that read the same input.
 struct InputStatistics {
   at::Tensor hessian = {};  // float32 [K, K], (2 / tokens) * sum of x x^T, on the compute device.
-  at::Tensor absmax = {};   // float32 [K], largest |x| of every column, on the compute device.
+  // float32 [K, K], (2 / tokens) * sum of (y - x) x^T, y the original model's input where x is the
+  // quantized one's; undefined where it was not asked for or the two saw other tokens.
+  at::Tensor drift = {};
+  at::Tensor absmax = {};  // float32 [K], largest |x| of every column, on the compute device.
   int64_t tokens = 0;
 };
 
@@ -131,6 +137,9 @@ class Method {
 absl::Span<const Method* const> Methods();
 // NotFound lists the names there are.
 absl::StatusOr<const Method*> FindMethod(absl::string_view name);
+
+// Those of the options that the method has too: what is left when it stands in for another.
+nlohmann::json OptionsKnownTo(const Method& method, const nlohmann::json& options);
 
 // Every option of the method: the given value or the default, checked alone and together
 // (job/options.h).

@@ -3,7 +3,12 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/floor_divide.h>
+#include <ATen/ops/inverse.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/outer.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/triu.h>
+#include <ATen/ops/zeros_like.h>
 #include <gmock/gmock.h>
 
 #include <limits>
@@ -87,6 +92,61 @@ TEST_F(MethodsTest, RtnSearchesScales) {
       EXPECT_LT(error(true), error(false)) << bits;
     }
   }
+}
+
+// GPTAQ as its paper has it: columns in their order, a grid a row, and beside every column's
+// rounding error the part of the drift that the columns behind it can take.
+at::Tensor GptaqReference(at::Tensor weight, const at::Tensor& hessian, const at::Tensor& drift,
+                          const QuantizedLinear& grid, double damping, double share) {
+  const int64_t columns = weight.size(1);
+  const at::Tensor damped = hessian + at::eye(columns) * hessian.diagonal().mean() * damping;
+  const at::Tensor upper = std::get<0>(at::linalg_cholesky_ex(at::inverse(damped))).t();
+  const at::Tensor part = at::matmul(at::triu(at::matmul(drift, upper.t()), 1), upper) * share;
+  const at::Tensor scales = grid.scales.to(at::kFloat).select(1, 0);
+  const double zero = 1 << (grid.bits - 1);
+  at::Tensor rounded = at::zeros_like(weight);
+  for (int64_t i = 0; i < columns; ++i) {
+    const at::Tensor column = weight.select(1, i).clone();
+    const at::Tensor codes = ((column / scales).round() + zero).clamp(0, 2 * zero - 1);
+    rounded.select(1, i).copy_((codes - zero) * scales);
+    const at::Tensor error = (column - rounded.select(1, i)) / upper[i][i];
+    weight = weight - at::outer(error, upper[i]) + at::outer(column, part[i]);
+  }
+  return rounded;
+}
+
+TEST_F(MethodsTest, GptqMakesUpForDriftedInputs) {
+  at::Generator generator = at::detail::createCPUGenerator(5);
+  const at::Tensor originals =
+      inputs_ + at::matmul(inputs_, at::randn({kInputs, kInputs}, generator)) * 0.01;
+  statistics_.drift = at::matmul((originals - inputs_).t(), inputs_) * (2.0 / 512);
+  // What is left of the original outputs' error, per output.
+  const auto error = [&](const at::Tensor& rounded) {
+    return (at::matmul(originals, weight_.t()) - at::matmul(inputs_, rounded.t()))
+        .square()
+        .mean()
+        .item<double>();
+  };
+  const nlohmann::json plain = {{"bits", 4},
+                                {"group_size", -1},
+                                {"scale_search", false},
+                                {"act_group_aware", false},
+                                {"damp_percent", 0.01}};
+  const auto with = [&](double share) {
+    nlohmann::json options = plain;
+    options["input_correction"] = share;
+    return error(*Dequantize(Quantize(Gptq(), options)->linear, at::kFloat));
+  };
+  const QuantizedLinear grid = Affine(Quantize(Rtn(), {{"bits", 4}, {"group_size", -1}}));
+  const auto reference = [&](double share) {
+    return error(
+        GptaqReference(weight_.clone(), statistics_.hessian, statistics_.drift, grid, 0.01, share));
+  };
+  // Without a share the reference is GPTQ itself, code by code but for ties.
+  EXPECT_NEAR(with(0), reference(0), 0.01 * with(0));
+  EXPECT_LT(with(0.5), with(0));
+  EXPECT_LT(with(1), with(0.5));
+  EXPECT_LE(with(1), 1.01 * reference(1));
 }
 
 TEST_F(MethodsTest, GroupsStayContiguousUnlessDescAct) {

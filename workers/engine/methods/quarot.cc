@@ -57,7 +57,8 @@ class QuaRotMethod : public Method {
         .options = Options(),
         .formats = IntegerFormats(),
         .needs_calibration = true,
-        .reference = "https://arxiv.org/abs/2404.00456"};
+        .reference = "https://arxiv.org/abs/2404.00456",
+        .instead = "gptq"};
     return info;
   }
 

@@ -32,6 +32,15 @@ absl::StatusOr<const Method*> FindMethod(absl::string_view name) {
                                           "'; this engine has ", absl::StrJoin(names, ", ")));
 }
 
+nlohmann::json OptionsKnownTo(const Method& method, const nlohmann::json& options) {
+  nlohmann::json known = nlohmann::json::object();
+  for (const OptionInfo& option : method.Info().options) {
+    const auto given = options.find(option.name);
+    if (given != options.end()) known[option.name] = *given;
+  }
+  return known;
+}
+
 absl::StatusOr<nlohmann::json> ResolveOptions(const Method& method, const nlohmann::json& given) {
   const std::string owner = absl::StrCat("method ", method.Info().name);
   QD_ASSIGN_OR_RETURN(nlohmann::json options,

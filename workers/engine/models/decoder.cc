@@ -65,6 +65,16 @@ absl::StatusOr<at::Tensor> LayerPass::Apply(absl::string_view module,
   return ApplyLinear(block.linear(module), input);
 }
 
+absl::StatusOr<at::Tensor> LayerPass::At(
+    BlockPoint point, absl::FunctionRef<absl::StatusOr<at::Tensor>()> compute) const {
+  if (memory == nullptr) return compute();
+  QD_ASSIGN_OR_RETURN(at::Tensor value, memory->Recall(point));
+  if (value.defined()) return value;
+  QD_ASSIGN_OR_RETURN(value, compute());
+  QD_RETURN_IF_ERROR(memory->Keep(point, value));
+  return value;
+}
+
 at::Tensor LayerPass::Norm(absl::string_view weight, const at::Tensor& input) const {
   if (weight.empty()) return input;
   return ApplyNorm(input, block.linear(ModuleOf(weight)), row.norm, config.norm_eps);
@@ -170,7 +180,8 @@ LayerPass Decoder::Pass(const Block& block, const ForwardOptions& options) const
           .activation = activation_,
           .rope = local ? local_rope_ : rope_,
           .cache = options.cache,
-          .hook = options.hook};
+          .hook = options.hook,
+          .memory = options.memory};
 }
 
 absl::StatusOr<at::Tensor> Decoder::Forward(const Block& block, const at::Tensor& hidden,
@@ -179,14 +190,23 @@ absl::StatusOr<at::Tensor> Decoder::Forward(const Block& block, const at::Tensor
   return TorchCall(
       absl::StrCat("computing block ", block.layer()), [&]() -> absl::StatusOr<at::Tensor> {
         const LayerPass pass = Pass(block, options);
-        const at::Tensor normed = pass.Norm(row_->attention_norm, hidden);
-        QD_ASSIGN_OR_RETURN(at::Tensor attended, SelfAttention(pass, normed));
-        attended = pass.Norm(row_->attention_post_norm, attended);
+        const auto attend = [&](const at::Tensor& normed) -> absl::StatusOr<at::Tensor> {
+          QD_ASSIGN_OR_RETURN(const at::Tensor attended, SelfAttention(pass, normed));
+          return pass.Norm(row_->attention_post_norm, attended);
+        };
         if (row_->parallel) {
+          const at::Tensor normed = pass.Norm(row_->attention_norm, hidden);
+          QD_ASSIGN_OR_RETURN(const at::Tensor attended,
+                              pass.At(BlockPoint::kMiddle, [&] { return attend(normed); }));
           QD_ASSIGN_OR_RETURN(const at::Tensor fed, FeedForward(pass, normed));
           return attended + fed + hidden;
         }
-        const at::Tensor middle = hidden + attended;
+        QD_ASSIGN_OR_RETURN(const at::Tensor middle,
+                            pass.At(BlockPoint::kMiddle, [&]() -> absl::StatusOr<at::Tensor> {
+                              QD_ASSIGN_OR_RETURN(const at::Tensor attended,
+                                                  attend(pass.Norm(row_->attention_norm, hidden)));
+                              return hidden + attended;
+                            }));
         QD_ASSIGN_OR_RETURN(at::Tensor fed, FeedForward(pass, pass.Norm(row_->mlp_norm, middle)));
         return middle + pass.Norm(row_->mlp_post_norm, fed);
       });

@@ -32,6 +32,7 @@ namespace quantd::engine {
 struct ForwardOptions {
   KvCache* cache = nullptr;  // Keys and values of earlier positions; is extended by this call.
   LinearHook* hook = nullptr;
+  BlockMemory* memory = nullptr;  // Without a cache only.
 };
 
 struct DecoderOptions {

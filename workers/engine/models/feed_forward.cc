@@ -13,21 +13,30 @@
 
 namespace quantd::engine {
 
-absl::StatusOr<at::Tensor> Mlp(const LayerPass& pass, const MlpModules& modules,
-                               const at::Tensor& input) {
-  at::Tensor inner;
+namespace {
+
+// What the MLP's last linear reads.
+absl::StatusOr<at::Tensor> Inner(const LayerPass& pass, const MlpModules& modules,
+                                 const at::Tensor& input) {
   if (!modules.gate_up.empty()) {
     QD_ASSIGN_OR_RETURN(const at::Tensor both, pass.Apply(modules.gate_up, input));
     const int64_t half = both.size(-1) / 2;
-    inner = pass.activation(both.narrow(-1, 0, half)).mul_(both.narrow(-1, half, half));
-  } else if (!modules.gate.empty()) {
+    return pass.activation(both.narrow(-1, 0, half)).mul_(both.narrow(-1, half, half));
+  }
+  if (!modules.gate.empty()) {
     QD_ASSIGN_OR_RETURN(const at::Tensor gate, pass.Apply(modules.gate, input));
     QD_ASSIGN_OR_RETURN(const at::Tensor up, pass.Apply(modules.up, input));
-    inner = pass.activation(gate).mul_(up);
-  } else {
-    QD_ASSIGN_OR_RETURN(const at::Tensor up, pass.Apply(modules.up, input));
-    inner = pass.activation(up);
+    return pass.activation(gate).mul_(up);
   }
+  QD_ASSIGN_OR_RETURN(const at::Tensor up, pass.Apply(modules.up, input));
+  return pass.activation(up);
+}
+
+}  // namespace
+
+absl::StatusOr<at::Tensor> Mlp(const LayerPass& pass, const MlpModules& modules,
+                               const at::Tensor& input) {
+  QD_ASSIGN_OR_RETURN(const at::Tensor inner, Inner(pass, modules, input));
   return pass.Apply(modules.down, inner);
 }
 
@@ -62,8 +71,11 @@ absl::StatusOr<at::Tensor> MixtureOfExperts(const LayerPass& pass, const at::Ten
 absl::StatusOr<at::Tensor> FeedForward(const LayerPass& pass, const at::Tensor& normed) {
   if (pass.config.HasExperts(pass.block.layer())) return MixtureOfExperts(pass, normed);
   const Architecture& row = pass.row;
-  return Mlp(pass, {.gate = row.gate, .up = row.up, .gate_up = row.gate_up, .down = row.down},
-             normed);
+  const MlpModules modules = {
+      .gate = row.gate, .up = row.up, .gate_up = row.gate_up, .down = row.down};
+  QD_ASSIGN_OR_RETURN(const at::Tensor inner,
+                      pass.At(BlockPoint::kInner, [&] { return Inner(pass, modules, normed); }));
+  return pass.Apply(row.down, inner);
 }
 
 }  // namespace quantd::engine

@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -27,6 +28,25 @@ class LinearHook {
   virtual absl::Status OnInput(absl::string_view module, const at::Tensor& input) = 0;
 };
 
+// Where a pass through a block may begin instead of at its input. Every linear in front of a point
+// is computed before it and none behind it.
+enum class BlockPoint {
+  kMixed,   // The attention's values before its last linear: [B, T, heads * head_dim].
+  kMiddle,  // In front of the feed-forward: [B, T, H]. The residual; a parallel block's attention.
+  kInner,   // What the plain MLP's last linear reads: [B, T, intermediate_size].
+};
+
+// Keeps values of one pass for the next one over the same input. The caller sees to it that what
+// is kept is what the block would compute now.
+class BlockMemory {
+ public:
+  virtual ~BlockMemory() = default;
+  // Undefined: not kept. Not to be written to.
+  virtual absl::StatusOr<at::Tensor> Recall(BlockPoint point) = 0;
+  // May decide not to.
+  virtual absl::Status Keep(BlockPoint point, const at::Tensor& value) = 0;
+};
+
 // What the parts of one pass through a block share. Refers to what the decoder and its caller own.
 struct LayerPass {
   const ModelConfig& config;
@@ -36,9 +56,13 @@ struct LayerPass {
   RopeTable& rope;
   KvCache* cache = nullptr;
   LinearHook* hook = nullptr;
+  BlockMemory* memory = nullptr;
 
   // The linear `module` of `input`, shown to the hook first.
   absl::StatusOr<at::Tensor> Apply(absl::string_view module, const at::Tensor& input) const;
+  // What was kept of an earlier pass, else what `compute` makes, which is then offered to be kept.
+  absl::StatusOr<at::Tensor> At(BlockPoint point,
+                                absl::FunctionRef<absl::StatusOr<at::Tensor>()> compute) const;
   // The norm whose weight has that name within the block; the input itself where it is empty.
   at::Tensor Norm(absl::string_view weight, const at::Tensor& input) const;
 };

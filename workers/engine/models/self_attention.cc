@@ -53,9 +53,8 @@ AttentionOptions Options(const LayerPass& pass) {
   return options;
 }
 
-}  // namespace
-
-absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const at::Tensor& normed) {
+// Everything in front of the last linear: [B, T, heads * head_dim].
+absl::StatusOr<at::Tensor> Mix(const LayerPass& pass, const at::Tensor& normed) {
   const int64_t batch = normed.size(0), count = normed.size(1), layer = pass.block.layer();
   QD_ASSIGN_OR_RETURN(Heads heads, Project(pass, normed));
   if (Has(pass.row.qk_norm, pass.config)) {
@@ -71,9 +70,16 @@ absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const at::Tensor
     k = ApplyRope(k, rows);
   }
   if (pass.cache != nullptr) std::tie(k, v) = pass.cache->Append(layer, k, v);
-  const at::Tensor mixed = Attend(q, k, v, Options(pass))
-                               .transpose(1, 2)
-                               .reshape({batch, count, pass.config.heads * pass.config.head_dim});
+  return Attend(q, k, v, Options(pass))
+      .transpose(1, 2)
+      .reshape({batch, count, pass.config.heads * pass.config.head_dim});
+}
+
+}  // namespace
+
+absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const at::Tensor& normed) {
+  QD_ASSIGN_OR_RETURN(const at::Tensor mixed,
+                      pass.At(BlockPoint::kMixed, [&] { return Mix(pass, normed); }));
   return pass.Apply(pass.row.output, mixed);
 }
 

@@ -138,7 +138,8 @@ absl::Status BlockQuantizer::QuantizeHead(UnitOutput& output) {
 }
 
 absl::Status BlockQuantizer::QuantizeBlock(int64_t layer, UnitOutput& output) {
-  QD_RETURN_IF_ERROR(stream_.AdvanceOriginal(layer));
+  // A method that asks for drift compares inputs within the block; others want the block's output.
+  if (!plan_.needs.drift) QD_RETURN_IF_ERROR(stream_.AdvanceOriginal(layer));
   std::vector<LinearResult> results;
   QD_RETURN_IF_ERROR(RunHook(layer, [&](BlockJob& job) -> absl::Status {
     QD_RETURN_IF_ERROR(plan_.method->PrepareBlock(job), "preparing block ", layer);
@@ -165,6 +166,7 @@ absl::Status BlockQuantizer::QuantizeBlock(int64_t layer, UnitOutput& output) {
                     [&](const PlannedLinear* linear) { return linear->WeightName() == name; });
     if (!quantized) output.tensors.push_back({name, tensor});
   }
+  if (plan_.needs.drift) QD_RETURN_IF_ERROR(stream_.AdvanceOriginal(layer));
   QD_RETURN_IF_ERROR(stream_.Advance(block));
   Spent("advance");
   return absl::OkStatus();
@@ -192,7 +194,7 @@ absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Block& block, UnitOu
     QD_RETURN_IF_ERROR(context_.cancel.Check());
     std::map<int, InputStatistics> statistics;
     if (collects) {
-      QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, groups));
+      QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, groups, sequential));
       Spent("collect");
     }
     for (const PlannedLinear* linear : linears) {
@@ -257,8 +259,11 @@ absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& line
     device = at::kCPU;
     EmptyDeviceCache(stream_.decoder().device());
     if (!has_hessian) continue;
-    QD_RETURN_IF_ERROR(TorchCall("moving a Hessian to the CPU",
-                                 [&] { statistics->hessian = statistics->hessian.to(at::kCPU); }));
+    QD_RETURN_IF_ERROR(TorchCall("moving a Hessian to the CPU", [&] {
+      for (at::Tensor* matrix : {&statistics->hessian, &statistics->drift}) {
+        if (matrix->defined()) *matrix = matrix->to(at::kCPU);
+      }
+    }));
   }
 }
 

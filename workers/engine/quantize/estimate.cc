@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "workers/engine/job/failure.h"
 #include "workers/engine/quantize/experts.h"
+#include "workers/engine/quantize/kept_points.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/torch_call.h"
@@ -63,11 +64,34 @@ double MeasureRate(at::Device device) {
   return rate;
 }
 
-int64_t LargestInput(const QuantizePlan& plan) {
-  int64_t largest = 0;
+// What the blocks of a model need at most: dense layers and mixtures of experts may stand in one.
+struct LargestBlock {
+  int64_t weights = 0;        // Of one block.
+  int64_t linear = 0;         // Weights of one linear.
+  int64_t inputs = 0;         // Columns of one linear, which are the values inside a block too.
+  int64_t quantized = 0;      // Columns of one that is quantized.
+  int64_t hessian_bytes = 0;  // Held at once.
+};
+
+LargestBlock Largest(const QuantizePlan& plan) {
+  const bool sequential = plan.options.value("true_sequential", false);
+  LargestBlock largest;
+  for (const std::vector<PlannedLinear>& block : plan.blocks) {
+    int64_t weights = 0;
+    for (const PlannedLinear& linear : block) {
+      const int64_t elements = linear.shape.out * linear.shape.in;
+      weights += elements;
+      largest.linear = std::max(largest.linear, elements);
+      largest.inputs = std::max(largest.inputs, linear.shape.in);
+    }
+    largest.weights = std::max(largest.weights, weights);
+  }
   for (int64_t unit = 0; unit < plan.units(); ++unit) {
-    for (const PlannedLinear* linear : plan.UnitLinears(unit))
-      largest = std::max(largest, linear->shape.in);
+    const std::vector<const PlannedLinear*> linears = plan.UnitLinears(unit);
+    for (const PlannedLinear* linear : linears) {
+      largest.quantized = std::max(largest.quantized, linear->shape.in);
+    }
+    largest.hessian_bytes = std::max(largest.hessian_bytes, HeldHessianBytes(linears, sequential));
   }
   return largest;
 }
@@ -77,8 +101,8 @@ double Operations(const QuantizePlan& plan) {
   const double tokens =
       static_cast<double>(plan.sequences) * static_cast<double>(plan.sequence_length);
   const bool sequential = plan.options.value("true_sequential", false);
-  // Partial forward passes in front of every group, and a whole one behind the block.
-  const double passes = plan.sequences == 0 ? 0 : (sequential ? 3.0 : 2.0);
+  // In front of every group and behind the block; with kept activations each linear once.
+  const double passes = plan.sequences == 0 ? 0 : (sequential ? 1.0 : 2.0);
   double operations = 0;
   for (const auto& block : plan.blocks) {
     int group = -1;
@@ -110,36 +134,37 @@ MemoryParts EstimateMemory(const QuantizePlan& plan, int64_t asked_batch) {
   const int64_t embedding = config.vocab_size * config.hidden_size;
   MemoryParts parts = {.libraries_bytes = kLibrariesBytes};
   parts.outside_blocks_bytes = embedding * (config.tie_word_embeddings ? 1 : 2) * element;
-  int64_t block_weights = 0;
-  int64_t largest = 0;
-  for (const PlannedLinear& linear : plan.blocks.front()) {
-    block_weights += linear.shape.out * linear.shape.in;
-    largest = std::max(largest, linear.shape.out * linear.shape.in);
-  }
-  if (plan.head.quantized) largest = std::max(largest, embedding);
-  // Packed tensors of the block wait for the block's file.
-  parts.block_bytes =
-      block_weights * (element + 1 + 4 * plan.needs.block_copies) + largest * kLinearBytesAWeight;
+  const LargestBlock largest = Largest(plan);
+  const int64_t linear = std::max(largest.linear, plan.head.quantized ? embedding : 0);
+  // Packed tensors of the block wait for the block's file; beside it the original block, where both
+  // run.
+  const int64_t weight_bytes =
+      element * (plan.needs.drift ? 2 : 1) + 1 + 4 * plan.needs.block_copies;
+  parts.block_bytes = largest.weights * weight_bytes + linear * kLinearBytesAWeight;
   if (plan.sequences == 0) return parts;
-  const int64_t k = LargestInput(plan);
   if (plan.needs.hessian) {
-    const bool sequential = plan.options.value("true_sequential", false);
-    parts.statistics_bytes = kHessianMatrices * k * k * 4 +
-                             HeldHessianBytes(plan.UnitLinears(0), sequential) - k * k * 4;
+    const int64_t matrix = largest.quantized * largest.quantized * 4;
+    parts.statistics_bytes = kHessianMatrices * matrix + largest.hessian_bytes - matrix;
+    // As many matrices of drift, one of them in the order of quantization.
+    if (plan.needs.drift) parts.statistics_bytes += largest.hessian_bytes + matrix;
   }
   const int64_t tokens = BatchSize(plan, asked_batch) * plan.sequence_length;
   parts.batch_bytes =
-      tokens * (kHiddenTensors * config.hidden_size + kMlpTensors * config.intermediate_size) *
-      element;
+      tokens * (kHiddenTensors * config.hidden_size + kMlpTensors * largest.inputs) * element;
   parts.activations_bytes = plan.sequences * plan.sequence_length * config.hidden_size * element;
   if (plan.needs.original) parts.activations_bytes *= 2;
+  if (plan.needs.hessian && plan.options.value("true_sequential", false)) {
+    parts.kept_bytes = KeptPoints::BytesNeeded(
+        config, {.sequences = plan.sequences, .length = plan.sequence_length, .dtype = plan.dtype});
+    if (plan.needs.drift) parts.kept_bytes *= 2;
+  }
   return parts;
 }
 
 QuantizeEstimate EstimatePlan(const QuantizePlan& plan, int64_t batch_size) {
   const MemoryParts parts = EstimateMemory(plan, batch_size);
   QuantizeEstimate estimate;
-  const int64_t all = parts.WithoutActivations() + parts.activations_bytes;
+  const int64_t all = parts.WithoutActivations() + parts.activations_bytes + parts.kept_bytes;
   estimate.host_memory_bytes = all;
   if (plan.device.is_cuda()) estimate.device_memory_bytes = all - parts.libraries_bytes;
   // The work folder holds the packed blocks once more.
@@ -150,12 +175,22 @@ QuantizeEstimate EstimatePlan(const QuantizePlan& plan, int64_t batch_size) {
   return estimate;
 }
 
-int64_t ActivationBudget(const Runtime& runtime, const QuantizePlan& plan, int64_t batch_size) {
+absl::StatusOr<ActivationBudget> BudgetActivations(const Runtime& runtime, const QuantizePlan& plan,
+                                                   int64_t batch_size) {
+  const MemoryParts parts = EstimateMemory(plan, batch_size);
+  const auto beside = [&](int64_t promised, int64_t there, int64_t needed) {
+    return std::max<int64_t>(0, (promised > 0 ? std::min(promised, there) : there) - needed);
+  };
   const HostMemory host = ReadHostMemory();
-  const int64_t available = host.available_bytes + host.resident_bytes;
-  const int64_t limit =
-      runtime.host_memory_bytes > 0 ? std::min(runtime.host_memory_bytes, available) : available;
-  return std::max<int64_t>(0, limit - EstimateMemory(plan, batch_size).WithoutActivations());
+  ActivationBudget budget;
+  budget.host_bytes = beside(runtime.host_memory_bytes, host.available_bytes + host.resident_bytes,
+                             parts.WithoutActivations());
+  if (plan.device.is_cuda()) {
+    QD_ASSIGN_OR_RETURN(const DeviceMemory device, ReadDeviceMemory(plan.device));
+    budget.device_bytes = beside(runtime.device_memory_bytes, device.free_bytes,
+                                 parts.WithoutActivations() - parts.libraries_bytes);
+  }
+  return budget;
 }
 
 absl::Status CheckResources(const JobContext& context, const QuantizePlan& plan,

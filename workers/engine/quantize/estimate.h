@@ -16,6 +16,7 @@ struct MemoryParts {
   int64_t block_bytes = 0;           // One block, and the linear at hand in float32.
   int64_t statistics_bytes = 0;      // Hessians and their factors.
   int64_t activations_bytes = 0;     // All calibration sequences between two blocks.
+  int64_t kept_bytes = 0;            // The same inside a block, where they are kept; else 0.
   int64_t batch_bytes = 0;           // One batch inside a block.
   int64_t WithoutActivations() const;
 };
@@ -28,8 +29,13 @@ QuantizeEstimate EstimatePlan(const QuantizePlan& plan, int64_t batch_size);
 absl::Status CheckResources(const JobContext& context, const QuantizePlan& plan,
                             int64_t batch_size);
 
-// Host memory that activations may take under the promise (or what the machine has); more go into a
-// file.
-int64_t ActivationBudget(const Runtime& runtime, const QuantizePlan& plan, int64_t batch_size);
+// Memory that activations may take under the promise (or of what the machine has), beside what
+// there must be.
+struct ActivationBudget {
+  int64_t host_bytes = 0;
+  int64_t device_bytes = 0;  // 0 on a CPU.
+};
+absl::StatusOr<ActivationBudget> BudgetActivations(const Runtime& runtime, const QuantizePlan& plan,
+                                                   int64_t batch_size);
 
 }  // namespace quantd::engine

@@ -71,12 +71,8 @@ bool SawTooFewTokens(const LinearShape& shape, const InputStatistics& statistics
 
 absl::StatusOr<LinearResult> RoundInstead(LinearJob job, int64_t calibration_tokens) {
   QD_ASSIGN_OR_RETURN(const Method* rtn, FindMethod("rtn"));
-  nlohmann::json known = nlohmann::json::object();
-  for (const OptionInfo& option : rtn->Info().options) {
-    const auto given = job.options->find(option.name);
-    if (given != job.options->end()) known[option.name] = *given;
-  }
-  QD_ASSIGN_OR_RETURN(const nlohmann::json options, ResolveOptions(*rtn, known));
+  QD_ASSIGN_OR_RETURN(const nlohmann::json options,
+                      ResolveOptions(*rtn, OptionsKnownTo(*rtn, *job.options)));
   const int64_t tokens = job.statistics->tokens;
   const std::string name = job.name;
   job.options = &options;

@@ -249,18 +249,7 @@ absl::Status PlanCalibration(const QuantizeSpec& spec, QuantizePlan& plan) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-std::vector<const PlannedLinear*> QuantizePlan::UnitLinears(int64_t unit) const {
-  if (unit == static_cast<int64_t>(blocks.size())) return {&head};
-  std::vector<const PlannedLinear*> result;
-  for (const PlannedLinear& linear : blocks[unit]) {
-    if (linear.quantized) result.push_back(&linear);
-  }
-  return result;
-}
-
-absl::StatusOr<QuantizePlan> PlanQuantize(JobContext& context, const QuantizeSpec& spec) {
+absl::StatusOr<QuantizePlan> PlanAsAsked(JobContext& context, const QuantizeSpec& spec) {
   QuantizePlan plan;
   QD_ASSIGN_OR_RETURN(plan.method, FindMethod(spec.method));
   QD_ASSIGN_OR_RETURN(plan.options, ResolveOptions(*plan.method, spec.options));
@@ -289,6 +278,41 @@ absl::StatusOr<QuantizePlan> PlanQuantize(JobContext& context, const QuantizeSpe
   QD_RETURN_IF_ERROR(PlanOutput(plan));
   QD_RETURN_IF_ERROR(PlanCalibration(spec, plan));
   QD_RETURN_IF_ERROR(PlanDevice(context.spec.runtime, plan));
+  return plan;
+}
+
+// The same job by another method, as far as that one has its options.
+QuantizeSpec With(const Method& method, QuantizeSpec spec) {
+  spec.method = method.Info().name;
+  spec.options = OptionsKnownTo(method, spec.options);
+  for (ModuleOverride& override : spec.overrides) {
+    override.options = OptionsKnownTo(method, override.options);
+  }
+  return spec;
+}
+
+}  // namespace
+
+std::vector<const PlannedLinear*> QuantizePlan::UnitLinears(int64_t unit) const {
+  if (unit == static_cast<int64_t>(blocks.size())) return {&head};
+  std::vector<const PlannedLinear*> result;
+  for (const PlannedLinear& linear : blocks[unit]) {
+    if (linear.quantized) result.push_back(&linear);
+  }
+  return result;
+}
+
+absl::StatusOr<QuantizePlan> PlanQuantize(JobContext& context, const QuantizeSpec& spec) {
+  absl::StatusOr<QuantizePlan> plan = PlanAsAsked(context, spec);
+  if (plan.status().code() != absl::StatusCode::kUnimplemented || !spec.fallback) return plan;
+  QD_ASSIGN_OR_RETURN(const Method* asked, FindMethod(spec.method));
+  if (asked->Info().instead.empty()) return plan;
+  QD_ASSIGN_OR_RETURN(const Method* instead, FindMethod(asked->Info().instead));
+  const std::string reason(plan.status().message());
+  QD_ASSIGN_OR_RETURN(plan, PlanAsAsked(context, With(*instead, spec)), "after ", reason);
+  plan->fallbacks.push_back(
+      {"method", "",
+       absl::StrCat(reason, "; ", instead->Info().name, " is used instead of ", spec.method)});
   return plan;
 }
 

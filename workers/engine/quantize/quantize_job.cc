@@ -121,7 +121,10 @@ absl::StatusOr<nlohmann::json> QuantizeUnits(JobContext& context, const Quantize
   const int64_t asked_batch = spec.calibration.batch_size;
   StreamOptions options;
   options.batch_size = work.state().batch_size > 0 ? work.state().batch_size : asked_batch;
-  options.activation_bytes_max = ActivationBudget(context.spec.runtime, plan, asked_batch);
+  QD_ASSIGN_OR_RETURN(const ActivationBudget budget,
+                      BudgetActivations(context.spec.runtime, plan, asked_batch));
+  options.activation_bytes_max = budget.host_bytes;
+  options.device_activation_bytes_max = budget.device_bytes;
   options.work_dir = context.work_dir;
   options.fallback = [&](absl::string_view kind, absl::string_view module,
                          absl::string_view words) {

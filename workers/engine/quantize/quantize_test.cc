@@ -79,7 +79,7 @@ TEST(QuantizeTest, RtnResult) {
 TEST(QuantizeTest, ResumesAfterEveryBlockToTheSameBytes) {
   for (const auto& [method, options] : std::map<std::string, nlohmann::json>{
            {"rtn", {{"bits", 3}}},
-           {"gptq", {{"bits", 3}, {"group_size", 64}}},
+           {"gptq", {{"bits", 3}, {"group_size", 64}, {"input_correction", 0.5}}},
            {"adaround", {{"bits", 3}, {"steps", 3}, {"step_sequences", 2}}}}) {
     const QuantizeSpec spec = Spec(method, options);
     const JobFolders whole;

@@ -15,13 +15,15 @@
 #include "absl/status/statusor.h"
 #include "workers/engine/models/decoder.h"
 #include "workers/engine/quantize/activations.h"
+#include "workers/engine/quantize/kept_points.h"
 #include "workers/engine/quantize/plan.h"
 
 namespace quantd::engine {
 
 struct StreamOptions {
-  int64_t batch_size = 0;            // Sequences a forward pass; 0: chosen here.
-  int64_t activation_bytes_max = 0;  // Host memory for activations; more go into a file.
+  int64_t batch_size = 0;                   // Sequences a forward pass; 0: chosen here.
+  int64_t activation_bytes_max = 0;         // Host memory for activations; more go into a file.
+  int64_t device_activation_bytes_max = 0;  // Device memory for them; more go into host memory.
   std::string work_dir;
   // Something is done another way than asked: kind, module, description.
   std::function<void(absl::string_view, absl::string_view, absl::string_view)> fallback;
@@ -48,14 +50,16 @@ class BlockStream {
   absl::StatusOr<at::Tensor> Originals(int64_t begin, int64_t count) const;
   int64_t sequences() const { return store_.has_value() ? store_->sequences() : 0; }
   // What the plan needs of the inputs of these groups of linears, in front of what the block holds
-  // now.
-  absl::StatusOr<std::map<int, InputStatistics>> Collect(Block& block, const std::set<int>& groups);
+  // now. `sequential`: nothing in front of them will change any more, so that the next pass through
+  // this block may begin there.
+  absl::StatusOr<std::map<int, InputStatistics>> Collect(Block& block, const std::set<int>& groups,
+                                                         bool sequential);
   // The same for the head: its input is the final norm of the hidden states.
   absl::StatusOr<InputStatistics> CollectHead();
   // Replaces calibration activations and probe by the block's output.
   absl::Status Advance(Block& block);
   // Replaces the original model's activations by its own block's output; nothing where there are
-  // none.
+  // none. Where the plan needs drift, after the block's linears have been quantized.
   absl::Status AdvanceOriginal(int64_t layer);
   // Runs `attempt` until it succeeds or no more memory can be won; `block` (may be null) follows
   // when the device changes.
@@ -71,7 +75,14 @@ class BlockStream {
       : plan_(plan), options_(std::move(options)) {}
   absl::Status CreateDecoder(at::Device device);
   absl::StatusOr<ActivationStore> CreateStore(const ActivationShape& shape);
-  absl::Status AdvanceStore(ActivationStore& store, Block& block);
+  // `kept` (may be null): of earlier passes over the same sequences.
+  absl::Status AdvanceStore(ActivationStore& store, Block& block, KeptPoints* kept);
+  // Runs the original block over the sequences as far as these groups, whose inputs it returns.
+  absl::StatusOr<std::map<int, at::Tensor>> OriginalInputs(int64_t layer,
+                                                           const std::set<int>& groups,
+                                                           int64_t begin, int64_t count,
+                                                           bool sequential);
+  absl::Status LoadOriginal(int64_t layer);
   absl::Status Relieve(Block* block, const absl::Status& reason);
   absl::Status MoveToCpu(Block* block);
 
@@ -79,6 +90,8 @@ class BlockStream {
   StreamOptions options_;
   std::optional<Decoder> decoder_;
   std::optional<ActivationStore> store_, originals_;
+  std::optional<KeptPoints> kept_, kept_originals_;
+  std::optional<Block> original_;  // The block at hand as the original model has it.
   const WeightSource* block_source_ = nullptr;
   int64_t batch_size_ = 1;
   at::Tensor probe_;
