@@ -141,9 +141,8 @@ const char* GemmW4A16Cuda(const GemmW4A16& args) {
   const Gpu& gpu = CurrentGpu();
   // Measured: with few rows of input wgmma wins where it needs no splits to occupy the GPU.
   constexpr int64_t kWgmmaRowsMin = 4;
-  bool many =
+  const bool many =
       args.m > kW4SmallRows || (args.m > kWgmmaRowsMin && args.shape.rows >= 128 * gpu.processors);
-  if (const char* f = getenv("QD_MANY")) many = args.m > 16 || *f == '1';
   return many && gpu.capability == 90 ? GemmW4Wgmma(args) : GemmInPieces(args);
 }
 

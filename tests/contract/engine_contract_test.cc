@@ -117,7 +117,8 @@ std::vector<v1::JobSpec> FullSpecs() {
         "limits": {"queueTime": "3s", "runTime": "1.500s"}, "retry": {"maxAttempts": 2},
         "requirements": {"device": "cuda", "deviceMemoryBytes": "7"}, "labels": {"a": "b"},
         "runtime": {"device": "cpu", "dtype": "float32", "deviceMemoryBytes": "9",
-        "hostMemoryBytes": "10", "threads": 3, "seed": "18446744073709551615"},)") +
+        "hostMemoryBytes": "10", "threads": 3, "seed": "18446744073709551615",
+        "reference": true},)") +
                              kind + "}";
     const auto status = JsonStringToMessage(text, &specs.emplace_back());
     EXPECT_TRUE(status.ok()) << status;

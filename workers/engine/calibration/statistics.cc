@@ -27,7 +27,12 @@ void AddProduct(const at::Tensor& x, const at::Tensor& hessian) {
   for (int64_t begin = 0; begin < columns; begin += tile) {
     const int64_t size = std::min(tile, columns - begin);
     at::Tensor rows = hessian.narrow(0, begin, size).narrow(1, 0, begin + size);
-    rows.add_(FloatProduct(x.narrow(1, begin, size).t(), x.narrow(1, 0, begin + size)));
+    const at::Tensor left = x.narrow(1, begin, size).t(), right = x.narrow(1, 0, begin + size);
+    if (x.scalar_type() == at::kFloat) {
+      rows.addmm_(left, right);
+    } else {
+      rows.add_(FloatProduct(left, right));
+    }
   }
 }
 
@@ -64,7 +69,9 @@ absl::Status StatisticsCollector::OnInput(absl::string_view module, const at::Te
   if (linear == nullptr || !wanted_.contains(linear->group)) return absl::OkStatus();
   const int group = linear->group;
   absl::Status status = TorchCall(absl::StrCat("gathering the inputs of ", module), [&] {
-    const at::Tensor x = input.reshape({-1, input.size(-1)});
+    // A GPU multiplies 16-bit inputs as they are; a CPU is faster after one widening.
+    const at::Tensor inputs = input.reshape({-1, input.size(-1)});
+    const at::Tensor x = inputs.is_cuda() ? inputs : inputs.to(at::kFloat);
     InputStatistics& statistics = statistics_[group];
     if (needs_.hessian) {
       if (!statistics.hessian.defined()) {
@@ -74,7 +81,7 @@ absl::Status StatisticsCollector::OnInput(absl::string_view module, const at::Te
     }
     const auto original = originals_.find(group);
     if (needs_.drift && original != originals_.end()) {
-      AddDrift(original->second, x, statistics.drift);
+      AddDrift(original->second, x.to(at::kFloat), statistics.drift);
     }
     if (needs_.absmax) {
       const at::Tensor largest = x.abs().amax(0).to(at::kFloat);
