@@ -54,6 +54,7 @@ class SqlQuery {
   void Bind(bool value) { Bind(int64_t{value}); }
   void Bind(v1::JobState value) { Bind(int64_t{value}); }
   void Bind(absl::Time value) { Bind(ToMicros(value)); }
+  void Bind(const char* value) { Bind(absl::string_view(value)); }  // Else it would be a bool.
   void Bind(absl::string_view value) { statement_->BindText(bound_++, value); }
   void Bind(const std::string& value) { Bind(absl::string_view(value)); }
   void Bind(const google::protobuf::MessageLite& value) {
