@@ -41,8 +41,8 @@ class Source {
     absl::Status status;    // Why, when finished.
   };
 
-  Source(const std::string& address, const FollowRequest& request)
-      : scheduler_(address), request_(request), thread_([this] { Run(); }) {}
+  Source(const ConnectOptions& connect, const FollowRequest& request)
+      : scheduler_(connect), request_(request), thread_([this] { Run(); }) {}
   ~Source() {
     {
       const absl::MutexLock lock(&mutex_);
@@ -241,7 +241,7 @@ absl::StatusOr<FollowEnd> Follow(Session* session, const FollowRequest& request,
   const absl::Time deadline = absl::Now() + session->timeout();
   FollowEnd end = FollowEnd::kEnded;
   {
-    Source source(session->address(), request);
+    Source source(session->connection(), request);
     for (;;) {
       const Source::Batch batch = source.Take();
       for (const std::string& notice : batch.notices) view->Notice(notice);

@@ -64,6 +64,7 @@ class Session {
   absl::Duration timeout() const { return timeout_; }
   const std::string& tenant() const { return tenant_; }
   std::string parent() const;
+  const ConnectOptions& connection() const { return connect_; }
   const std::string& address() const { return connect_.address; }
   // Whether the scheduler runs on this machine, and its workers probably see the same files.
   bool loopback() const { return IsLoopbackAddress(address()); }
