@@ -10,6 +10,8 @@
 #include "absl/strings/str_join.h"
 #include "base/trace.h"
 #include "client/render/board.h"
+#include "client/render/failure.h"
+#include "client/render/failure.h"
 
 namespace quantd {
 namespace {
