@@ -1,5 +1,6 @@
-// What nearly every file that speaks gRPC includes, precompiled (proto/CMakeLists.txt): the generated
-// services cost five seconds a file. Sources still name what they use; this file is included nowhere.
+// What nearly every file that speaks gRPC includes, precompiled (proto/CMakeLists.txt): the
+// generated services cost five seconds a file. Sources still name what they use; this file is
+// included nowhere.
 #pragma once
 
 #include <grpcpp/grpcpp.h>

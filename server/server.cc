@@ -160,9 +160,10 @@ absl::Status Server::Parts::Open() {
 
 absl::Status Server::Parts::OpenAccess() {
   const AccessOptions& access_options = options.access;
-  QD_ASSIGN_OR_RETURN(const std::string key, ReadOrMakeSecret(access_options.secret_key_file.empty()
-                                                                  ? options.data + "/secret"
-                                                                  : access_options.secret_key_file));
+  QD_ASSIGN_OR_RETURN(
+      const std::string key,
+      ReadOrMakeSecret(access_options.secret_key_file.empty() ? options.data + "/secret"
+                                                              : access_options.secret_key_file));
   secrets = std::make_unique<SecretKeeper>(store.get(), key);
   QD_ASSIGN_OR_RETURN(context.secret, SharedSecret(store.get(), key));
   TokenFiles files = access_options.token_files;

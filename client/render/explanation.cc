@@ -11,7 +11,6 @@
 #include "base/trace.h"
 #include "client/render/board.h"
 #include "client/render/failure.h"
-#include "client/render/failure.h"
 
 namespace quantd {
 namespace {
