@@ -465,9 +465,9 @@ TEST_F(AccessTest, SecretsReachTheWorkerThatLeasesTheJobAndNobodyElse) {
     grpc::ClientContext context;
     v1::SubmitJobResponse response;
     request.set_parent("tenants/t");
-    return std::pair(
-        FromGrpcStatus(v1::JobService::NewStub(user)->SubmitJob(&context, request, &response)),
-        response.job().name());
+    const absl::Status status =
+        FromGrpcStatus(v1::JobService::NewStub(user)->SubmitJob(&context, request, &response));
+    return std::pair(status, response.job().name());
   };
   v1::SubmitJobRequest request;
   request.mutable_spec()->mutable_verify()->set_model("org/name");
