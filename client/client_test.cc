@@ -632,7 +632,7 @@ TEST(Download, ResumesWhereTheConnectionWasCut) {
   FakeScheduler fake;
   fake.cut_download_after_bytes = 4000;
   const Folder folder;
-  Scheduler scheduler(fake.address());
+  Scheduler scheduler(ConnectOptions{.address = fake.address()});
   const auto summary = DownloadManifest(&scheduler, {TwoFiles(&fake), folder / "out", ""}, nullptr);
   ASSERT_TRUE(summary.ok()) << summary.status();
   EXPECT_EQ(summary->files, 2);
@@ -648,7 +648,7 @@ TEST(Download, GoesOnFromAPartialFileOfAnEarlierRun) {
   const Folder folder;
   const v1::Manifest manifest = TwoFiles(&fake);
   folder.Write("a/big.bin.partial", std::string(5'000, 'b'));
-  Scheduler scheduler(fake.address());
+  Scheduler scheduler(ConnectOptions{.address = fake.address()});
   ASSERT_TRUE(DownloadManifest(&scheduler, {manifest, folder.path(), "a/big.bin"}, nullptr).ok());
   EXPECT_THAT(fake.download_offsets, ElementsAre(5000));
   // A partial file with other bytes is found out, dropped, and the next run starts anew.
@@ -663,7 +663,7 @@ TEST(Download, RefusesWrongBytesAndHostileNames) {
   FakeScheduler fake;
   const Folder folder;
   v1::Manifest manifest = TwoFiles(&fake);
-  Scheduler scheduler(fake.address());
+  Scheduler scheduler(ConnectOptions{.address = fake.address()});
   fake.corrupt_downloads = true;
   EXPECT_TRUE(absl::IsDataLoss(
       DownloadManifest(&scheduler, {manifest, folder.path(), ""}, nullptr).status()));
