@@ -55,6 +55,7 @@ VARIANTS = {
     "hqq-2-g32": ("hqq", {"bits": 2, **G32}),
     "adaround-4": ("adaround", {"bits": 4}),
     "adaround-3": ("adaround", {"bits": 3}),
+    "adaround-3-asym": ("adaround", {"bits": 3, "sym": False}),
     "adaround-2-g32": ("adaround", {"bits": 2, **G32}),
     "quarot-4": ("quarot", {"bits": 4}),
     "quarot-3": ("quarot", {"bits": 3}),
@@ -70,6 +71,7 @@ VARIANTS = {
     "awq_q4_0": ("awq_q4_0", {}),
     "awq_q4_1": ("awq_q4_1", {}),
 }
+FORMATS = {"awq-3": "gptq"}  # Where the method's own format cannot hold the width.
 
 GPTQMODEL, AUTOROUND = "GPTQModel 7.7.0", "AutoRound 0.16.1"
 HQQ, BNB, GGUF = "hqq 0.2.8", "bitsandbytes 0.50.2", "gguf 0.19.0"
@@ -100,7 +102,8 @@ PEERS = {
         "hqq-3-g64": (HQQ, 0.896), "adaround-3": (AUTOROUND, 0.900),
     },
 }
-FACTS = ["rtn-3", "gptq-3", "gptq-3-desc_act", "gptq-3-asym", "gptq-3-corrected", "awq-3", "hqq-3-g64", "quarot-3", "adaround-3"]
+FACTS = ["rtn-3", "gptq-3", "gptq-3-desc_act", "gptq-3-asym", "gptq-3-corrected", "awq-3", "hqq-3-g64", "quarot-3",
+         "adaround-3", "adaround-3-asym"]
 # The best of ours at a size must be better than the best measured of all: (model, variants of that size, that figure).
 BEST = [
     ("ref-17m", ["4"], 0.0226), ("ref-17m", ["3"], 0.0879), ("ref-17m", ["2", "g32"], 0.2821),
@@ -142,8 +145,11 @@ class Bench:
         original = f"{self.models}/{model}"
         calibration = "calibration_facts.jsonl" if recalls(model) else "calibration.jsonl"
         with tempfile.TemporaryDirectory() as folder:
-            made = self.job("quantize", {"model": original, "method": method, "options": options, "calibration": {
-                "source": f"{self.data}/{calibration}", "sequences": 128, "sequenceLength": 512}}, folder)
+            spec = {"model": original, "method": method, "options": options, "calibration": {
+                "source": f"{self.data}/{calibration}", "sequences": 128, "sequenceLength": 512}}
+            if name in FORMATS:
+                spec["format"] = FORMATS[name]
+            made = self.job("quantize", spec, folder)
             if recalls(model):
                 task = {"name": "own", "data": f"{self.data}/synthetic/knowledge.jsonl", "limit": 500,
                         "options": {"definition": RECALL, "bos": "always"}}
