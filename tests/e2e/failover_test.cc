@@ -326,8 +326,8 @@ TEST(Failover, TwoSchedulersOnOneDatabaseLoseAndDoubleNothing) {
   list.set_page_size(1000);
   v1::ListJobsResponse jobs;
   ASSERT_TRUE(client.Ask<v1::JobService>(&v1::JobService::Stub::ListJobs, list, &jobs).ok());
-  // Per sweep: the baseline's evaluation, three jobs a variant, the report.
-  EXPECT_EQ(static_cast<size_t>(jobs.jobs_size()), events.size() * (3 * kVariants + 2));
+  // Per sweep: the baseline's evaluation, four jobs a variant, the report.
+  EXPECT_EQ(static_cast<size_t>(jobs.jobs_size()), events.size() * (4 * kVariants + 2));
   for (const v1::Job& job : jobs.jobs()) {
     EXPECT_EQ(job.state(), v1::JOB_STATE_SUCCEEDED) << job.ShortDebugString();
   }

@@ -75,10 +75,11 @@ void Service::StartWorker(int index) {
   auto& worker = workers_[static_cast<size_t>(index)];
   if (worker != nullptr && worker->Running()) return;
   const std::string name = absl::StrCat("worker-", index);
-  worker = std::make_unique<Process>(
-      std::vector<std::string>{Program("quant-worker"), "--scheduler", address_, "--name", name,
-                               "--data", folder_ / name},
-      folder_ / absl::StrCat(name, ".log"), Environment(name));
+  std::vector<std::string> argv = {
+      Program("quant-worker"), "--scheduler", address_, "--name", name, "--data", folder_ / name};
+  // A confined engine loads the library too.
+  if (name == options_.preloaded) argv.insert(argv.end(), {"--readable", options_.preload});
+  worker = std::make_unique<Process>(argv, folder_ / absl::StrCat(name, ".log"), Environment(name));
 }
 
 std::map<std::string, std::string> Service::Environment(const std::string& process) const {
