@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/hub_data.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "base/trace.h"
@@ -74,6 +75,28 @@ TEST(Utf8, WellFormedSequencesOnly) {
   std::string out;
   for (const uint32_t code_point : {0x24u, 0xE9u, 0x20ACu, 0x1F600u}) AppendUtf8(code_point, &out);
   EXPECT_EQ(out, "$\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80");
+}
+
+TEST(HubData, NamesAndUris) {
+  const auto wikitext = ParseHubData("wikitext");
+  ASSERT_TRUE(wikitext.ok()) << wikitext.status();
+  EXPECT_EQ(wikitext->repository, "Salesforce/wikitext");
+  EXPECT_TRUE(wikitext->Matches("wikitext-2-raw-v1/train-00000-of-00001.parquet"));
+  EXPECT_FALSE(wikitext->Matches("wikitext-2-raw-v1/test-00000-of-00001.parquet"));
+  const auto one = ParseHubData("hf://datasets/org/name@v2/data/a.jsonl");
+  ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_EQ(one->repository, "org/name");
+  EXPECT_EQ(one->revision, "v2");
+  EXPECT_TRUE(one->Matches("data/a.jsonl"));
+  EXPECT_FALSE(one->Matches("data/a.jsonl.bak"));
+  for (const char* bad :
+       {"hf://org/name", "hf://datasets/org/name", "hf://datasets/org/name@/a", "wiki",
+        "hf://datasets/org/name/../a", "hf://datasets/org/name/*a*", "hf://datasets/org/name/a*",
+        "hf://datasets//name/a", "hf://datasets/org/name/a//b"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(ParseHubData(bad).status())) << bad;
+  }
+  EXPECT_TRUE(IsHubData("c4"));
+  EXPECT_FALSE(IsHubData("c4.jsonl"));
 }
 
 TEST(Trace, IdsFollowFromNames) {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
+#include "base/hub_data.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "client/transfer.h"
@@ -68,10 +69,16 @@ absl::StatusOr<std::string> ResolveModel(const std::string& text, const InputOpt
 absl::StatusOr<std::string> ResolveData(const std::string& text, const InputOptions& options) {
   if (text.empty() || IsStored(text) || options.remote_paths) return text;
   if (std::string path = Existing(text, options); !path.empty()) return path;
+  if (IsHubData(text)) {
+    QD_RETURN_IF_ERROR(ParseHubData(text).status());
+    return text;
+  }
   return absl::NotFoundError(
       absl::StrCat("data file \"", text, "\": no such file",
                    options.base_folder == "." ? "" : absl::StrCat(" below ", options.base_folder),
-                   "; if the path is one that only the workers see, add --remote-paths"));
+                   ", and neither ", HubDataNames(),
+                   " nor hf://datasets/org/name/path; if the path is one that only the workers "
+                   "see, add --remote-paths"));
 }
 
 absl::Status Inputs::Model(std::string* model) {
@@ -81,7 +88,7 @@ absl::Status Inputs::Model(std::string* model) {
 
 absl::Status Inputs::Data(std::string* data) {
   QD_ASSIGN_OR_RETURN(*data, ResolveData(*data, options_));
-  const bool local = !data->empty() && !IsStored(*data) && !options_.remote_paths;
+  const bool local = !data->empty() && (*data)[0] == '/' && !options_.remote_paths;
   if (!local || (session_->loopback() && !options_.upload)) return absl::OkStatus();
   QD_ASSIGN_OR_RETURN(*data, UploadFile(&session_->scheduler(), session_->parent(), *data),
                       "uploading ", *data);

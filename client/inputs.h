@@ -28,7 +28,8 @@ bool IsHubName(absl::string_view text);
 // that is not there.
 absl::StatusOr<std::string> ResolveModel(const std::string& text, const InputOptions& options);
 
-// A path or "artifacts/...". NotFound when the path is not there. Does not upload.
+// A path, a file of the Hub's data sets (base/hub_data.h) or "artifacts/...". NotFound when the
+// path is not there. Does not upload.
 absl::StatusOr<std::string> ResolveData(const std::string& text, const InputOptions& options);
 
 // Resolves every model and data file that a spec names, in place, and uploads data files where they

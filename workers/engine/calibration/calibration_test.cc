@@ -67,6 +67,15 @@ TEST_F(CalibrationTest, TokenIdsAreUsedAsTheyAre) {
               HasSubstr("token 8"));
 }
 
+TEST_F(CalibrationTest, ConversationsAreReadAsWhatWasSaid) {
+  const auto set = Load("a.jsonl",
+                        "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"},"
+                        " {\"role\": \"assistant\", \"content\": \"Hello\"}]}\n");
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ(set->documents[0].text, "Hi\n\nHello");
+  EXPECT_FALSE(Load("a.jsonl", "{\"m\": [{\"role\": \"user\"}]}\n", "m").ok());
+}
+
 TEST_F(CalibrationTest, TooLittleTextIsSaid) {
   const auto set = Load("a.txt", "abcdefgh");
   ASSERT_TRUE(set.ok()) << set.status();

@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "base/sha256.h"
@@ -21,10 +22,27 @@ namespace {
 constexpr int64_t kFileBytesMax = int64_t{512} << 20;
 constexpr int64_t kTokenIdMax = int64_t{1} << 31;
 
+// Messages as chat data sets have them, {"role", "content"}: what was said, one below the other.
+absl::StatusOr<Document> ParseConversation(const nlohmann::json& messages,
+                                           absl::string_view field) {
+  std::vector<std::string> said;
+  for (const nlohmann::json& message : messages) {
+    const auto content = message.is_object() ? message.find("content") : message.end();
+    if (content == message.end() || !content->is_string()) {
+      return absl::DataLossError(
+          absl::StrCat("has a message without text (\"content\") in its '", field, "'"));
+    }
+    said.push_back(content->get<std::string>());
+  }
+  return Document{.text = absl::StrJoin(said, "\n\n"), .ids = {}};
+}
+
 absl::StatusOr<Document> ParseLine(absl::string_view line, absl::string_view field) {
   const nlohmann::json object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (object.is_discarded()) return absl::DataLossError("is not valid JSON");
   if (!object.is_object()) return absl::DataLossError("is not a JSON object");
+  const bool messages = field.empty() && !object.contains("text") && object.contains("messages");
+  if (field.empty()) field = messages ? "messages" : "text";
   const auto value = object.find(std::string(field));
   if (value == object.end()) {
     std::string fields;
@@ -41,6 +59,7 @@ absl::StatusOr<Document> ParseLine(absl::string_view line, absl::string_view fie
     return absl::DataLossError(
         absl::StrCat("has a '", field, "' that is neither text nor a list of token ids"));
   }
+  if (value->front().is_object()) return ParseConversation(*value, field);
   for (const nlohmann::json& id : *value) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= kTokenIdMax) {
       return absl::DataLossError(absl::StrCat("has ", id.dump(), " among its token ids"));
@@ -84,8 +103,7 @@ absl::StatusOr<DocumentSet> LoadDocuments(const std::string& path, absl::string_
     QD_ASSIGN_OR_RETURN(bytes, ParquetToJsonLines(bytes), "calibration file ", path);
   }
   if (lines) {
-    QD_ASSIGN_OR_RETURN(set.documents, ParseLines(bytes, field.empty() ? "text" : field),
-                        "calibration file ", path);
+    QD_ASSIGN_OR_RETURN(set.documents, ParseLines(bytes, field), "calibration file ", path);
     return set;
   }
   if (!IsValidUtf8(bytes)) {

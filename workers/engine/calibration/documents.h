@@ -24,8 +24,9 @@ struct DocumentSet {
   std::string digest;               // SHA-256 of the bytes.
 };
 
-// `field` of each .jsonl object holds a string, or an array of token ids; empty: "text". Blank
-// lines are skipped. DataLoss names file, line and what is wrong there.
+// `field` of each object holds a string, an array of token ids, or a conversation's messages
+// ({"role", "content"}); empty: "text", or "messages" where there is no such. Blank lines are
+// skipped. DataLoss names file, line and what is wrong there.
 absl::StatusOr<DocumentSet> LoadDocuments(const std::string& path, absl::string_view field);
 absl::StatusOr<DocumentSet> BuiltinDocuments();
 

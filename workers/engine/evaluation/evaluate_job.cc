@@ -58,7 +58,7 @@ absl::Status ChooseTask(const TaskSpec& spec, nlohmann::json* options, PlannedTa
   return absl::OkStatus();
 }
 
-absl::StatusOr<PlannedTask> PlanTask(const JobContext& context, const TaskSpec& spec) {
+absl::StatusOr<PlannedTask> PlanTask(JobContext& context, const TaskSpec& spec) {
   PlannedTask planned;
   planned.spec = &spec;
   nlohmann::json options = spec.options;
@@ -85,8 +85,7 @@ absl::StatusOr<PlannedTask> PlanTask(const JobContext& context, const TaskSpec& 
   return planned;
 }
 
-absl::StatusOr<std::vector<PlannedTask>> PlanTasks(const JobContext& context,
-                                                   const EvaluateSpec& spec) {
+absl::StatusOr<std::vector<PlannedTask>> PlanTasks(JobContext& context, const EvaluateSpec& spec) {
   if (spec.tasks.empty()) {
     return absl::InvalidArgumentError("evaluate.tasks is empty: name at least one task");
   }

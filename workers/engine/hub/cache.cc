@@ -67,6 +67,11 @@ bool IsHex(absl::string_view text, size_t size) {
          });
 }
 
+std::string FolderName(const HubModel& model) {
+  return absl::StrCat(model.dataset ? "datasets--" : "models--",
+                      absl::StrReplaceAll(model.repository, {{"/", "--"}}));
+}
+
 }  // namespace
 
 absl::StatusOr<HubModel> ParseHubModel(absl::string_view text) {
@@ -91,10 +96,8 @@ absl::StatusOr<HubModel> ParseHubModel(absl::string_view text) {
 
 HubCache::HubCache(std::string folder, const HubModel& model)
     : folder_(std::move(folder)),
-      repository_(
-          absl::StrCat(folder_, "/models--", absl::StrReplaceAll(model.repository, {{"/", "--"}}))),
-      locks_(absl::StrCat(folder_, "/.locks/models--",
-                          absl::StrReplaceAll(model.repository, {{"/", "--"}}))),
+      repository_(absl::StrCat(folder_, "/", FolderName(model))),
+      locks_(absl::StrCat(folder_, "/.locks/", FolderName(model))),
       model_(model) {}
 
 std::string HubCache::SnapshotFolder(absl::string_view commit) const {
@@ -134,9 +137,12 @@ absl::Status HubCache::Link(absl::string_view commit, absl::string_view file,
                             absl::string_view etag) const {
   const std::string path = absl::StrCat(SnapshotFolder(commit), "/", file);
   const std::string temporary = absl::StrCat(path, ".", getpid(), ".link");
-  QD_RETURN_IF_ERROR(MakeFolders(SnapshotFolder(commit)));
+  QD_RETURN_IF_ERROR(MakeFolders(std::filesystem::path(path).parent_path().string()));
   unlink(temporary.c_str());
-  const std::string target = absl::StrCat("../../blobs/", etag);
+  std::string target = absl::StrCat("../../blobs/", etag);
+  for (const char c : file) {
+    if (c == '/') target = "../" + target;
+  }
   if (symlink(target.c_str(), temporary.c_str()) != 0 ||
       rename(temporary.c_str(), path.c_str()) != 0) {
     return ErrnoStatus(errno, "linking ", path);

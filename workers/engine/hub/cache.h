@@ -4,6 +4,8 @@
 //   models--org--name/snapshots/<commit>/<file> -> ../../blobs/<etag>
 //   models--org--name/refs/<revision>           the commit that a branch or tag pointed to
 //   .locks/models--org--name/<etag>.lock        held (flock) while a blob is written
+//
+// Data sets lie beside them as datasets--org--name.
 #pragma once
 
 #include <functional>
@@ -20,6 +22,7 @@ namespace quantd {
 struct HubModel {
   std::string repository;         // "org/name"
   std::string revision = "main";  // A branch, a tag or a commit.
+  bool dataset = false;           // Of the Hub's data sets instead of its models.
 };
 
 // InvalidArgument, with the rule, for what is not "org/name" or "org/name@revision".

@@ -149,8 +149,8 @@ absl::StatusOr<HttpResponse> HubClient::Ask(HttpRequest request, absl::string_vi
 
 absl::StatusOr<HubRevision> HubClient::List() const {
   HttpRequest request;
-  request.url = absl::StrCat(options_.endpoint, "/api/models/", model_.repository, "/revision/",
-                             UrlEscape(model_.revision));
+  request.url = absl::StrCat(options_.endpoint, model_.dataset ? "/api/datasets/" : "/api/models/",
+                             model_.repository, "/revision/", UrlEscape(model_.revision));
   QD_ASSIGN_OR_RETURN(HttpResponse response, Ask(std::move(request), "the list of files"));
   const nlohmann::json json = nlohmann::json::parse(response.body, nullptr, false);
   const auto bad = [&](absl::string_view words) {
@@ -175,11 +175,15 @@ absl::StatusOr<HubRevision> HubClient::List() const {
   return revision;
 }
 
+std::string HubClient::FileUrl(const std::string& commit, const std::string& name) const {
+  return absl::StrCat(options_.endpoint, model_.dataset ? "/datasets/" : "/", model_.repository,
+                      "/resolve/", commit, "/", EscapePath(name));
+}
+
 absl::StatusOr<HubFile> HubClient::Describe(const std::string& commit,
                                             const std::string& name) const {
   HttpRequest request;
-  request.url = absl::StrCat(options_.endpoint, "/", model_.repository, "/resolve/", commit, "/",
-                             EscapePath(name));
+  request.url = FileUrl(commit, name);
   request.head = true;
   // Large files redirect to their storage; what describes them is in the Hub's own answer.
   request.leave_host = false;
@@ -199,8 +203,7 @@ absl::StatusOr<HubFile> HubClient::Describe(const std::string& commit,
 }
 
 absl::StatusOr<HttpResponse> HubClient::Get(const HubFile& file, HttpRequest request) const {
-  request.url = absl::StrCat(options_.endpoint, "/", model_.repository, "/resolve/", file.commit,
-                             "/", EscapePath(file.name));
+  request.url = FileUrl(file.commit, file.name);
   request.token = options_.token;
   request.stall = options_.stall;
   request.cancelled = options_.cancelled;

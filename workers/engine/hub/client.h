@@ -45,6 +45,7 @@ class HubClient {
                      HttpResponse* response) const;
 
  private:
+  std::string FileUrl(const std::string& commit, const std::string& name) const;
   absl::StatusOr<HttpResponse> Ask(HttpRequest request, absl::string_view what) const;
   absl::Status AnswerStatus(const HttpResponse& response, absl::string_view what) const;
   absl::Duration Pause(const HttpResponse* response, int failures) const;

@@ -1,7 +1,8 @@
-// A model named "org/name[@revision]" becomes a local folder: downloaded from the Hugging Face Hub
-// into the cache that other tools share, resumed, verified; or found there. Takes configuration,
-// tokenizer and safetensors only: a pickle can run code when it is loaded, so a repository that has
-// nothing else is refused, and no Python file is ever fetched.
+// A model named "org/name[@revision]" becomes a local folder, a file of a data set a local path:
+// downloaded from the Hugging Face Hub into the cache that other tools share, resumed, verified; or
+// found there. Of a model come configuration, tokenizer and safetensors only: a pickle can run code
+// when it is loaded, so a repository that has nothing else is refused, and no Python file is ever
+// fetched.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "base/hub_data.h"
 #include "workers/engine/hub/cache.h"
 
 namespace quantd {
@@ -50,6 +52,10 @@ struct HubSnapshot {
 // ResourceExhausted before a disk would be full; DataLoss for bytes that twice had the wrong hash;
 // Unavailable when the Hub could not be reached and the cache does not have the model.
 absl::StatusOr<HubSnapshot> FetchModel(const HubModel& model, const HubOptions& options);
+
+// One file of a data set, as a path in the same cache. Errors as of FetchModel; NotFound when the
+// data set has no such file.
+absl::StatusOr<std::string> FetchData(const HubDataName& name, const HubOptions& options);
 
 // The files of a repository that a model needs. FailedPrecondition when it has no safetensors
 // weights; InvalidArgument for a file name that is no safe path.

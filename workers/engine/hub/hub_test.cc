@@ -196,7 +196,8 @@ class HubTest : public ::testing::Test {
 
   Answer Hub(const Request& request) {
     if (Answer fault = hub_fault_(request); fault.status != 0) return fault;
-    if (request.path == "/api/models/org/name/revision/main") {
+    if (request.path == "/api/models/org/name/revision/main" ||
+        request.path == "/api/datasets/Salesforce/wikitext/revision/main") {
       std::vector<std::string> siblings;
       for (const auto& [name, bytes] : files_) {
         siblings.push_back(absl::StrCat(R"({"rfilename": ")", name, R"("})"));
@@ -204,7 +205,9 @@ class HubTest : public ::testing::Test {
       return {.body = absl::StrCat(R"({"sha": ")", kCommit, R"(", "siblings": [)",
                                    absl::StrJoin(siblings, ","), "]}")};
     }
-    const std::string prefix = absl::StrCat("/org/name/resolve/", kCommit, "/");
+    const bool dataset = absl::StartsWith(request.path, "/datasets/");
+    const std::string prefix = absl::StrCat(dataset ? "/datasets/Salesforce/wikitext" : "/org/name",
+                                            "/resolve/", kCommit, "/");
     if (absl::StartsWith(request.path, prefix)) {
       const std::string name = request.path.substr(prefix.size());
       auto file = files_.find(name);
@@ -546,6 +549,36 @@ TEST_F(HubTest, TwoAtOnceDownloadOnce) {
   ASSERT_TRUE(first.ok()) << first.status();
   ASSERT_TRUE(second.ok()) << second.status();
   EXPECT_EQ(storage_->Requests().size(), 1u);
+}
+
+TEST_F(HubTest, AFileOfADataSetComesByName) {
+  const std::string file = "wikitext-2-raw-v1/train-00000-of-00001.parquet";
+  files_ = {{file, "PAR1"},
+            {"wikitext-2-raw-v1/train-00001-of-00001.txt", "no"},
+            {"wikitext-103-raw-v1/train-00000-of-00002.parquet", "too much"}};
+  const auto fetch = [&](absl::string_view text) -> absl::StatusOr<std::string> {
+    const auto name = ParseHubData(text);
+    return name.ok() ? FetchData(*name, options_) : name.status();
+  };
+  const std::string uri = "hf://datasets/Salesforce/wikitext/wikitext-2-raw-v1/train-*.parquet";
+  for (const std::string& text : {std::string("wikitext"), uri}) {
+    const auto path = fetch(text);
+    ASSERT_TRUE(path.ok()) << path.status();
+    EXPECT_EQ(*path, absl::StrCat(folder_, "/hub/datasets--Salesforce--wikitext/snapshots/",
+                                  kCommit, "/", file));
+    EXPECT_EQ(*ReadFile(*path), "PAR1");
+  }
+  EXPECT_EQ(hub_->Count("GET", "/resolve/"), 1);
+  hub_fault_ = [](const Request&) { return Answer{.status = 503}; };
+  EXPECT_TRUE(fetch(uri).ok());  // From the cache.
+  options_.offline = true;
+  EXPECT_TRUE(fetch(uri).ok());
+  EXPECT_TRUE(absl::IsNotFound(fetch("c4").status()));
+  options_.offline = false;
+  hub_fault_ = [](const Request&) { return Answer{.status = 0}; };
+  EXPECT_THAT(std::string(fetch(uri + ".zip").status().message()),
+              HasSubstr("holds no wikitext-2-raw-v1/train-*.parquet.zip"));
+  EXPECT_TRUE(absl::IsInvalidArgument(fetch("hf://datasets/a/--b/c").status()));
 }
 
 TEST_F(HubTest, ShardsComeFromTheIndex) {

@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/hub_data.h"
 #include "base/status_macros.h"
 #include "workers/engine/job/failure.h"
 #include "workers/engine/job/proto_json.h"
@@ -141,7 +142,7 @@ absl::StatusOr<std::string> JobContext::ResolveModel(const std::string& referenc
       ": there is no such folder on this worker, and it is not a Hub name (org/name[@revision])"));
 }
 
-absl::StatusOr<std::string> JobContext::ResolveData(const std::string& reference) const {
+absl::StatusOr<std::string> JobContext::ResolveData(const std::string& reference) {
   std::string path = reference;
   if (IsInputName(reference) &&
       (FindInput(inputs, reference) != nullptr || KindOf(reference) == PathKind::kNone)) {
@@ -155,8 +156,10 @@ absl::StatusOr<std::string> JobContext::ResolveData(const std::string& reference
     case PathKind::kNone:
       break;
   }
-  return absl::NotFoundError(
-      absl::StrCat("data file ", reference, ": there is no such file on this worker"));
+  if (IsHubData(reference) && fetch_data) return fetch_data(*this, reference);
+  return absl::NotFoundError(absl::StrCat(
+      "data file ", reference, ": there is no such file on this worker, and it is neither ",
+      HubDataNames(), " nor hf://datasets/org/name/path"));
 }
 
 }  // namespace quantd::engine

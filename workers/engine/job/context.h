@@ -40,13 +40,16 @@ struct JobContext {
   // Brings a Hub repository ("org/name", "org/name@rev") to this machine and returns its folder.
   // Set by the program; unset: Hub names are refused.
   std::function<absl::StatusOr<std::string>(JobContext&, const std::string& reference)> fetch_model;
+  // The same for a file of a data set (base/hub_data.h): returns its path.
+  std::function<absl::StatusOr<std::string>(JobContext&, const std::string& reference)> fetch_data =
+      {};
 
   // A local folder for a spec's model reference: an input, a folder here, or a Hub repository.
   // NotFound says what was looked for and where.
   absl::StatusOr<std::string> ResolveModel(const std::string& reference);
-  // A local file for a data reference: an input, or a path. An artifact of one file stands for
-  // that file.
-  absl::StatusOr<std::string> ResolveData(const std::string& reference) const;
+  // A local file for a data reference: an input, a path, or a file of the Hub's data sets. An
+  // artifact of one file stands for that file.
+  absl::StatusOr<std::string> ResolveData(const std::string& reference);
 };
 
 }  // namespace quantd::engine
