@@ -103,14 +103,52 @@ def by_decompressor(folder, model, dtype):
 
 def by_compressed_tensors(folder, model, dtype):
     """transformers with compressed-tensors, which divides a token's largest value by 127.5 where vLLM's kernels and we
-    divide it by 127; nothing in the file says which. Everything else stays the library's."""
+    divide it by 127 (7 of 4 bits); nothing in the file says which. Everything else stays the library's."""
     import compressed_tensors.quantization.lifecycle.forward as forward
     original_scales = forward.compute_dynamic_scales_and_zp
-    def scales_of_127(value, *args, **kwargs):
-        _, zero = original_scales(value, *args, **kwargs)
-        return value.abs().amax(-1, keepdim=True) / 127, zero
+    def scales_of_127(value, args, *rest, **kwargs):
+        _, zero = original_scales(value, args, *rest, **kwargs)
+        return value.abs().amax(-1, keepdim=True) / (2 ** (args.num_bits - 1) - 1), zero
     forward.compute_dynamic_scales_and_zp = scales_of_127
     return by_transformers(folder, model, dtype)
+
+
+def by_transforms(folder, model, dtype):
+    """The inputs' transforms by compressed-tensors' own code, as vLLM reads them (transformers does not); keys and
+    values rotated and rounded by the paper's formula in the place where transformers attends."""
+    from compressed_tensors.transform import TransformConfig, apply_transform_config
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    with open(folder + "/config.json") as file:
+        configuration = json.load(file)["quantization_config"]
+    loaded = by_compressed_tensors(folder, model, dtype)
+    groups = configuration["transform_config"]["config_groups"]
+    inputs = {name: {**group, "apply": [row for row in group["apply"] if row["location"] == "input"]}
+              for name, group in groups.items() if name != "R3"}
+    apply_transform_config(loaded, TransformConfig.model_validate({"config_groups": inputs}))
+    if configuration["kv_cache_scheme"] is None:
+        assert "R3" not in groups
+        return loaded
+    levels = 2 ** configuration["kv_cache_scheme"]["num_bits"] - 1
+    size = groups["R3"]["head_dim"]
+    matrix = torch.ones(1, 1)
+    while matrix.shape[0] < size:
+        matrix = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), matrix) / 2**0.5
+
+    def turned(heads):
+        return (heads.unflatten(-1, (-1, size)) @ matrix.to(heads.dtype)).flatten(-2)
+
+    def rounded(heads):
+        low, high = heads.amin(-1, keepdim=True), heads.amax(-1, keepdim=True)
+        scale = (high - low) / levels
+        return torch.round((heads - low) / scale) * scale + low
+
+    def attend(module, query, key, value, *rest, **kwargs):
+        return sdpa_attention_forward(module, turned(query), rounded(turned(key)), rounded(value), *rest, **kwargs)
+
+    AttentionInterface.register("quarot", attend)
+    loaded.set_attn_implementation("quarot")
+    return loaded
 
 
 def by_torch_load(folder, model, dtype):
@@ -211,6 +249,12 @@ CASES = {
     "ct_w8a8": ("smoothquant", {}, "compressed-tensors", by_compressed_tensors, "float32", True),
     "ct_w8a8_static": ("smoothquant", {"activations": "static"}, "compressed-tensors", by_transformers, "float32",
                        False),
+    "ct_quarot_online": ("quarot", {"weights": "rtn", "online_rotation": True}, "compressed-tensors", by_transforms,
+                         "float32", False),
+    "ct_quarot_w4a4kv4": ("quarot", {"online_rotation": True, "activation_bits": 4, "kv_bits": 4}, "compressed-tensors",
+                          by_transforms, "float32", True),
+    "ct_quarot_w8a8": ("quarot", {"bits": 8, "group_size": -1, "weights": "rtn", "activation_bits": 8},
+                       "compressed-tensors", by_compressed_tensors, "float32", False),
     "ct_gptq_w4": ("gptq", {"bits": 4}, "compressed-tensors", by_transformers, "float32", False),
     "awq_asym": ("rtn", {"bits": 4, "group_size": 64, "sym": False}, "awq", by_transformers, "float16", False),
     "awq_sym": ("rtn", {"bits": 4}, "awq", by_transformers, "float16", False),

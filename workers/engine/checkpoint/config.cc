@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "workers/engine/checkpoint/config_cache.h"
 #include "workers/engine/checkpoint/config_dialects.h"
 #include "workers/engine/checkpoint/config_rope.h"
 #include "workers/engine/checkpoint/field_reader.h"
@@ -256,6 +257,10 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const json& object, absl::string_vi
         ParseTokenIds(fields.At("eos_token_id"), origin, "eos_token_id", &config.eos_token_ids));
   }
   config.is_quantized = fields.Has("quantization_config");
+  if (config.is_quantized) {
+    QD_ASSIGN_OR_RETURN(config.cache, ParseCacheTransform(fields.At("quantization_config"),
+                                                          config.head_dim, origin));
+  }
   return config;
 }
 

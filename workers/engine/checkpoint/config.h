@@ -44,6 +44,13 @@ struct RopeConfig {
   std::vector<double> long_factor;
 };
 
+// What becomes of queries, keys and values before attention (QuaRot's R3 and its cache).
+struct CacheTransform {
+  int64_t rotation = 0;  // Order of the Hadamard blocks that turn queries and keys; 0: none.
+  int bits = 16;         // 4, 8: keys and values are rounded, each head of each token by itself.
+  bool operator==(const CacheTransform&) const = default;
+};
+
 struct ModelConfig {
   std::string architecture;  // The first of "architectures": "LlamaForCausalLM".
   std::string model_type;    // "llama".
@@ -87,6 +94,7 @@ struct ModelConfig {
       eos_token_ids;          // config.json's, united with generation_config.json's; may be empty.
   std::string dtype;          // "bfloat16", "float16", "float32", or empty when the file is silent.
   bool is_quantized = false;  // "quantization_config" is there.
+  CacheTransform cache;       // Of it; nothing where it says nothing.
   // Tensors of files that were saved without it get it: "transformer.". Empty for most.
   std::string base_prefix;
 

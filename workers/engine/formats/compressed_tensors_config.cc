@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
+#include "workers/engine/checkpoint/config_cache.h"
 #include "workers/engine/checkpoint/json.h"
 #include "workers/engine/formats/pattern.h"
 
@@ -19,13 +20,13 @@ using nlohmann::json;
 constexpr char kPatternPrefix[] = "re:";
 
 const char* LayoutOf(const LinearScheme& scheme) {
-  return scheme.input == InputKind::kFloat ? "pack-quantized" : "int-quantized";
+  return StoredAsBytes(scheme.bits, scheme.input) ? "int-quantized" : "pack-quantized";
 }
 
 json InputOf(InputKind kind) {
   if (kind == InputKind::kFloat) return nullptr;
-  const bool dynamic = kind == InputKind::kInt8PerToken;
-  return {{"num_bits", 8},
+  const bool dynamic = kind != InputKind::kInt8PerTensor;
+  return {{"num_bits", kind == InputKind::kInt4PerToken ? 4 : 8},
           {"type", "int"},
           {"symmetric", true},
           {"strategy", dynamic ? "token" : "tensor"},
@@ -73,17 +74,18 @@ absl::StatusOr<InputKind> ReadInput(const json& group, const std::string& where)
   const json input = Field(group, "input_activations");
   if (input.is_null()) return InputKind::kFloat;
   const std::string field = where + ".input_activations";
-  if (Field(input, "num_bits") != 8 || Field(input, "type") != "int" ||
+  const json bits = Field(input, "num_bits");
+  if ((bits != 8 && bits != 4) || Field(input, "type") != "int" ||
       Field(input, "symmetric") != true) {
-    return Unreadable(field, input, "symmetric 8-bit integers");
+    return Unreadable(field, input, "symmetric integers of 8 and 4 bits");
   }
   if (Field(input, "dynamic") == true && Field(input, "strategy") == "token") {
-    return InputKind::kInt8PerToken;
+    return bits == 4 ? InputKind::kInt4PerToken : InputKind::kInt8PerToken;
   }
-  if (Field(input, "dynamic") == false && Field(input, "strategy") == "tensor") {
+  if (bits == 8 && Field(input, "dynamic") == false && Field(input, "strategy") == "tensor") {
     return InputKind::kInt8PerTensor;
   }
-  return Unreadable(field, input, "dynamic per token, or static per tensor");
+  return Unreadable(field, input, "dynamic per token, or static per tensor of 8 bits");
 }
 
 absl::StatusOr<CompressedModule> ReadGroup(const json& group, const std::string& where) {
@@ -111,7 +113,34 @@ absl::StatusOr<CompressedModule> ReadGroup(const json& group, const std::string&
   return module;
 }
 
+// The online half of a rotation, and the half that is in the weights: what the library itself
+// writes, so that its readers find the online one.
+json RotationOf(int64_t order, const std::vector<std::string>& modules) {
+  const auto apply = [&](const char* location, bool inverse) {
+    return json{{"targets", modules},
+                {"location", location},
+                {"inverse", inverse},
+                {"ignore", json::array()}};
+  };
+  return {{"type", "hadamard"}, {"apply", {apply("input", false), apply("weight_input", true)}},
+          {"randomize", false}, {"requires_grad", false},
+          {"head_dim", order},  {"precision", "torch.float32"}};
+}
+
+json TransformsOf(const ConfigRequest& request) {
+  json groups = json::object();
+  for (const auto& [order, modules] : request.rotated_inputs) {
+    groups[absl::StrCat("R4_", order)] = RotationOf(order, modules);
+  }
+  if (json cache = CacheRotation(request.cache); !cache.is_null()) groups["R3"] = std::move(cache);
+  return groups.empty() ? json::object() : json{{"config_groups", groups}};
+}
+
 }  // namespace
+
+bool StoredAsBytes(int bits, InputKind input) {
+  return bits == 8 && (input == InputKind::kInt8PerToken || input == InputKind::kInt8PerTensor);
+}
 
 json CompressedTensorsConfiguration(const ConfigRequest& request) {
   json groups = {{"group_0", GroupOf(request.scheme, json::array({"Linear"}))}};
@@ -134,9 +163,9 @@ json CompressedTensorsConfiguration(const ConfigRequest& request) {
           {"quantization_status", "compressed"},
           {"global_compression_ratio", nullptr},
           {"ignore", ignore},
-          {"kv_cache_scheme", nullptr},
+          {"kv_cache_scheme", CacheScheme(request.cache, request.head_dim)},
           {"sparsity_config", json::object()},
-          {"transform_config", json::object()},
+          {"transform_config", TransformsOf(request)},
           {"version", "0.20.0"},
           {"config_groups", groups}};
 }
@@ -163,6 +192,41 @@ absl::StatusOr<CompressedModule> ReadCompressedTensorsConfiguration(const json& 
         absl::StrCat("quantization_config.config_groups has no group for ", module));
   }
   return ReadGroup(groups[*best], *best);
+}
+
+absl::StatusOr<int64_t> ReadInputRotation(const json& configuration, absl::string_view module,
+                                          int64_t inputs) {
+  int64_t rotation = 0;
+  const json groups = Field(Field(configuration, "transform_config"), "config_groups");
+  for (const auto& [name, group] : groups.items()) {
+    for (const json& apply : Field(group, "apply")) {
+      const json location = Field(apply, "location");
+      if (location != "input" && location != "output") continue;
+      bool chosen = false;
+      for (const json& target : Field(apply, "targets")) {
+        QD_ASSIGN_OR_RETURN(const int match, Match(target, module));
+        chosen = chosen || match > 0;
+      }
+      for (const json& ignored : Field(apply, "ignore")) {
+        QD_ASSIGN_OR_RETURN(const int match, Match(ignored, module));
+        chosen = chosen && match == 0;
+      }
+      if (!chosen) continue;
+      const json order = Field(group, "head_dim");
+      const int64_t size = order.is_number_integer() ? order.get<int64_t>() : inputs;
+      if (location == "output" || rotation != 0 || Field(group, "type") != "hadamard" ||
+          Field(group, "randomize") == true || size < 2 || (size & (size - 1)) != 0 ||
+          inputs % size != 0) {
+        return absl::UnimplementedError(
+            absl::StrCat("quantization_config.transform_config.config_groups.", name, " does ",
+                         JsonText(group), " to ", module,
+                         "; one Hadamard transform of a power of two, of the input, not "
+                         "randomized, can be read"));
+      }
+      rotation = size;
+    }
+  }
+  return rotation;
 }
 
 }  // namespace quantd::engine

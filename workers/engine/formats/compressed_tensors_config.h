@@ -19,10 +19,19 @@ struct CompressedModule {
   InputKind input = InputKind::kFloat;
 };
 
+// Whether weights lie there as plain bytes ("int-quantized") and not packed.
+bool StoredAsBytes(int bits, InputKind input);
+
 // Of the first group in "config_groups" with a target that is the module's name, else a pattern
 // that matches it, else a class ("Linear"). InvalidArgument names the field and the value that
 // cannot be read, or says that no group has the module.
 absl::StatusOr<CompressedModule> ReadCompressedTensorsConfiguration(
     const nlohmann::json& configuration, absl::string_view module);
+
+// Order of the Hadamard blocks that turn the module's input while the model runs, by
+// "transform_config"; 0: none. `inputs` is the module's width. Unimplemented for another transform
+// of an input or output.
+absl::StatusOr<int64_t> ReadInputRotation(const nlohmann::json& configuration,
+                                          absl::string_view module, int64_t inputs);
 
 }  // namespace quantd::engine

@@ -1,6 +1,7 @@
 // compressed-tensors on disk. For a linear P with weight [N, K] and G groups, instead of P.weight:
 //
-//   pack-quantized (4 or 8 bits):  P.weight_packed int32 [N, K * bits / 32]  codes, along K
+//   pack-quantized (4 or 8 bits, inputs as they are or rounded per token):  P.weight_packed int32
+//   [N, K * bits / 32]  codes, along K
 //     P.weight_scale floating [N, G]        P.weight_shape int64 [2] = N, K
 //     P.weight_zero_point int32 [N * bits / 32, G]  along N, only where asymmetric
 //   int-quantized (8 bits, 8-bit inputs):  P.weight int8 [N, K]    P.weight_scale [N, 1]
@@ -23,8 +24,6 @@
 
 namespace quantd::engine {
 namespace {
-
-bool Packed(InputKind input) { return input == InputKind::kFloat; }
 
 // [N, K] of a packed module.
 absl::StatusOr<std::vector<int64_t>> ReadShape(const TensorLookup& lookup,
@@ -75,7 +74,7 @@ absl::StatusOr<at::Tensor> ReadGroupIndex(const TensorLookup& lookup, const std:
   return stored->clone();
 }
 
-absl::StatusOr<QuantizedWeight> UnpackPacked(const CompressedModule& module,
+absl::StatusOr<QuantizedLinear> UnpackPacked(const CompressedModule& module,
                                              const std::string& prefix,
                                              const TensorLookup& lookup) {
   QD_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, ReadShape(lookup, prefix + "weight_shape"));
@@ -102,6 +101,7 @@ absl::StatusOr<QuantizedWeight> UnpackPacked(const CompressedModule& module,
                       ReadZeros(module, lookup, prefix + "weight_zero_point", outputs, groups));
   QD_ASSIGN_OR_RETURN(linear.group_index,
                       ReadGroupIndex(lookup, prefix + "weight_g_idx", inputs, group));
+  linear.input.kind = module.input;
   QD_RETURN_IF_ERROR(linear.Check(), prefix, "weight");
   return linear;
 }
@@ -118,7 +118,7 @@ absl::StatusOr<InputQuantization> ReadInput(InputKind kind, const std::string& p
   return absl::InvalidArgumentError(absl::StrCat(name, " is ", input.scale, ", not above 0"));
 }
 
-absl::StatusOr<QuantizedWeight> UnpackInt(const CompressedModule& module, const std::string& prefix,
+absl::StatusOr<QuantizedLinear> UnpackInt(const CompressedModule& module, const std::string& prefix,
                                           const TensorLookup& lookup) {
   QD_ASSIGN_OR_RETURN(const at::Tensor codes, ReadTensor(lookup, prefix + "weight", DType::kI8));
   if (codes.dim() != 2 || codes.numel() == 0) {
@@ -170,21 +170,25 @@ class CompressedTensorsFormatImpl : public Format {
     static const auto& info = *new FormatInfo{
         .name = "compressed-tensors",
         .summary = "llm-compressor's: packed 4 or 8 bits, or 8-bit weights with 8-bit inputs",
-        .loaders = {"vllm", "sglang", "transformers (symmetric only)"}};
+        .loaders = {"vllm", "sglang", "transformers (symmetric only)"},
+        .transforms = true};
     return info;
   }
 
   absl::Status Supports(const LinearScheme& scheme) const override {
-    const bool packed = Packed(scheme.input) && (scheme.bits == 4 || scheme.bits == 8);
-    const bool rows =
-        (scheme.input == InputKind::kInt8PerToken || scheme.input == InputKind::kInt8PerTensor) &&
-        scheme.bits == 8 && scheme.group_size == -1 && scheme.symmetric;
+    const bool bytes = StoredAsBytes(scheme.bits, scheme.input);
+    const bool packed =
+        !bytes && (scheme.bits == 4 || scheme.bits == 8) &&
+        (scheme.input == InputKind::kFloat || scheme.input == InputKind::kInt8PerToken ||
+         scheme.input == InputKind::kInt4PerToken);
+    const bool rows = bytes && scheme.group_size == -1 && scheme.symmetric;
     if (scheme.encoding != Encoding::kAffine || scheme.axis != 1 || !scheme.integer_zeros ||
         !scheme.ordered_groups || (!packed && !rows)) {
       return absl::InvalidArgumentError(absl::StrCat(
           scheme.module,
           ": format compressed-tensors holds 4- or 8-bit codes with whole zero points, in groups "
-          "of inputs that lie side by side, or symmetric 8-bit rows with 8-bit inputs; not ",
+          "of inputs that lie side by side, with inputs as they are or rounded per token, or "
+          "symmetric 8-bit rows with 8-bit inputs; not ",
           SchemeToJson(scheme).dump(), "; format gptq holds other widths and orders"));
     }
     if (!packed) return absl::OkStatus();
@@ -199,7 +203,7 @@ class CompressedTensorsFormatImpl : public Format {
     const int64_t n = scheme.outputs;
     const int64_t k = scheme.inputs;
     std::vector<TensorInfo> tensors;
-    if (!Packed(scheme.input)) {
+    if (StoredAsBytes(scheme.bits, scheme.input)) {
       tensors = {{prefix + "weight", DType::kI8, {n, k}},
                  {prefix + "weight_scale", DType::kF32, {n, 1}}};
       if (scheme.input == InputKind::kInt8PerTensor) {
@@ -226,7 +230,8 @@ class CompressedTensorsFormatImpl : public Format {
           QD_RETURN_IF_ERROR(Supports(SchemeOf(module, weight)));
           const auto& linear = std::get<QuantizedLinear>(weight);
           const std::string prefix = absl::StrCat(module, ".");
-          return Packed(linear.input.kind) ? PackPacked(prefix, linear) : PackInt(prefix, linear);
+          return StoredAsBytes(linear.bits, linear.input.kind) ? PackInt(prefix, linear)
+                                                               : PackPacked(prefix, linear);
         });
   }
 
@@ -237,10 +242,12 @@ class CompressedTensorsFormatImpl : public Format {
                         ReadCompressedTensorsConfiguration(configuration, module));
     const std::string prefix = absl::StrCat(module, ".");
     return TorchCall(absl::StrCat("unpacking ", module), [&]() -> absl::StatusOr<QuantizedWeight> {
-      if (lookup(prefix + "weight_packed").ok()) {
-        return UnpackPacked(stored, prefix, lookup);
-      }
-      return UnpackInt(stored, prefix, lookup);
+      const bool packed = lookup(prefix + "weight_packed").ok();
+      QD_ASSIGN_OR_RETURN(QuantizedLinear linear, packed ? UnpackPacked(stored, prefix, lookup)
+                                                         : UnpackInt(stored, prefix, lookup));
+      QD_ASSIGN_OR_RETURN(linear.input.rotation,
+                          ReadInputRotation(configuration, module, linear.inputs()));
+      return linear;
     });
   }
 
@@ -269,7 +276,7 @@ class CompressedTensorsFormatImpl : public Format {
              [](const StoredModule& module) {
                const auto stored =
                    ReadCompressedTensorsConfiguration(module.configuration, module.module);
-               if (!stored.ok() || module.Has("weight_packed")) return InputQuantization{};
+               if (!stored.ok()) return InputQuantization{};
                return TorchCall("reading an input scale",
                                 [&] {
                                   return ReadInput(stored->input, module.module + ".",
@@ -278,6 +285,10 @@ class CompressedTensorsFormatImpl : public Format {
                                                    });
                                 })
                    .value_or(InputQuantization{});
+             },
+         .rotation =
+             [](const StoredModule& module, int64_t inputs) {
+               return ReadInputRotation(module.configuration, module.module, inputs);
              }},
         std::move(checkpoint));
   }

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -15,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "workers/engine/checkpoint/config.h"
 #include "workers/engine/checkpoint/safetensors.h"
 #include "workers/engine/methods/linear_scheme.h"
 #include "workers/engine/methods/quantized_linear.h"
@@ -23,7 +25,6 @@ namespace quantd::engine {
 
 class Checkpoint;
 struct ExpectedTensor;
-struct ModelConfig;
 class WeightSource;
 
 struct FormatInfo {
@@ -32,6 +33,8 @@ struct FormatInfo {
   std::vector<std::string> loaders;  // Programs that load it as it is.
   // Where older loaders look for the configuration beside config.json; empty: nowhere.
   std::string config_file = {};
+  // Its configuration can say what is done to activations while the model runs.
+  bool transforms = false;
 };
 
 constexpr char kMetadataFile[] = "quantization_metadata.json";  // The record beside every model.
@@ -56,6 +59,11 @@ struct ConfigRequest {
   bool head_quantized = false;
   std::vector<ModuleException> exceptions = {};
   LinearScheme scheme = {};  // What the options mean for a module; its name and shape are empty.
+  // Modules whose input is turned while the model runs (InputQuantization::rotation), by the order;
+  // they and `cache` are empty for formats without `transforms`.
+  std::map<int64_t, std::vector<std::string>> rotated_inputs = {};
+  CacheTransform cache = {};
+  int64_t head_dim = 0;
 };
 
 // Finds a tensor of a file by name; NotFound when there is none.

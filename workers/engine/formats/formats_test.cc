@@ -9,6 +9,7 @@
 #include <cstring>
 #include <map>
 
+#include "workers/engine/checkpoint/config_cache.h"
 #include "workers/engine/formats/awq_format.h"
 #include "workers/engine/formats/bitsandbytes_format.h"
 #include "workers/engine/formats/compressed_tensors_config.h"
@@ -318,6 +319,51 @@ TEST(CompressedTensorsFormatTest, EightBitInputs) {
     tensors["m.input_scale"].fill_(0);
     EXPECT_THAT(std::string(tensors.Unpack().status().message()), HasSubstr("input_scale"));
   }
+}
+
+TEST(CompressedTensorsFormatTest, FourBitInputsAndRotations) {
+  QuantizedLinear linear = {.bits = 4, .group_size = 64};
+  at::Generator generator = at::detail::createCPUGenerator(3);
+  linear.codes = at::randint(0, 16, {kN, kK}, generator).to(at::kByte);
+  linear.scales = at::rand({kN, kK / 64}, generator).to(at::kHalf) + 0.1;
+  linear.zeros = at::full({kN, kK / 64}, 8, at::kByte);
+  linear.group_index = OrderedGroups(kK, 64);
+  linear.input.kind = InputKind::kInt4PerToken;
+  const Format& format = *CompressedTensorsFormat();
+  const Made made = {SchemeOf("m", linear), linear};
+  ASSERT_TRUE(format.Supports(made.scheme).ok()) << format.Supports(made.scheme);
+  Tensors tensors(format, made);
+  json& configuration = tensors.configuration;
+  configuration = format.Configuration({.method = "quarot",
+                                        .options = json::object(),
+                                        .scheme = made.scheme,
+                                        .rotated_inputs = {{32, {"m"}}},
+                                        .cache = {.rotation = 8, .bits = 4},
+                                        .head_dim = 8});
+  const auto cache = ParseCacheTransform(configuration, 8, "config.json");
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  EXPECT_EQ(*cache, (CacheTransform{.rotation = 8, .bits = 4}));
+  EXPECT_EQ(*ReadInputRotation(configuration, "m", kK), 32);
+  EXPECT_EQ(*ReadInputRotation(configuration, "n", kK), 0);
+  const auto back = tensors.Unpack();
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(InputOf(*back).kind, InputKind::kInt4PerToken);
+  EXPECT_EQ(InputOf(*back).rotation, 32);
+  EXPECT_TRUE(Dequantize(*back, at::kFloat)->equal(*linear.Dequantize(at::kFloat)));
+  json& group = configuration["transform_config"]["config_groups"]["R4_32"];
+  for (const auto& [field, value] : std::vector<std::pair<std::string, json>>{
+           {"type", "random-hadamard"}, {"head_dim", 24}, {"head_dim", 48}, {"randomize", true}}) {
+    const json before = group;
+    group[field] = value;
+    EXPECT_TRUE(absl::IsUnimplemented(ReadInputRotation(configuration, "m", kK).status())) << field;
+    EXPECT_FALSE(tensors.Unpack().ok());
+    group = before;
+  }
+  group["apply"][0]["location"] = "output";
+  EXPECT_TRUE(absl::IsUnimplemented(ReadInputRotation(configuration, "m", kK).status()));
+  configuration["transform_config"]["config_groups"]["R3"]["apply"].erase(1);
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(ParseCacheTransform(configuration, 8, "config.json").status()));
 }
 
 }  // namespace

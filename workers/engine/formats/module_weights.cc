@@ -32,7 +32,10 @@ class ModuleWeights : public WeightSource {
 
   absl::StatusOr<at::Tensor> Read(absl::string_view name) const override {
     const std::string module = ModuleOf(name);
-    if (module.empty()) return plain_.Read(name);
+    if (module.empty()) {
+      QD_RETURN_IF_ERROR(Rotation(name).status());
+      return plain_.Read(name);
+    }
     QD_ASSIGN_OR_RETURN(const QuantizedWeight weight, Unpack(module));
     QD_ASSIGN_OR_RETURN(at::Tensor dense, Dequantize(weight, at::kFloat));
     Release(name);
@@ -55,8 +58,10 @@ class ModuleWeights : public WeightSource {
 
   InputQuantization InputRounding(absl::string_view name) const override {
     const std::string module = ModuleOf(name);
-    if (module.empty() || !layout_.input) return {};
-    return layout_.input(Stored(module));
+    InputQuantization input;
+    if (!module.empty() && layout_.input) input = layout_.input(Stored(module));
+    input.rotation = Rotation(name).value_or(0);
+    return input;
   }
 
   std::string Where(absl::string_view name) const override {
@@ -80,6 +85,14 @@ class ModuleWeights : public WeightSource {
   absl::StatusOr<QuantizedWeight> Unpack(const std::string& module) const {
     return format_.Unpack(configuration_, module,
                           [&](absl::string_view tensor) { return checkpoint_->Find(tensor); });
+  }
+
+  // Of the linear with the weight `name`; 0 for what is none.
+  absl::StatusOr<int64_t> Rotation(absl::string_view name) const {
+    absl::string_view module = name;
+    if (!layout_.rotation || !absl::ConsumeSuffix(&module, ".weight")) return 0;
+    QD_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, Shape(name));
+    return shape.size() == 2 ? layout_.rotation(Stored(std::string(module)), shape[1]) : 0;
   }
 
   StoredModule Stored(const std::string& module) const {

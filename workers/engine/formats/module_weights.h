@@ -35,6 +35,9 @@ struct ModuleLayout {
   // What its input is rounded to; null: never anything. A module that is damaged says kFloat here
   // and fails when it is read.
   std::function<InputQuantization(const StoredModule& module)> input = nullptr;
+  // Of any linear, quantized or not: InputQuantization::rotation; null: never one.
+  std::function<absl::StatusOr<int64_t>(const StoredModule& module, int64_t inputs)> rotation =
+      nullptr;
 };
 
 // `format` (which must live for ever) decodes a module when it is read; every other tensor comes

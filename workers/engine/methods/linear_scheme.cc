@@ -11,7 +11,8 @@ namespace {
 
 constexpr Encoding kEncodings[] = {Encoding::kAffine, Encoding::kCodebook, Encoding::kBlocks};
 constexpr InputKind kInputKinds[] = {InputKind::kFloat, InputKind::kInt8PerToken,
-                                     InputKind::kInt8PerTensor, InputKind::kLlmInt8};
+                                     InputKind::kInt8PerTensor, InputKind::kInt4PerToken,
+                                     InputKind::kLlmInt8};
 
 template <typename T>
 bool Fits(const nlohmann::json& value) {

@@ -84,6 +84,7 @@ struct TransformedModel {
   std::shared_ptr<const WeightSource> source;
   nlohmann::json config_edits;  // A JSON merge patch for config.json.
   std::vector<FallbackRecord> fallbacks;
+  CacheTransform cache = {};  // What attention does while the model runs.
 };
 
 struct TransformRequest {

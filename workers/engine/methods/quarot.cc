@@ -1,8 +1,10 @@
-// QuaRot (Ashkboos, Mohtashami, Croci, Li, Cameron, Jaggi, Alistarh, Hoefler, Hensman, 2024) in the
-// form that every runtime loads: the rotations of the residual stream (R1) and of the values of
-// each head (R2) are folded into the weights, so that the result is an ordinary checkpoint of the
-// same architecture with neutral norms and an untied head. Then the weights are quantized by rtn or
-// gptq.
+// QuaRot (Ashkboos, Mohtashami, Croci, Li, Cameron, Jaggi, Alistarh, Hoefler, Hensman, 2024). By
+// default in the form that every runtime loads: the rotations of the residual stream (R1) and of
+// the values of each head (R2) are folded into the weights, so that the result is an ordinary
+// checkpoint of the same architecture with neutral norms and an untied head. On request also what a
+// runtime has to take part in: the rotation of what the down projection reads (R4), inputs of few
+// bits, and a cache of few bits whose keys are rotated (R3). Then the weights are quantized by rtn
+// or gptq.
 #include "workers/engine/methods/quarot.h"
 
 #include <algorithm>
@@ -14,6 +16,7 @@
 #include "workers/engine/methods/hadamard.h"
 #include "workers/engine/methods/rotated_weights.h"
 #include "workers/engine/methods/rtn.h"
+#include "workers/engine/models/online_rotation.h"
 
 namespace quantd::engine {
 namespace {
@@ -21,6 +24,28 @@ namespace {
 // Rounding methods by the name of the option "weights".
 const Method* Rounding(const nlohmann::json& options) {
   return options.at("weights") == "gptq" ? Gptq() : Rtn();
+}
+
+OptionInfo BitsOption(const char* name, const char* help) {
+  return {.name = name,
+          .type = OptionType::kInt,
+          .default_value = 16,
+          .allowed = {4, 8, 16},
+          .minimum = {},
+          .maximum = {},
+          .help = help,
+          .whole_job = true};
+}
+
+OptionInfo Switch(const char* name, bool otherwise, const char* help) {
+  return {.name = name,
+          .type = OptionType::kBool,
+          .default_value = otherwise,
+          .allowed = {},
+          .minimum = {},
+          .maximum = {},
+          .help = help,
+          .whole_job = true};
 }
 
 std::vector<OptionInfo> Options() {
@@ -34,17 +59,32 @@ std::vector<OptionInfo> Options() {
                      .help = "How the rotated weights are quantized; rtn needs no calibration and "
                              "heeds scale_search alone.",
                      .whole_job = true});
-  options.push_back({.name = "random_signs",
-                     .type = OptionType::kBool,
-                     .default_value = true,
-                     .allowed = {},
-                     .minimum = {},
-                     .maximum = {},
-                     .help =
-                         "Flip the signs of channels at random (from the job's seed) before the "
-                         "Hadamard matrix.",
-                     .whole_job = true});
+  options.push_back(Switch("random_signs", true,
+                           "Flip the signs of channels at random (from the job's seed) before the "
+                           "Hadamard matrix."));
+  options.push_back(Switch("online_rotation", false,
+                           "Rotate what the down projection reads, too, while the model runs (R4): "
+                           "better, but only in runtimes that know transforms; format "
+                           "compressed-tensors."));
+  options.push_back(BitsOption("activation_bits",
+                               "Bits of what the linear layers read, rounded per token while the "
+                               "model runs; below 16 in format compressed-tensors."));
+  options.push_back(BitsOption("kv_bits",
+                               "Bits of keys (rotated, R3) and values in the cache; below 16 in "
+                               "format compressed-tensors and this engine alone."));
   return options;
+}
+
+// What the linear layers' inputs are rounded to.
+InputKind Inputs(const nlohmann::json& options) {
+  switch (options.at("activation_bits").get<int>()) {
+    case 4:
+      return InputKind::kInt4PerToken;
+    case 8:
+      return InputKind::kInt8PerToken;
+    default:
+      return InputKind::kFloat;
+  }
 }
 
 class QuaRotMethod : public Method {
@@ -68,7 +108,9 @@ class QuaRotMethod : public Method {
 
   LinearScheme Scheme(absl::string_view name, int64_t outputs, int64_t inputs,
                       const nlohmann::json& options) const override {
-    return Rounding(options)->Scheme(name, outputs, inputs, options);
+    LinearScheme scheme = Rounding(options)->Scheme(name, outputs, inputs, options);
+    scheme.input = Inputs(options);
+    return scheme;
   }
 
   CalibrationNeeds Needs(const nlohmann::json& options) const override {
@@ -89,15 +131,21 @@ class QuaRotMethod : public Method {
                                               " is known to be constructed here; blocks of ",
                                               rotation->block(), " channels are rotated")});
     }
-    model.source = std::make_shared<RotatedWeights>(request.config, request.row, request.source,
-                                                    std::move(stream), std::move(values));
+    model.source = std::make_shared<RotatedWeights>(
+        request.config, request.row, request.source, std::move(stream), std::move(values),
+        request.options.at("online_rotation").get<bool>());
+    model.cache.bits = request.options.at("kv_bits").get<int>();
+    if (model.cache.bits < 16) model.cache.rotation = OnlineBlock(request.config.head_dim);
     if (request.config.tie_word_embeddings) model.config_edits["tie_word_embeddings"] = false;
     return model;
   }
 
   absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
     const Method* rounding = Rounding(*job.options);
-    return rounding->Quantize(std::move(job));
+    const InputKind input = Inputs(*job.options);
+    QD_ASSIGN_OR_RETURN(LinearResult result, rounding->Quantize(std::move(job)));
+    std::get<QuantizedLinear>(result.linear).input.kind = input;
+    return result;
   }
 };
 

@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "workers/engine/models/architecture.h"
+#include "workers/engine/models/online_rotation.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/torch_call.h"
 
@@ -30,6 +31,7 @@ struct RotatedWeights::Part {
   // Value rows [begin, begin + count) of the output side, or all input columns when `value_inputs`.
   int64_t value_begin = 0, value_count = 0;
   bool value_inputs = false;
+  int64_t inner_block = 0;  // Input columns turned at run time, in blocks of it; 0: not.
 };
 
 absl::Status CheckRotatable(const ModelConfig& config, const Architecture& row) {
@@ -48,12 +50,13 @@ absl::Status CheckRotatable(const ModelConfig& config, const Architecture& row) 
 
 RotatedWeights::RotatedWeights(const ModelConfig& config, const Architecture& row,
                                std::shared_ptr<const WeightSource> base, Rotation stream,
-                               Rotation values)
+                               Rotation values, bool online)
     : config_(config),
       row_(row),
       base_(std::move(base)),
       stream_(std::move(stream)),
-      values_(std::move(values)) {}
+      values_(std::move(values)),
+      online_(online) {}
 
 // A tied head is read from the embedding.
 std::string RotatedWeights::BaseName(absl::string_view name) const {
@@ -74,6 +77,11 @@ std::string RotatedWeights::Where(absl::string_view name) const {
 
 absl::StatusOr<DType> RotatedWeights::StoredType(absl::string_view name) const {
   return base_->StoredType(BaseName(name));
+}
+
+InputQuantization RotatedWeights::InputRounding(absl::string_view name) const {
+  const Part part = PartOf(name);
+  return {.rotation = part.bias ? 0 : part.inner_block};
 }
 
 RotatedWeights::Part RotatedWeights::PartOf(absl::string_view name) const {
@@ -111,6 +119,9 @@ RotatedWeights::Part RotatedWeights::PartOf(absl::string_view name) const {
     if (linear.group == 0) reads(row_.attention_norm);
     if (linear.group >= 2 && linear.group % 2 == 0) reads(row_.mlp_norm);
     part.writes_stream = linear.group % 2 == 1;
+    if (online_ && part.writes_stream && linear.group > 1) {
+      part.inner_block = OnlineBlock(linear.in);
+    }
     const int64_t width = config_.kv_heads * config_.head_dim;
     if (module == row_.v || (!row_.qkv.empty() && module == row_.qkv)) {
       part.value_begin = linear.out - width;
@@ -132,6 +143,7 @@ absl::StatusOr<at::Tensor> RotatedWeights::Rotate(const Part& part, const at::Te
     weight = values_.Apply(weight.reshape({weight.size(0), -1, config_.head_dim}))
                  .reshape(weight.sizes());
   }
+  if (!part.bias) weight = RotateOnline(weight, part.inner_block);
   if (part.value_count > 0) {
     weight = weight.clone();
     at::Tensor rows = weight.narrow(0, part.value_begin, part.value_count);

@@ -5,6 +5,7 @@
 #include <ATen/ops/allclose.h>
 #include <gmock/gmock.h>
 
+#include "absl/strings/str_cat.h"
 #include "workers/engine/methods/quarot.h"
 #include "workers/engine/models/model.h"
 #include "workers/engine/models/test_util.h"
@@ -20,13 +21,13 @@ struct Models {
   std::shared_ptr<const WeightSource> source;
 };
 
-Models Logits(ModelConfig config, bool tied) {
+Models Logits(ModelConfig config, bool tied, bool online) {
   config.tie_word_embeddings = tied;
   const Architecture& row = Row(config);
   Models models;
   const auto weights = std::make_shared<RandomWeights>(config, row);
   models.original = *Model::Load(config, *weights, {})->Logits(Ids(2, 20));
-  const nlohmann::json options = *ResolveOptions(*QuaRot(), nlohmann::json::object());
+  const nlohmann::json options = *ResolveOptions(*QuaRot(), {{"online_rotation", online}});
   const auto transformed = QuaRot()->TransformModel(
       {.config = config, .row = row, .source = weights, .options = options, .seed = 3});
   EXPECT_TRUE(transformed.ok()) << transformed.status();
@@ -45,13 +46,18 @@ TEST(RotatedWeightsTest, TheSameLogitsForEveryArchitecture) {
     const ModelConfig config = SmallConfig(row.name);
     if (!CheckRotatable(config, row).ok()) continue;
     ++rotated;
-    for (const bool tied : {false, true}) {
-      const Models models = Logits(config, tied);
+    for (const auto& [tied, online] : {std::pair(false, false), {true, false}, {false, true}}) {
+      const Models models = Logits(config, tied, online);
       // Float32 noise: sums of 32 to 48 products over two blocks.
       EXPECT_TRUE(at::allclose(models.rotated, models.original, 2e-4, 2e-4))
-          << row.name << tied << " "
+          << row.name << tied << online << " "
           << (models.rotated - models.original).abs().max().item<double>();
     }
+    const std::string down =
+        absl::StrCat(BlockPrefix(row, 1), Linears(config, row, 1).back().module, ".weight");
+    const Models online = Logits(config, false, true);
+    EXPECT_GT(online.source->InputRounding(down).rotation, 1) << down;
+    EXPECT_EQ(Logits(config, false, false).source->InputRounding(down).rotation, 0);
   }
   EXPECT_GE(rotated, 7);  // Llama, Mistral, Mixtral, Qwen 2, 3 and 3-MoE, Phi-3.
 }

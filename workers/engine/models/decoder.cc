@@ -15,6 +15,7 @@
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "workers/engine/models/norm.h"
+#include "workers/engine/models/online_rotation.h"
 #include "workers/engine/tensor/dtype.h"
 #include "workers/engine/tensor/torch_call.h"
 
@@ -61,8 +62,10 @@ at::Tensor ApplyLinear(const Linear& linear, const at::Tensor& input) {
 
 absl::StatusOr<at::Tensor> LayerPass::Apply(absl::string_view module,
                                             const at::Tensor& input) const {
-  if (hook != nullptr) QD_RETURN_IF_ERROR(hook->OnInput(module, input));
-  return ApplyLinear(block.linear(module), input);
+  const Linear& linear = block.linear(module);
+  const at::Tensor turned = RotateOnline(input, linear.input.rotation);
+  if (hook != nullptr) QD_RETURN_IF_ERROR(hook->OnInput(module, turned));
+  return ApplyLinear(linear, turned);
 }
 
 absl::StatusOr<at::Tensor> LayerPass::At(
@@ -115,6 +118,7 @@ absl::Status Decoder::FetchOuter(const WeightSource& source) {
     } else if (absl::StartsWith(tensor.name, ModuleOf(row_->final_norm))) {
       QD_RETURN_IF_ERROR(fetch(&final_norm_.bias));
     } else if (options_.with_head && tensor.name == row_->head) {
+      head_.input = source.InputRounding(tensor.name);
       QD_ASSIGN_OR_RETURN(head_.packed, FetchPacked(source, tensor.name));
       if (head_.packed != nullptr) continue;
       QD_ASSIGN_OR_RETURN(head_.weight, FetchTable(source, tensor.name));
@@ -157,11 +161,11 @@ absl::StatusOr<Block> Decoder::LoadBlock(int64_t layer, const WeightSource& sour
     Linear& held = block.modules_[ModuleOf(module)];
     at::Tensor& target = is_bias ? held.bias : held.weight;
     if (!is_bias) {
+      held.input = source.InputRounding(tensor.name);
       QD_ASSIGN_OR_RETURN(held.packed, FetchPacked(source, tensor.name));
       if (held.packed != nullptr) continue;
     }
     QD_ASSIGN_OR_RETURN(target, Fetch(source, tensor.name, options_.device, options_.dtype));
-    if (!is_bias) held.input = source.InputRounding(tensor.name);
   }
   return block;
 }
@@ -240,7 +244,7 @@ absl::StatusOr<at::Tensor> Decoder::Logits(const at::Tensor& hidden) const {
     if (head_.packed == nullptr && head_.weight.scalar_type() != options_.dtype) {
       head_.weight = head_.weight.to(options_.dtype);
     }
-    at::Tensor logits = ApplyLinear(head_, normed);
+    at::Tensor logits = ApplyLinear(head_, RotateOnline(normed, head_.input.rotation));
     const double cap = config_.final_softcap;
     if (cap > 0) logits.div_(cap).tanh_().mul_(cap);
     return logits.to(at::kFloat);

@@ -7,15 +7,15 @@
 namespace quantd::engine {
 namespace {
 
-constexpr double kLevels = 127;
+constexpr double kLevels8 = 127;
+constexpr double kLevels4 = 7;
 constexpr double kSmallestScale = 1e-7;
 
-at::Tensor Round(const at::Tensor& wide, const at::Tensor& scale) {
-  return (wide / scale).round().clamp(-kLevels - 1, kLevels) * scale;
-}
-
-at::Tensor TokenScale(const at::Tensor& wide) {
-  return (wide.abs().amax(-1, /*keepdim=*/true) / kLevels).clamp_min(kSmallestScale);
+// By a scale for each token.
+at::Tensor RoundTokens(const at::Tensor& wide, double levels) {
+  const at::Tensor scale =
+      (wide.abs().amax(-1, /*keepdim=*/true) / levels).clamp_min(kSmallestScale);
+  return (wide / scale).round().clamp(-levels - 1, levels) * scale;
 }
 
 }  // namespace
@@ -28,6 +28,8 @@ absl::string_view InputKindName(InputKind kind) {
       return "int8_token";
     case InputKind::kInt8PerTensor:
       return "int8_tensor";
+    case InputKind::kInt4PerToken:
+      return "int4_token";
     case InputKind::kLlmInt8:
       return "llm_int8";
   }
@@ -39,10 +41,12 @@ at::Tensor RoundInput(const at::Tensor& input, const InputQuantization& quantiza
   const at::Tensor wide = input.to(at::kFloat);
   at::Tensor rounded;
   if (quantization.kind == InputKind::kInt8PerToken) {
-    rounded = Round(wide, TokenScale(wide));
+    rounded = RoundTokens(wide, kLevels8);
+  } else if (quantization.kind == InputKind::kInt4PerToken) {
+    rounded = RoundTokens(wide, kLevels4);
   } else if (quantization.kind == InputKind::kInt8PerTensor) {
     const double scale = quantization.scale;
-    rounded = (wide / scale).round().clamp(-kLevels - 1, kLevels) * scale;
+    rounded = (wide / scale).round().clamp(-kLevels8 - 1, kLevels8) * scale;
   } else {
     // A column is an outlier for the whole call, as in bitsandbytes.
     at::Tensor outlier = at::zeros({wide.size(-1)}, wide.options().dtype(at::kBool));
@@ -50,7 +54,7 @@ at::Tensor RoundInput(const at::Tensor& input, const InputQuantization& quantiza
       outlier = wide.reshape({-1, wide.size(-1)}).abs().amax(0) > quantization.outlier_threshold;
     }
     const at::Tensor rest = wide.masked_fill(outlier, 0);
-    rounded = at::where(outlier, wide, Round(rest, TokenScale(rest)));
+    rounded = at::where(outlier, wide, RoundTokens(rest, kLevels8));
   }
   return rounded.to(input.scalar_type());
 }

@@ -1,5 +1,6 @@
-// Rounding of a linear layer's input to 8 bits at run time, computed in floating point so that the
-// decoder, the evaluation and a reader of the written files all see the same numbers.
+// What is done to a linear layer's input at run time: a rotation, and rounding to 8 or 4 bits,
+// computed in floating point so that the decoder, the evaluation and a reader of the written files
+// all see the same numbers.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,6 +13,7 @@ enum class InputKind {
   kFloat,          // Not rounded.
   kInt8PerToken,   // Scale max|x| / 127 of each token, found at run time.
   kInt8PerTensor,  // One scale, found in calibration.
+  kInt4PerToken,   // Scale max|x| / 7 of each token, found at run time.
   // LLM.int8 (Dettmers, Lewis, Belkada, Zettlemoyer, 2022): columns that hold a value above the
   // threshold stay as they are, the rest is rounded per token.
   kLlmInt8,
@@ -21,13 +23,16 @@ struct InputQuantization {
   InputKind kind = InputKind::kFloat;
   float scale = 0;               // kInt8PerTensor only; above 0.
   double outlier_threshold = 0;  // kLlmInt8 only; 0: no column is an outlier.
+  // Order of the Hadamard blocks (models/online_rotation.h) that turn the input before it is
+  // rounded; the weight is turned already. 0: none.
+  int64_t rotation = 0;
 };
 
-// "float", "int8_token", "int8_tensor", "llm_int8".
+// "float", "int8_token", "int8_tensor", "int4_token", "llm_int8".
 absl::string_view InputKindName(InputKind kind);
 
-// `input` [..., K] after rounding and decoding, in its own dtype; itself for kFloat. Throws what
-// libtorch throws.
+// `input` [..., K], rotated already, after rounding and decoding, in its own dtype; itself for
+// kFloat. Throws what libtorch throws.
 at::Tensor RoundInput(const at::Tensor& input, const InputQuantization& quantization);
 
 }  // namespace quantd::engine

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "workers/engine/models/head_codes.h"
+
 namespace quantd::engine {
 namespace {
 
@@ -26,25 +28,37 @@ KvCache::KvCache(int64_t layers, std::vector<int64_t> starts) : KvCache(layers) 
 }
 
 std::pair<at::Tensor, at::Tensor> KvCache::Append(int64_t layer, const at::Tensor& keys,
-                                                  const at::Tensor& values) {
+                                                  const at::Tensor& values, int bits) {
+  std::vector<at::Tensor> added = {keys, values};
+  if (bits < 16) {
+    const HeadCodes k = EncodeHeads(keys, bits), v = EncodeHeads(values, bits);
+    added = {k.codes, k.scale, k.low, v.codes, v.scale, v.low};
+  }
   Layer& held = layers_[static_cast<size_t>(layer)];
   const int64_t needed = held.length + keys.size(2);
-  const int64_t capacity = held.keys.defined() ? held.keys.size(2) : 0;
-  if (needed > capacity) {
-    const int64_t room = std::max({needed, 2 * capacity, reserve_, kCapacityMin});
-    held.keys = Grown(held.keys, keys, held.length, room);
-    held.values = Grown(held.values, values, held.length, room);
+  const int64_t capacity = held.buffers.empty() ? 0 : held.buffers[0].size(2);
+  held.buffers.resize(added.size());
+  std::vector<at::Tensor> all;
+  for (size_t i = 0; i < added.size(); ++i) {
+    at::Tensor& buffer = held.buffers[i];
+    if (needed > capacity) {
+      const int64_t room = std::max({needed, 2 * capacity, reserve_, kCapacityMin});
+      buffer = Grown(buffer, added[i], held.length, room);
+    }
+    buffer.narrow(2, held.length, keys.size(2)).copy_(added[i]);
+    all.push_back(buffer.narrow(2, 0, needed));
   }
-  held.keys.narrow(2, held.length, keys.size(2)).copy_(keys);
-  held.values.narrow(2, held.length, values.size(2)).copy_(values);
   held.length = needed;
-  return {held.keys.narrow(2, 0, needed), held.values.narrow(2, 0, needed)};
+  if (bits >= 16) return {all[0], all[1]};
+  const at::ScalarType dtype = keys.scalar_type();
+  return {DecodeHeads({all[0], all[1], all[2]}, bits, dtype),
+          DecodeHeads({all[3], all[4], all[5]}, bits, dtype)};
 }
 
 int64_t KvCache::size_bytes() const {
   int64_t bytes = 0;
   for (const Layer& layer : layers_) {
-    if (layer.keys.defined()) bytes += static_cast<int64_t>(2 * layer.keys.nbytes());
+    for (const at::Tensor& buffer : layer.buffers) bytes += static_cast<int64_t>(buffer.nbytes());
   }
   return bytes;
 }

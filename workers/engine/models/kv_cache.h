@@ -21,9 +21,10 @@ class KvCache {
   // Positions held for `layer`, padding included.
   int64_t length(int64_t layer) const { return layers_[static_cast<size_t>(layer)].length; }
   // Appends keys and values [B, kv_heads, T, head_dim] and returns all of the layer's: [B,
-  // kv_heads, length, head_dim].
+  // kv_heads, length, head_dim]. Of 4 or 8 bits (head_codes.h) codes are kept and decoded here;
+  // the same `bits` at every call for a layer.
   std::pair<at::Tensor, at::Tensor> Append(int64_t layer, const at::Tensor& keys,
-                                           const at::Tensor& values);
+                                           const at::Tensor& values, int bits = 16);
   // Empty when no sequence is padded.
   const std::vector<int64_t>& starts() const { return starts_; }
   // Allocates room for `positions` at the next Append, so that nothing needs to grow later.
@@ -32,7 +33,8 @@ class KvCache {
 
  private:
   struct Layer {
-    at::Tensor keys, values;
+    // Keys and values, or codes, scales and smallest values of both: [B, kv_heads, room, ...].
+    std::vector<at::Tensor> buffers;
     int64_t length = 0;
   };
   std::vector<Layer> layers_;

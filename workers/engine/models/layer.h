@@ -21,10 +21,10 @@ namespace quantd::engine {
 class LinearHook {
  public:
   virtual ~LinearHook() = default;
-  // `module` within the block; `input` [..., in] in the decoder's dtype: [B, T, in], but [tokens,
-  // in] for an expert, which sees only the tokens routed to it and is not called without any.
-  // Layers that share an input (q, k, v; gate, up) are given the very same tensor
-  // (input.is_same()). An error ends the forward pass.
+  // `module` within the block; `input` [..., in] in the decoder's dtype, turned already where the
+  // layer wants it so: [B, T, in], but [tokens, in] for an expert, which sees only those routed to
+  // it and is not called without any. Layers that share an input (q, k, v; gate, up) are given
+  // the very same tensor (input.is_same()). An error ends the forward pass.
   virtual absl::Status OnInput(absl::string_view module, const at::Tensor& input) = 0;
 };
 
@@ -58,7 +58,8 @@ struct LayerPass {
   LinearHook* hook = nullptr;
   BlockMemory* memory = nullptr;
 
-  // The linear `module` of `input`, shown to the hook first.
+  // The linear `module` of `input`, which is turned where the layer wants it and then shown to the
+  // hook first.
   absl::StatusOr<at::Tensor> Apply(absl::string_view module, const at::Tensor& input) const;
   // What was kept of an earlier pass, else what `compute` makes, which is then offered to be kept.
   absl::StatusOr<at::Tensor> At(BlockPoint point,

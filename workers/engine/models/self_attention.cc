@@ -5,7 +5,9 @@
 
 #include "base/status_macros.h"
 #include "workers/engine/models/attention.h"
+#include "workers/engine/models/head_codes.h"
 #include "workers/engine/models/layer.h"
+#include "workers/engine/models/online_rotation.h"
 
 namespace quantd::engine {
 namespace {
@@ -69,7 +71,15 @@ absl::StatusOr<at::Tensor> Mix(const LayerPass& pass, const at::Tensor& normed) 
     q = ApplyRope(q, rows);
     k = ApplyRope(k, rows);
   }
-  if (pass.cache != nullptr) std::tie(k, v) = pass.cache->Append(layer, k, v);
+  const CacheTransform& kept = pass.config.cache;
+  q = RotateOnline(q, kept.rotation);
+  k = RotateOnline(k, kept.rotation);
+  if (pass.cache != nullptr) {
+    std::tie(k, v) = pass.cache->Append(layer, k, v, kept.bits);
+  } else if (kept.bits < 16) {
+    k = DecodeHeads(EncodeHeads(k, kept.bits), kept.bits, k.scalar_type());
+    v = DecodeHeads(EncodeHeads(v, kept.bits), kept.bits, v.scalar_type());
+  }
   return Attend(q, k, v, Options(pass))
       .transpose(1, 2)
       .reshape({batch, count, pass.config.heads * pass.config.head_dim});

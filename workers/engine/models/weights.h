@@ -36,7 +36,7 @@ class WeightSource {
   // The type in which the dense tensor is (or would be) written to a checkpoint. The default reads
   // the tensor to see.
   virtual absl::StatusOr<DType> StoredType(absl::string_view name) const;
-  // What the input of the linear layer with the weight `name` is rounded to at run time.
+  // What is done to the input of the linear layer with the weight `name` at run time.
   virtual InputQuantization InputRounding(absl::string_view name) const { return {}; }
   // The weight `name` for products in `dtype` on `device` without widening it; null where it is not
   // stored in a way that a kernel there multiplies with.

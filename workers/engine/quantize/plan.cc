@@ -173,7 +173,22 @@ absl::Status PlanSource(QuantizePlan& plan) {
   plan.config_json.merge_patch(transformed->config_edits);
   QD_ASSIGN_OR_RETURN(
       plan.config, ParseModelConfig(plan.config_json, plan.checkpoint->folder() + "/config.json"));
+  plan.config.cache = transformed->cache;
   return ValidateWeights(plan.config, *plan.row, *plan.source);
+}
+
+// What has to be done to activations must be said in the files, or readers would compute nonsense.
+absl::Status CheckTransforms(const Format& format, const ConfigRequest& request) {
+  const bool plain = request.rotated_inputs.empty() && request.cache == CacheTransform();
+  if (plain || format.Info().transforms) return absl::OkStatus();
+  std::vector<std::string> able;
+  for (const Format* other : Formats()) {
+    if (other->Info().transforms) able.push_back(other->Info().name);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("format ", format.Info().name, " cannot say that method ", request.method,
+                   " with these options changes activations while the model runs; use format ",
+                   absl::StrJoin(able, " or ")));
 }
 
 absl::Status PlanOutput(QuantizePlan& plan) {
@@ -189,11 +204,20 @@ absl::Status PlanOutput(QuantizePlan& plan) {
   }
   // An unquantized head is said by "lm_head": false alone.
   if (plan.head.quantized) visit(plan.head);
-  const ConfigRequest request = {.method = plan.method->Info().name,
-                                 .options = plan.options,
-                                 .head_quantized = plan.head.quantized,
-                                 .exceptions = exceptions,
-                                 .scheme = plan.scheme};
+  ConfigRequest request = {.method = plan.method->Info().name,
+                           .options = plan.options,
+                           .head_quantized = plan.head.quantized,
+                           .exceptions = exceptions,
+                           .scheme = plan.scheme,
+                           .cache = plan.config.cache,
+                           .head_dim = plan.config.head_dim};
+  for (const auto& block : plan.blocks) {
+    for (const PlannedLinear& linear : block) {
+      const int64_t order = plan.source->InputRounding(linear.WeightName()).rotation;
+      if (order > 0) request.rotated_inputs[order].push_back(linear.name);
+    }
+  }
+  QD_RETURN_IF_ERROR(CheckTransforms(*plan.format, request));
   QD_RETURN_IF_ERROR(plan.format->CheckRequest(request));
   plan.configuration = plan.format->Configuration(request);
   for (const ExpectedTensor& tensor : ExpectedTensors(plan.config, *plan.row)) {

@@ -156,6 +156,38 @@ TEST(QuantizeTest, OverridesAndHead) {
   EXPECT_TRUE((*source)->Read("model.layers.5.mlp.down_proj.weight").ok());
 }
 
+// What the files say is what ran in memory: the transforms come back with the weights.
+TEST(QuantizeTest, OnlineTransformsAreInTheFiles) {
+  const JobFolders folders;
+  QuantizeSpec spec = Spec("quarot", {{"weights", "rtn"},
+                                      {"group_size", 64},
+                                      {"online_rotation", true},
+                                      {"activation_bits", 4},
+                                      {"kv_bits", 4}});
+  EXPECT_THAT(std::string(Quantize(folders, spec).status().message()),
+              AllOf(HasSubstr("format gptq"), HasSubstr("compressed-tensors")));
+  spec.format = "compressed-tensors";
+  spec.overrides = {{.pattern = "layers\\.2\\.mlp\\.down_proj",
+                     .skip = true,
+                     .options = nlohmann::json::object()}};
+  const auto result = Quantize(folders, spec);
+  ASSERT_TRUE(result.ok()) << result.status();
+  const auto checkpoint = Checkpoint::Open(folders.out());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const ModelConfig& config = (*checkpoint)->config();
+  EXPECT_EQ(config.cache.bits, 4);
+  EXPECT_EQ(config.cache.rotation, config.head_dim);
+  const auto source = OpenWeights(*checkpoint);
+  ASSERT_TRUE(source.ok()) << source.status();
+  const std::string down = "model.layers.1.mlp.down_proj.weight";
+  EXPECT_EQ((*source)->InputRounding(down).kind, InputKind::kInt4PerToken);
+  EXPECT_GT((*source)->InputRounding(down).rotation, 1);
+  const std::string skipped = "model.layers.2.mlp.down_proj.weight";
+  EXPECT_EQ((*source)->InputRounding(skipped).kind, InputKind::kFloat);
+  EXPECT_GT((*source)->InputRounding(skipped).rotation, 1);
+  EXPECT_EQ((*source)->InputRounding("model.layers.1.mlp.up_proj.weight").rotation, 0);
+}
+
 TEST(QuantizeTest, RefusesBeforeWork) {
   const JobFolders folders;
   const auto refusal = [&](const QuantizeSpec& spec) {
