@@ -87,10 +87,10 @@ Action DeclareSecretsPut(CLI::App* app) {
   const auto flags = std::make_shared<PutFlags>();
   app->add_option("NAME", flags->secret, "HF_TOKEN, AWS_ACCESS_KEY_ID, ..., QUANTD_SECRET_*")
       ->required();
-  app->add_option("--from-file", flags->file, "The value, in a file")->type_name("FILE");
+  app->add_option("--from-file", flags->file, "The value, in a file; otherwise from standard input")
+      ->type_name("FILE");
   app->add_option("--from-env", flags->variable, "The value, in an environment variable")
       ->type_name("VARIABLE");
-  app->footer("Without either the value is read from standard input.");
   return [flags](Session& session) { return Put(session, *flags); };
 }
 
