@@ -41,6 +41,7 @@ absl::Status ApplyFlags(const SubmitFlags& flags, Spec* spec) {
   if (flags.priority_option != nullptr && flags.priority_option->count() > 0) {
     spec->set_priority(flags.priority);
   }
+  if (flags.fresh) spec->set_fresh(true);
   if (!flags.display_name.empty()) spec->set_display_name(flags.display_name);
   for (const std::string& label : flags.labels) {
     const std::vector<std::string> parts = absl::StrSplit(label, absl::MaxSplits('=', 1));
@@ -156,6 +157,8 @@ void AddSubmitFlags(CLI::App* app, SubmitFlags* flags) {
                 "Check everything, print the resolved spec and an estimate");
   flags->priority_option =
       app->add_option("--priority", flags->priority, "-1000 to 1000; higher runs first");
+  app->add_flag("--fresh", flags->fresh,
+                "Work it out even where an earlier job had the same inputs");
   app->add_option("--label", flags->labels, "Kept with the job; may be repeated")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);

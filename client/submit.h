@@ -16,6 +16,7 @@ struct SubmitFlags {
   bool detach = false;
   bool dry_run = false;
   int priority = 0;
+  bool fresh = false;
   CLI::Option* priority_option = nullptr;
   std::vector<std::string> labels;
   std::vector<std::string> secrets;
@@ -25,7 +26,8 @@ struct SubmitFlags {
   InputOptions inputs;
 };
 
-// --detach, --dry-run, --priority, --label, --secret, --request-id, --name, --output, --upload,
+// --detach, --dry-run, --priority, --fresh, --label, --secret, --request-id, --name, --output,
+// --upload,
 // --remote-paths.
 void AddSubmitFlags(CLI::App* app, SubmitFlags* flags);
 

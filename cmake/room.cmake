@@ -5,7 +5,9 @@
 #   TEST_DEPS   libraries that only the tests link
 #   TEST_FILTER which tests are found one by one; qd_grouped_test() runs the others
 #   EXCLUDE     file names that another target takes
-#   PCH         the precompiled header that the room and its tests use: aten (libtorch) or api (gRPC and the messages)
+#   PCH         the precompiled header that the room and its tests use: aten (libtorch) or api (gRPC and the messages),
+#               commands or flags for those with the flags' library besides
+#   GLUE        nothing here is hot: -O1, a quarter of the compile time less. Tests are compiled so too
 #   SUBDIRS     folders below this one whose files belong to the room too
 
 add_library(quantd_flags INTERFACE)
@@ -36,7 +38,7 @@ function(use_precompiled target name)
 endfunction()
 
 function(room name)
-  cmake_parse_arguments(ARG "" "PCH;TEST_FILTER" "DEPS;TEST_DEPS;EXCLUDE;SUBDIRS" ${ARGN})
+  cmake_parse_arguments(ARG "GLUE" "PCH;TEST_FILTER" "DEPS;TEST_DEPS;EXCLUDE;SUBDIRS" ${ARGN})
   set(sources)
   foreach(dir . ${ARG_SUBDIRS})
     file(GLOB found CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/*.cc)
@@ -56,6 +58,9 @@ function(room name)
   if(sources)
     add_library(${target} STATIC ${sources})
     target_link_libraries(${target} PUBLIC quantd_flags ${ARG_DEPS})
+    if(ARG_GLUE)
+      target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+    endif()
     if(ARG_PCH)
       use_precompiled(${target} ${ARG_PCH})
     endif()
@@ -66,6 +71,7 @@ function(room name)
   if(QUANTD_TESTS AND tests)
     add_executable(${target}_test ${tests})
     target_link_libraries(${target}_test PRIVATE ${target} ${ARG_TEST_DEPS} GTest::gmock_main)
+    target_compile_options(${target}_test PRIVATE $<$<CONFIG:Release>:-O1>)
     target_compile_definitions(${target}_test PRIVATE QUANTD_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                                       QUANTD_BINARY_DIR="${CMAKE_BINARY_DIR}")
     if(ARG_PCH)
@@ -81,11 +87,15 @@ function(room name)
   endif()
 endfunction()
 
-# qd_program(NAME DEPS ...): an executable from this folder's main.cc.
+# qd_program(NAME [PCH NAME] DEPS ...): an executable from this folder's main.cc.
 function(qd_program name)
-  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "PCH" "DEPS" ${ARGN})
   add_executable(${name} main.cc)
   target_link_libraries(${name} PRIVATE quantd_flags ${ARG_DEPS})
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  if(ARG_PCH)
+    use_precompiled(${name} ${ARG_PCH})
+  endif()
 endfunction()
 
 # qd_grouped_test(ROOM NAME FILTER): tests of a room that run in one process, for they share what is slow to start.

@@ -52,6 +52,7 @@ constexpr MethodPolicy kPolicies[] = {
     {kWorkerService, "LeaseJob", kWorkers, Subject::kWorker, "worker"},
     {kWorkerService, "ReportJob", kWorkers, Subject::kWorker, "lease.worker"},
     {kWorkerService, "CompleteJob", kWorkers, Subject::kWorker, "lease.worker", kAudited},
+    {kWorkerService, "FindResult", kWorkers, Subject::kWorker, "lease.worker"},
     {kWorkerService, "ReleaseJob", kWorkers, Subject::kWorker, "lease.worker", kAudited},
     {kWorkerService, "DeregisterWorker", kWorkers, Subject::kWorker, "worker", kAudited},
 

@@ -210,6 +210,10 @@ class Queue {
                    Done<v1::CompleteJobResponse> done);
   absl::StatusOr<v1::CompleteJobResponse> CompleteJob(v1::CompleteJobRequest request,
                                                       absl::Time now);
+  // What an earlier job of the lease's tenant made of the same inputs. NotFound: no job that is
+  // still there did.
+  absl::StatusOr<v1::FindResultResponse> FindResult(const v1::FindResultRequest& request,
+                                                    absl::Time now);
   void ReleaseJob(v1::ReleaseJobRequest request, absl::Time now, Done<v1::ReleaseJobResponse> done);
   absl::StatusOr<v1::ReleaseJobResponse> ReleaseJob(v1::ReleaseJobRequest request, absl::Time now);
   void DeregisterWorker(v1::DeregisterWorkerRequest request, absl::Time now,

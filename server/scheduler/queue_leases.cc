@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "server/scheduler/errors.h"
 #include "server/scheduler/matching.h"
@@ -195,6 +196,14 @@ std::string OutcomeDigest(const v1::CompleteJobRequest& request) {
   return MessageDigest(outcome);
 }
 
+// Results by what they follow from: digest to job.
+std::string ResultsOf(absl::string_view tenant) { return absl::StrCat("results/", tenant); }
+
+absl::Status CheckDigest(const std::string& digest) {
+  if (IsSha256Hex(digest)) return absl::OkStatus();
+  return FieldError("input_digest", "must be 64 lower-case hex digits");
+}
+
 absl::Status ApplyOutcome(QueueOperation& op, JobRow* row, const v1::CompleteJobRequest& request) {
   switch (request.outcome_case()) {
     case v1::CompleteJobRequest::kSuccess: {
@@ -203,6 +212,10 @@ absl::Status ApplyOutcome(QueueOperation& op, JobRow* row, const v1::CompleteJob
         *outcome.mutable_result() = request.success().result();
       }
       *outcome.mutable_output() = request.success().output();
+      if (const std::string& inputs = request.success().input_digest(); !inputs.empty()) {
+        QD_RETURN_IF_ERROR(CheckDigest(inputs));
+        QD_RETURN_IF_ERROR(op.txn.PutRecord(ResultsOf(row->tenant), {inputs, row->name}));
+      }
       QD_RETURN_IF_ERROR(op.txn.PutOutcome(row->seq, outcome));
       row->released_in_row = 0;
       return op.Change(row, JobCommand::kSucceed, "");
@@ -248,6 +261,29 @@ absl::Status GiveBack(QueueOperation& op, JobRow* row, const std::string& reason
   }
   ++op.effects.counters.releases;
   return op.Change(row, JobCommand::kRelease, absl::StrCat("given back: ", reason));
+}
+
+absl::StatusOr<v1::FindResultResponse> Queue::FindResult(const v1::FindResultRequest& request,
+                                                         absl::Time now) {
+  QD_RETURN_IF_ERROR(CheckDigest(request.input_digest()));
+  v1::FindResultResponse response;
+  QD_RETURN_IF_ERROR(store_->Read([&](ReadTxn& txn) -> absl::Status {
+    QD_ASSIGN_OR_RETURN(const JobRow lease, CurrentLease(txn, options_, request.lease(), now));
+    QD_ASSIGN_OR_RETURN(const auto job,
+                        txn.GetRecord(ResultsOf(lease.tenant), request.input_digest()));
+    if (!job.has_value()) return absl::NotFoundError("no job had these inputs");
+    QD_ASSIGN_OR_RETURN(const JobRow row, txn.GetJob(*job));  // NotFound: it was removed.
+    if (row.state != v1::JOB_STATE_SUCCEEDED) return absl::NotFoundError("the job did not succeed");
+    QD_ASSIGN_OR_RETURN(v1::Job outcome, txn.GetOutcome(row.seq));
+    response.set_job(row.name);
+    *response.mutable_success()->mutable_result() = outcome.result();
+    if (!outcome.output().files().empty()) {
+      *response.mutable_success()->mutable_output() = outcome.output();
+    }
+    response.mutable_success()->set_input_digest(request.input_digest());
+    return absl::OkStatus();
+  }));
+  return response;
 }
 
 namespace bodies {

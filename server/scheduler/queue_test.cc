@@ -20,6 +20,41 @@ std::vector<v1::JobState> StatesOf(const std::vector<v1::JobEvent>& events) {
   return states;
 }
 
+TEST(Queue, AResultIsFoundByItsInputsWithinItsTenant) {
+  TestQueue t;
+  t.Register(TestWorker("w"));
+  const std::string digest(64, 'a');
+  const auto find = [&](const v1::Lease& lease, const std::string& wanted) {
+    v1::FindResultRequest request;
+    *request.mutable_lease() = lease;
+    request.set_input_digest(wanted);
+    return t.queue->FindResult(request, t.now);
+  };
+  const std::string first = t.Submit(QuantizeRequest());
+  v1::CompleteJobRequest complete;
+  *complete.mutable_lease() = t.MustLease();
+  EXPECT_TRUE(absl::IsNotFound(find(complete.lease(), digest).status()));
+  complete.mutable_success()->set_input_digest("short");
+  EXPECT_TRUE(absl::IsInvalidArgument(t.queue->CompleteJob(complete, t.now).status()));
+  complete.mutable_success()->set_input_digest(digest);
+  (*complete.mutable_success()->mutable_result()->mutable_fields())["x"].set_number_value(7);
+  ASSERT_EQ(t.queue->CompleteJob(complete, t.now)->state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_TRUE(absl::IsAborted(find(complete.lease(), digest).status())) << "only for a lease";
+
+  t.Submit(QuantizeRequest());
+  const v1::Lease lease = t.MustLease();
+  const auto found = find(lease, digest);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->job(), first);
+  EXPECT_EQ(found->success().result().fields().at("x").number_value(), 7);
+  EXPECT_TRUE(absl::IsNotFound(find(lease, std::string(64, 'b')).status()));
+  ASSERT_TRUE(t.Succeed(lease).ok());
+  v1::SubmitJobRequest foreign = QuantizeRequest();
+  foreign.set_parent("tenants/other");
+  t.Submit(foreign);
+  EXPECT_TRUE(absl::IsNotFound(find(t.MustLease(), digest).status()));
+}
+
 TEST(Queue, RunsAJobFromSubmitToSuccess) {
   TestQueue t;
   t.Register(TestWorker("w"));

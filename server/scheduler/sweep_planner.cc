@@ -187,6 +187,7 @@ v1::JobSpec Planner::NewSpec(const v1::Sweep::Cell& cell, const std::string& kin
   if (spec_.has_retry()) *spec.mutable_retry() = spec_.retry();
   if (spec_.has_runtime()) *spec.mutable_runtime() = spec_.runtime();
   *spec.mutable_secrets() = spec_.secrets();
+  spec.set_fresh(spec_.fresh());
   return spec;
 }
 

@@ -139,6 +139,21 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::CompleteJob(grpc::CallbackServerCon
   return call.reactor();
 }
 
+grpc::ServerUnaryReactor* WorkerServiceImpl::FindResult(grpc::CallbackServerContext* rpc,
+                                                        const v1::FindResultRequest* request,
+                                                        v1::FindResultResponse* response) {
+  return ServeRead(Call(context_, rpc, kService, "FindResult", *request), context_->disk, response,
+                   [this, request]() -> absl::StatusOr<v1::FindResultResponse> {
+                     QD_ASSIGN_OR_RETURN(auto found,
+                                         context_->queue->FindResult(*request, context_->now()));
+                     if (!found.success().has_output()) return found;
+                     const absl::Status files =
+                         CheckFiles(context_->artifacts, found.mutable_success()->mutable_output());
+                     if (!files.ok()) return absl::NotFoundError(files.message());
+                     return found;
+                   });
+}
+
 grpc::ServerUnaryReactor* WorkerServiceImpl::ReleaseJob(grpc::CallbackServerContext* rpc,
                                                         const v1::ReleaseJobRequest* request,
                                                         v1::ReleaseJobResponse* response) {

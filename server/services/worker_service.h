@@ -23,6 +23,9 @@ class WorkerServiceImpl final : public v1::WorkerService::CallbackService {
   grpc::ServerUnaryReactor* CompleteJob(grpc::CallbackServerContext* rpc,
                                         const v1::CompleteJobRequest* request,
                                         v1::CompleteJobResponse* response) override;
+  grpc::ServerUnaryReactor* FindResult(grpc::CallbackServerContext* rpc,
+                                       const v1::FindResultRequest* request,
+                                       v1::FindResultResponse* response) override;
   grpc::ServerUnaryReactor* ReleaseJob(grpc::CallbackServerContext* rpc,
                                        const v1::ReleaseJobRequest* request,
                                        v1::ReleaseJobResponse* response) override;

@@ -103,7 +103,8 @@ struct RequestRow {
   absl::Time time = absl::InfinitePast();
 };
 
-// A small record of another room (an access token, a sealed secret), by collection and key. The
+// A small record of another room (an access token, a sealed secret, what a job's inputs were), by
+// collection and key. The
 // store does not look into it.
 struct KeptRecord {
   std::string key;
@@ -190,6 +191,9 @@ class ReadTxn {
 
   // A collection's records, ordered by key.
   virtual absl::StatusOr<std::vector<KeptRecord>> Records(absl::string_view collection) = 0;
+  // One record's body.
+  virtual absl::StatusOr<std::optional<std::string>> GetRecord(absl::string_view collection,
+                                                               absl::string_view key) = 0;
   // What the schedulers over this store share beside the rows; empty when it was never put.
   virtual absl::StatusOr<std::string> GetSetting(absl::string_view name) = 0;
 

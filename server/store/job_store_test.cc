@@ -337,9 +337,16 @@ TEST_P(JobStoreTest, RecordsAreKeptByCollectionAndKey) {
   Reopen();
   const auto tokens =
       Read<std::vector<KeptRecord>>([](ReadTxn& txn) { return txn.Records("tokens"); });
+  const auto record = [&](const char* key) {
+    return Read<std::optional<std::string>>(
+        [&](ReadTxn& txn) { return txn.GetRecord("tokens", key); });
+  };
   ASSERT_EQ(tokens.size(), 2u);
   EXPECT_EQ(tokens[0].key, "a");
   EXPECT_EQ(tokens[1].body, body);
+  EXPECT_EQ(record("b"), body);
+  EXPECT_EQ(record("a"), "");
+  EXPECT_EQ(record("c"), std::nullopt);
   EXPECT_EQ(Read<std::vector<KeptRecord>>([](ReadTxn& txn) { return txn.Records("none"); }).size(),
             0u);
 }

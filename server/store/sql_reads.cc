@@ -285,6 +285,16 @@ absl::StatusOr<std::vector<KeptRecord>> SqlTxn::Records(absl::string_view collec
   }
 }
 
+absl::StatusOr<std::optional<std::string>> SqlTxn::GetRecord(absl::string_view collection,
+                                                             absl::string_view key) {
+  auto query = db_.Query("SELECT body FROM records WHERE collection=? AND key=?", collection, key);
+  QD_ASSIGN_OR_RETURN(const bool there, query.Step());
+  if (!there) return std::nullopt;
+  std::string body;
+  query.Next(&body);
+  return body;
+}
+
 absl::StatusOr<std::string> SqlTxn::GetSetting(absl::string_view name) {
   auto query = db_.Query("SELECT value FROM settings WHERE name=?", name);
   std::string value;

@@ -44,6 +44,8 @@ class SqlTxn final : public Txn {
   absl::StatusOr<std::optional<RequestRow>> GetRequest(absl::string_view tenant,
                                                        absl::string_view request_id) override;
   absl::StatusOr<std::vector<KeptRecord>> Records(absl::string_view collection) override;
+  absl::StatusOr<std::optional<std::string>> GetRecord(absl::string_view collection,
+                                                       absl::string_view key) override;
   absl::StatusOr<std::string> GetSetting(absl::string_view name) override;
   absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> QueuedNeeds() override;
   absl::StatusOr<std::string> GetNeeds(int64_t needs) override;

@@ -173,6 +173,7 @@ v1::JobSpec QuantizeTiny(const std::string& method, const std::string& options) 
   quantize.mutable_calibration()->set_sequences(32);
   quantize.mutable_calibration()->set_sequence_length(256);
   spec.mutable_runtime()->set_device("cpu");
+  spec.set_fresh(true);  // The same job again and again is what these tests are about.
   return spec;
 }
 

@@ -14,6 +14,13 @@ namespace {
 
 using ::testing::HasSubstr;
 
+int Count(const std::string& text, const std::string& words) {
+  int count = 0;
+  for (size_t at = text.find(words); at != std::string::npos; at = text.find(words, at + 1))
+    ++count;
+  return count;
+}
+
 TEST(Sweep, QuickExampleQuantizesEvaluatesAndCompares) {
   TemporaryFolder folder;
   Process scheduler(
@@ -55,6 +62,16 @@ TEST(Sweep, QuickExampleQuantizesEvaluatesAndCompares) {
     EXPECT_TRUE(FileExists(folder / "result/" + name)) << name;
   }
   EXPECT_THAT(sweep.text, HasSubstr("% of the original)"));
+
+  // Once more: only what is measured (benchmarks, comparisons) is done again.
+  const Output again = RunCommand({Program("quantctl"), "--scheduler", address, "sweep",
+                                   Source("examples/quick.yaml"), "--output", folder / "again"});
+  EXPECT_EQ(again.status, 0) << again.text << scheduler.Log();
+  // The baseline's evaluation; quantize, verify and evaluate of four variants.
+  EXPECT_EQ(Count(scheduler.Log(), "an earlier job had the same inputs"), 1 + 4 * 3);
+  const std::string weights = "/models/gptq-b4-g128/model.safetensors";
+  EXPECT_EQ(ReadFile(folder / "again" + weights).value_or(""),
+            ReadFile(folder / "result" + weights).value_or("none"));
 
   const std::vector<pid_t> children = Descendants(scheduler.pid());
   EXPECT_FALSE(children.empty());

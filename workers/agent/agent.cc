@@ -74,6 +74,10 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Create(
     AgentOptions options, std::shared_ptr<grpc::ChannelInterface> channel, AgentMetrics* metrics) {
   std::unique_ptr<Agent> agent(new Agent(std::move(options), std::move(channel), metrics));
   QD_RETURN_IF_ERROR(agent->LoadCatalog());
+  {
+    absl::MutexLock lock(&agent->mutex_);
+    agent->inputs_ = std::make_unique<InputDigest>(agent->options_.engine, agent->catalog_);
+  }
   QD_ASSIGN_OR_RETURN(
       agent->cache_, BlobCache::Open(agent->options_.data + "/blobs", agent->options_.cache_bytes));
   return agent;
@@ -195,6 +199,7 @@ absl::Status Agent::Work(v1::LeaseJobResponse lease) {
                               .transfer = &transfer_,
                               .cache = cache_.get(),
                               .metrics = metrics_,
+                              .inputs = inputs_.get(),
                               .engine = options_.engine,
                               .data = options_.data,
                               .secret_values = options_.secret_values,

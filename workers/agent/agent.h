@@ -88,6 +88,7 @@ class Agent {
   const std::unique_ptr<v1::ArtifactService::Stub> artifacts_;
   BlobTransfer transfer_;
   std::unique_ptr<BlobCache> cache_;
+  std::unique_ptr<InputDigest> inputs_;
   CancelScope polls_;  // Cancelled when no more leases are wanted.
   CancelScope ended_;  // Cancelled when Run() returns: ends the drain's clock.
   std::atomic<int> catalog_version_{0};

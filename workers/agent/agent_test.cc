@@ -130,6 +130,55 @@ TEST_F(AgentTest, SucceedsWithArtifactsLogsAndResult) {
   EXPECT_THAT(metrics_.Render(), HasSubstr("quantd_worker_layers_done_total 2"));
 }
 
+TEST_F(AgentTest, TheSameInputsAreWorkedOutOnce) {
+  scheduler_.keeps_results = true;
+  const std::string model = data_ + "-model";
+  ASSERT_TRUE(MakeFolders(model).ok());
+  ASSERT_TRUE(WriteFileAtomic(model + "/config.json", "{}").ok());
+  const auto run = [&](const std::function<void(v1::JobSpec*)>& change) {
+    v1::LeaseJobResponse grant;
+    grant.mutable_spec()->set_display_name("success");
+    grant.mutable_spec()->mutable_quantize()->set_model(model);
+    grant.mutable_spec()->mutable_quantize()->set_method("rtn");
+    change(grant.mutable_spec());
+    const std::string job = scheduler_.Submit(grant);
+    if (agent_ == nullptr) StartAgent();
+    EXPECT_TRUE(scheduler_.WaitDone(job));
+    return scheduler_.Get(job);
+  };
+  const auto worked = [](const JobRecord& job) {
+    EXPECT_TRUE(job.outcome.has_success()) << job.outcome.ShortDebugString();
+    EXPECT_EQ(job.outcome.success().output().files_size(), 3);
+    return !LogLines(job, v1::LogLine::ENGINE).empty();
+  };
+  const auto same = [](v1::JobSpec*) {};
+  const JobRecord first = run(same);
+  EXPECT_TRUE(worked(first));
+  EXPECT_EQ(first.outcome.success().input_digest().size(), 64);
+  const JobRecord again = run([](v1::JobSpec* spec) { spec->set_priority(3); });
+  EXPECT_FALSE(worked(again));
+  EXPECT_EQ(again.outcome.success().input_digest(), first.outcome.success().input_digest());
+  EXPECT_EQ(again.outcome.success().output().sha256(), first.outcome.success().output().sha256());
+  EXPECT_EQ(again.events.back().result().values().fields().at("answer").number_value(), 42);
+  EXPECT_TRUE(worked(run([](v1::JobSpec* spec) { spec->set_fresh(true); })));
+  EXPECT_TRUE(worked(run([](v1::JobSpec* spec) { spec->mutable_runtime()->set_seed(1); })));
+  // What is on the Hub today may be another tomorrow, but a commit stays what it is.
+  const auto hub = [](const char* name) {
+    return [name](v1::JobSpec* spec) { spec->mutable_quantize()->set_model(name); };
+  };
+  EXPECT_EQ(run(hub("org/name")).outcome.success().input_digest(), "");
+  EXPECT_NE(run(hub("org/name@0123456789abcdef0123456789abcdef01234567"))
+                .outcome.success()
+                .input_digest(),
+            "");
+  ASSERT_TRUE(WriteFileAtomic(model + "/config.json", "{ }").ok());
+  EXPECT_TRUE(worked(run(same)));
+  ASSERT_TRUE(WriteFileAtomic(model + "/config.json", "{}").ok());
+  EXPECT_FALSE(worked(run(same))) << "the content counts, not the time";
+  EXPECT_THAT(metrics_.Render(), HasSubstr("quantd_worker_results_reused_total 2"));
+  RemoveTree(model).IgnoreError();
+}
+
 TEST_F(AgentTest, GivesInputsAndDownloadsOnlyWhatTheCacheLacks) {
   v1::LeaseJobResponse grant;
   grant.mutable_spec()->set_display_name("success");

@@ -19,6 +19,7 @@ namespace {
 
 constexpr absl::Duration kDownloadReport = absl::Milliseconds(250);
 constexpr int kMissingBlobTries = 3;
+constexpr absl::Duration kFindTime = absl::Seconds(10);
 
 absl::Duration Monotonic() { return Clock::Real().Monotonic(); }
 
@@ -242,7 +243,40 @@ v1::ErrorClass Attempt::ClassOfInputError(const absl::Status& status) const {
   }
 }
 
+std::optional<Attempt::Outcome> Attempt::Reuse() {
+  const absl::StatusOr<std::string> digest = world_.inputs->Of(lease_);
+  if (!digest.ok()) {
+    LogWarning("cannot tell what the job's inputs are; working it out",
+               {{"job", lease_.lease().job()}, {"error", digest.status().ToString()}});
+    return std::nullopt;
+  }
+  input_digest_ = *digest;
+  if (input_digest_.empty()) return std::nullopt;
+  v1::FindResultRequest request;
+  *request.mutable_lease() = lease_.lease();
+  request.set_input_digest(input_digest_);
+  v1::FindResultResponse found;
+  CancelScope::Call call(stop_.inputs(), kFindTime);
+  // Whatever goes wrong: the work itself can still be done.
+  if (!world_.workers->FindResult(&call.context, request, &found).ok()) return std::nullopt;
+  LogInfo("an earlier job had the same inputs",
+          {{"job", lease_.lease().job()}, {"result_of", found.job()}});
+  keeper_->AddLog(v1::LogLine::WORKER,
+                  absl::StrCat("the same inputs as ", found.job(),
+                               ": its result is taken (submit with --fresh to work it out again)"));
+  v1::JobEvent event;
+  *event.mutable_result()->mutable_values() = found.success().result();
+  keeper_->Add(std::move(event));
+  world_.metrics->ResultReused();
+  Outcome outcome;
+  outcome.kind = Kind::kSuccess;
+  outcome.success = found.success();
+  return outcome;
+}
+
 Attempt::Outcome Attempt::Work() {
+  if (std::optional<Outcome> known = Reuse(); known.has_value()) return *std::move(known);
+  if (stop_.reason() != StopReason::kNone || stop_.hurry()) return Stopped();
   const absl::Status prepared = Prepare();
   if (stop_.reason() != StopReason::kNone || stop_.hurry()) return Stopped();
   if (!prepared.ok()) return Failed(ClassOfInputError(prepared), prepared);
@@ -273,6 +307,7 @@ Attempt::Outcome Attempt::Judge(const EngineEnd& end) {
   Outcome outcome;
   if (finished && stop_.reason() != StopReason::kLeaseLost) {
     *outcome.success.mutable_result() = end.result->values();
+    outcome.success.set_input_digest(input_digest_);
     const absl::Status collected = CollectOutput(&outcome);
     if (collected.ok()) {
       v1::JobEvent event;  // For those who watch; the outcome itself says it again.
@@ -336,7 +371,8 @@ std::string Attempt::Complete(Outcome outcome) {
     const bool blobs_missing = outcome.kind == Kind::kSuccess &&
                                absl::IsFailedPrecondition(state.status()) &&
                                tries < kMissingBlobTries;
-    const absl::Status collected = blobs_missing ? CollectOutput(&outcome) : state.status();
+    const absl::Status collected =
+        blobs_missing && collector_ != nullptr ? CollectOutput(&outcome) : state.status();
     if (!collected.ok()) outcome = Failed(v1::ERROR_CLASS_INTERNAL, collected);
   }
 }

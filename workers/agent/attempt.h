@@ -2,6 +2,7 @@
 // one answer that the scheduler gets about it.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "workers/agent/blob_cache.h"
 #include "workers/agent/confinement.h"
 #include "workers/agent/engine_supervisor.h"
+#include "workers/agent/input_digest.h"
 #include "workers/agent/job_folder.h"
 #include "workers/agent/lease_keeper.h"
 #include "workers/agent/metrics.h"
@@ -27,6 +29,7 @@ struct AttemptWorld {
   BlobTransfer* transfer = nullptr;
   BlobCache* cache = nullptr;
   AgentMetrics* metrics = nullptr;
+  InputDigest* inputs = nullptr;
   std::string engine;                      // Path of quant-engine.
   std::string data;                        // The worker's folder.
   std::vector<std::string> secret_values;  // Taken out of all that an engine says.
@@ -64,6 +67,8 @@ class Attempt {
   };
 
   Outcome Work();
+  // What an earlier job made of the same inputs; nothing when none did.
+  std::optional<Outcome> Reuse();
   absl::Status Prepare();
   absl::StatusOr<EngineEnd> Engine();
   std::vector<std::string> SecretValues() const;
@@ -91,6 +96,7 @@ class Attempt {
   ProgressMeter progress_;
   bool device_suspect_ = false;
   bool keep_checkpoint_ = false;
+  std::string input_digest_;  // Empty: the result is nobody else's.
   // In this order: the collector uses the keeper, the keeper's hooks use the switch.
   absl::Mutex keeper_mutex_;  // Between Abandon() and the end of Run().
   std::unique_ptr<LeaseKeeper> keeper_;

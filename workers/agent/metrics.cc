@@ -56,6 +56,8 @@ AgentMetrics::AgentMetrics() : registry_(std::make_shared<prometheus::Registry>(
                         .Register(r);
   leases_ = counter("quantd_worker_leases_total", "Leases taken");
   leases_lost_ = counter("quantd_worker_leases_lost_total", "Leases lost while the job ran");
+  results_reused_ = counter("quantd_worker_results_reused_total",
+                            "Jobs whose result was that of an earlier job with the same inputs");
   busy_ = gauge("quantd_worker_jobs_running", "Jobs being worked on now");
   attempts_ = &BuildCounter()
                    .Name("quantd_worker_attempts_total")

@@ -42,6 +42,7 @@ class AgentMetrics {
   void CallFailed(const std::string& method, absl::StatusCode code);
   void LeaseTaken();
   void LeaseLost() { leases_lost_->Increment(); }
+  void ResultReused() { results_reused_->Increment(); }
   // `outcome`: "succeeded", "failed", "cancelled", "released", "lease_lost".
   void AttemptEnded(const std::string& kind, const std::string& outcome, absl::Duration time);
   void PhaseEnded(absl::string_view phase, absl::Duration time);
@@ -67,6 +68,7 @@ class AgentMetrics {
   prometheus::Family<prometheus::Counter>* call_failures_;
   prometheus::Counter* leases_;
   prometheus::Counter* leases_lost_;
+  prometheus::Counter* results_reused_;
   prometheus::Gauge* busy_;
   prometheus::Family<prometheus::Counter>* attempts_;
   prometheus::Family<prometheus::Histogram>* attempt_seconds_;

@@ -239,6 +239,20 @@ grpc::Status FakeScheduler::CompleteJob(Context*, const v1::CompleteJobRequest* 
   return grpc::Status::OK;
 }
 
+grpc::Status FakeScheduler::FindResult(Context*, const v1::FindResultRequest* request,
+                                       v1::FindResultResponse* response) {
+  absl::MutexLock lock(&mutex_);
+  if (Holder(request->lease()) == nullptr) return LeaseLost();
+  for (const auto& [name, job] : jobs_) {
+    const v1::CompleteJobRequest::Success& success = job.outcome.success();
+    if (!keeps_results || success.input_digest() != request->input_digest()) continue;
+    response->set_job(name);
+    *response->mutable_success() = success;
+    return grpc::Status::OK;
+  }
+  return {grpc::StatusCode::NOT_FOUND, "no job had these inputs"};
+}
+
 grpc::Status FakeScheduler::ReleaseJob(Context*, const v1::ReleaseJobRequest* request,
                                        v1::ReleaseJobResponse*) {
   absl::MutexLock lock(&mutex_);

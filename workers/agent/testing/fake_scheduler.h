@@ -67,6 +67,7 @@ class FakeScheduler final : public v1::WorkerService::Service, public v1::Artifa
   std::atomic<int> cut_downloads{0};
   std::atomic<int> refuse_reports{0};  // That many ReportJob calls are answered UNAVAILABLE.
   std::atomic<int> lose_answers{0};  // That many ReportJob answers are lost after they took effect.
+  std::atomic<bool> keeps_results{false};  // FindResult knows the jobs that succeeded.
   std::atomic<int64_t> uploaded_bytes{0};
   std::atomic<int64_t> downloaded_bytes{0};
 
@@ -78,6 +79,7 @@ class FakeScheduler final : public v1::WorkerService::Service, public v1::Artifa
   grpc::Status ReportJob(Context*, const v1::ReportJobRequest*, v1::ReportJobResponse*) override;
   grpc::Status CompleteJob(Context*, const v1::CompleteJobRequest*,
                            v1::CompleteJobResponse*) override;
+  grpc::Status FindResult(Context*, const v1::FindResultRequest*, v1::FindResultResponse*) override;
   grpc::Status ReleaseJob(Context*, const v1::ReleaseJobRequest*, v1::ReleaseJobResponse*) override;
   grpc::Status DeregisterWorker(Context*, const v1::DeregisterWorkerRequest*,
                                 v1::DeregisterWorkerResponse*) override;
