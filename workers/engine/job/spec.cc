@@ -113,7 +113,7 @@ static_assert(kKindNames.size() == std::variant_size_v<decltype(JobSpec::kind)>)
 
 // Read by the scheduler alone.
 constexpr std::array<const char*, 7> kSchedulerFields = {
-    "priority", "dependencies", "limits", "retry", "requirements", "labels", "secrets"};
+    "priority", "dependencies", "limits", "retry", "requirements", "labels", "secrets", "fresh"};
 
 // Reads the kind's field into the alternative of that number.
 template <size_t kIndex = 0>

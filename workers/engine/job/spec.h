@@ -93,9 +93,9 @@ struct ReportSpec {
 };
 
 struct JobSpec {
-  std::string display_name;
+  std::string display_name = {};
   std::variant<QuantizeSpec, EvaluateSpec, BenchmarkSpec, VerifySpec, CompareSpec, ReportSpec> kind;
-  Runtime runtime;
+  Runtime runtime = {};
 };
 
 // "quantize", "evaluate", ...: the name of the kind's field in the proto.
