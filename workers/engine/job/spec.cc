@@ -112,7 +112,7 @@ constexpr std::array<const char*, 6> kKindNames = {"quantize", "evaluate", "benc
 static_assert(kKindNames.size() == std::variant_size_v<decltype(JobSpec::kind)>);
 
 // Read by the scheduler alone.
-constexpr std::array<const char*, 7> kSchedulerFields = {
+constexpr std::array<const char*, 8> kSchedulerFields = {
     "priority", "dependencies", "limits", "retry", "requirements", "labels", "secrets", "fresh"};
 
 // Reads the kind's field into the alternative of that number.
