@@ -124,7 +124,7 @@ FailureAccount AccountOf(Session& session, const std::string& title, const v1::J
   return account;
 }
 
-// Every failed stage of a cell.
+// Every failed stage of a cell, by its model: a sweep may have several.
 absl::StatusOr<std::vector<std::string>> FailedStages(Session& session,
                                                       const v1::Sweep::Cell& cell) {
   std::vector<std::string> lines;
@@ -132,7 +132,8 @@ absl::StatusOr<std::vector<std::string>> FailedStages(Session& session,
     QD_ASSIGN_OR_RETURN(const v1::Job job, GetJob(session, stage.job()));
     if (job.state() != v1::JOB_STATE_FAILED) continue;
     const std::string title =
-        absl::StrCat(cell.name(), " ", stage.kind(), " (", ShortName(job.name()), ")");
+        absl::StrCat(cell.model().substr(cell.model().rfind('/') + 1), " ", cell.name(), " ",
+                     stage.kind(), " (", ShortName(job.name()), ")");
     for (std::string& line : AccountLines(AccountOf(session, title, job), session.style())) {
       lines.push_back(std::move(line));
     }
