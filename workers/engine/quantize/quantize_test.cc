@@ -159,13 +159,12 @@ TEST(QuantizeTest, OverridesAndHead) {
 // What the files say is what ran in memory: the transforms come back with the weights.
 TEST(QuantizeTest, OnlineTransformsAreInTheFiles) {
   const JobFolders folders;
-  QuantizeSpec spec = Spec("quarot", {{"weights", "rtn"},
-                                      {"group_size", 64},
-                                      {"online_rotation", true},
-                                      {"activation_bits", 4},
-                                      {"kv_bits", 4}});
+  QuantizeSpec spec =
+      Spec("quarot",
+           {{"weights", "rtn"}, {"group_size", 64}, {"online_rotation", true}, {"kv_bits", 4}});
   EXPECT_THAT(std::string(Quantize(folders, spec).status().message()),
               AllOf(HasSubstr("format gptq"), HasSubstr("compressed-tensors")));
+  spec.options["activation_bits"] = 4;
   spec.format = "compressed-tensors";
   spec.overrides = {{.pattern = "layers\\.2\\.mlp\\.down_proj",
                      .skip = true,
