@@ -63,6 +63,7 @@ const std::map<std::string, std::string>& Expected() {
       {"WorkerService/LeaseJob", "W"},
       {"WorkerService/ReportJob", "W"},
       {"WorkerService/CompleteJob", "W"},
+      {"WorkerService/FindResult", "W"},
       {"WorkerService/ReleaseJob", "W"},
       {"WorkerService/DeregisterWorker", "W"},
       {"CatalogService/ListWorkers", "RUA"},
