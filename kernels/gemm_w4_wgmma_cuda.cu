@@ -290,10 +290,10 @@ const char* GemmW4Wgmma(const GemmW4A16& args) {
   const int fixed = kTileFixedBytes + (IsTable(shape.kind) ? kTableBytes : 0);
   plan.stages = std::min((gpu.shared_bytes_max - fixed) / plan.stage_bytes, kTileStagesMax);
   const int shared_bytes = fixed + plan.stages * plan.stage_bytes;
-  return LaunchEarly(kernel,
-                     {GridOf(plan.split, shape.rows, args.m, rows_of_input), kTileThreads,
-                      shared_bytes, Stream(args), plan.split.splits},
-                     args, plan, values, map);
+  return LaunchEarly(
+      kernel,
+      {GridOf(plan.split, shape.rows), kTileThreads, shared_bytes, Stream(args), plan.split.splits},
+      args, plan, values, map);
 }
 
 }  // namespace quantd::kernels

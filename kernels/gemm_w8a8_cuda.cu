@@ -173,7 +173,7 @@ const char* OnWgmma(const GemmW8A8& args) {
   }
   return LaunchEarly(
       kernel,
-      {GridOf(plan.split, args.rows, args.m, rows_of_input), kTileThreads,
+      {GridOf(plan.split, args.rows), kTileThreads,
        kTileFixedBytes + plan.stages * plan.stage_bytes, Stream(args), plan.split.splits},
       args, plan, weight_map, input_map);
 }

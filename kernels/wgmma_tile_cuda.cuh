@@ -34,7 +34,11 @@ struct Split {
   int chunks;
   int splits;
   int halves;
+  int input_blocks;  // Tiles along the rows of input.
 };
+// Tiles are taken along the rows of input first, so many at a time that their inputs stay in the
+// cache while the weights pass once.
+constexpr int kInputBlocksAtATime = 8;
 
 struct Part {
   int64_t row;     // The first output of the block.
@@ -46,8 +50,13 @@ template <int kRowsOfInput>
 __device__ inline Part PartOfBlock(const Split& split) {
   const int index = static_cast<int>(blockIdx.z);
   const int steps = (split.chunks + split.halves - 1) / split.halves;
-  return {static_cast<int64_t>(blockIdx.x) * (kTileRows / split.halves),
-          static_cast<int>(blockIdx.y) * kRowsOfInput, steps * index / split.splits,
+  const int row_blocks = static_cast<int>(gridDim.x) / split.input_blocks;
+  const int group = static_cast<int>(blockIdx.x) / (kInputBlocksAtATime * row_blocks);
+  const int first = group * kInputBlocksAtATime;
+  const int count = min(kInputBlocksAtATime, split.input_blocks - first);
+  const int place = static_cast<int>(blockIdx.x) - first * row_blocks;
+  return {static_cast<int64_t>(place / count) * (kTileRows / split.halves),
+          (first + place % count) * kRowsOfInput, steps * index / split.splits,
           steps * (index + 1) / split.splits};
 }
 
@@ -261,7 +270,7 @@ inline Split ChooseSplit(const void* kernel, int64_t rows, int64_t m, int rows_o
   const int64_t input_blocks = (m + rows_of_input - 1) / rows_of_input;
   // More inputs a step would leave room for too few of them.
   const int halves_max = rows_of_input <= 64 ? 2 : 1;
-  Split best = {chunks, 1, 1};
+  Split best = {chunks, 1, 1, static_cast<int>(input_blocks)};
   int64_t best_cost = -1;
   for (int halves = 1; halves <= halves_max; ++halves) {
     const int steps = (chunks + halves - 1) / halves;
@@ -273,17 +282,17 @@ inline Split ChooseSplit(const void* kernel, int64_t rows, int64_t m, int rows_o
       const int64_t cost =
           rounds * ((steps + splits - 1) / splits + kEnds + (splits > 1 ? kAdding : 0));
       if (best_cost >= 0 && cost >= best_cost) continue;
-      best = {chunks, splits, halves};
+      best.splits = splits;
+      best.halves = halves;
       best_cost = cost;
     }
   }
   return best;
 }
 
-inline dim3 GridOf(const Split& split, int64_t rows, int64_t m, int rows_of_input) {
+inline dim3 GridOf(const Split& split, int64_t rows) {
   const int tile_rows = kTileRows / split.halves;
-  return {static_cast<unsigned>((rows + tile_rows - 1) / tile_rows),
-          static_cast<unsigned>((m + rows_of_input - 1) / rows_of_input),
+  return {static_cast<unsigned>((rows + tile_rows - 1) / tile_rows * split.input_blocks), 1u,
           static_cast<unsigned>(split.splits)};
 }
 
