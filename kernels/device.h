@@ -31,6 +31,7 @@ struct DeviceOps {
   void* (*allocate)(size_t bytes);  // Null when there is not enough.
   void (*release)(void* memory);
   void (*copy)(void* to, const void* from, size_t bytes);  // Either side on either device.
+  void (*copy_on)(void* to, const void* from, size_t bytes, void* stream);
   void (*fill)(void* memory, int byte, size_t bytes);
   // Median seconds of `replays` runs of everything that `body` puts on the stream it is given, as
   // one CUDA graph. Negative when it cannot be captured.

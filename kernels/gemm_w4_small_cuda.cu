@@ -411,12 +411,12 @@ const char* GemmW4Small(const GemmW4A16& args) {
   const int per_block = (plan.row_tiles + blocks - 1) / blocks;
   const int fixed =
       kSumsBytes + kZeroRowBytes + kBarrierBytes + (IsTable(shape.kind) ? kTableBytes : 0);
-  // As many row tiles at a time as leave room for three stages.
+  // As many row tiles at a time as leave room for two stages.
   for (plan.pass_tiles = per_block < kPassTiles ? per_block : kPassTiles;; --plan.pass_tiles) {
     plan.stage_bytes =
         plan.pass_tiles * plan.tile_bytes + static_cast<int>(args.m) * kInputRowBytes;
     plan.stages = (gpu.shared_bytes_max - fixed) / (teams * plan.stage_bytes);
-    if (plan.stages >= 3 || plan.pass_tiles == 1) break;
+    if (plan.stages >= 2 || plan.pass_tiles == 1) break;
   }
   if (plan.stages < 2) return "too little shared memory for gemm_w4a16";
   if (plan.stages > kStagesMax) plan.stages = kStagesMax;

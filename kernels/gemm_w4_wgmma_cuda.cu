@@ -6,7 +6,8 @@
 namespace quantd::kernels {
 namespace {
 
-constexpr int kRowTiles = kTileRows / kW4TileRows;
+template <int kRowsOfInput>
+constexpr int kRowTiles = kTile<kRowsOfInput>.rows() / kW4TileRows;
 constexpr int kSwizzleColumns = 64;  // 128 bytes.
 
 struct Plan {
@@ -25,29 +26,30 @@ __device__ inline void Produce(const GemmW4A16& args, const CUtensorMap* map, co
                                uint32_t ring, uint32_t full, uint32_t empty) {
   const Part part = PartOfBlock<kRowsOfInput>(plan.split);
   constexpr uint32_t kBoxBytes = kRowsOfInput * kSwizzleColumns * 2;
-  const int halves = plan.split.halves;
+  const int slices = plan.split.slices;
   const auto first_tile = static_cast<int>(part.row / kW4TileRows);
-  const int tiles = min(kRowTiles / halves, plan.row_tiles_stored - first_tile);
-  // Of a step; the last one may have a chunk less.
-  const auto chunk = [&](int index) { return (part.begin + index) * halves; };
-  const auto chunks = [&](int index) { return min(halves, plan.split.chunks - chunk(index)); };
+  const int slice_tiles = kRowTiles<kRowsOfInput> / slices;
+  const int tiles = min(slice_tiles, plan.row_tiles_stored - first_tile);
+  // Of a step; the last one may have fewer chunks.
+  const auto chunk = [&](int index) { return (part.begin + index) * slices; };
+  const auto chunks = [&](int index) { return min(slices, plan.split.chunks - chunk(index)); };
   const auto weights = [&](int index) {
     const int stage = index % plan.stages;
     BarrierExpect(full + stage * 8, chunks(index) * (tiles * plan.tile_bytes + 2 * kBoxBytes));
-    for (int half = 0; half < chunks(index); ++half) {
+    for (int slice = 0; slice < chunks(index); ++slice) {
       const int64_t tile =
-          static_cast<int64_t>(chunk(index) + half) * plan.row_tiles_stored + first_tile;
-      BulkCopy(ring + stage * plan.stage_bytes + half * (kRowTiles / 2) * plan.tile_bytes,
+          static_cast<int64_t>(chunk(index) + slice) * plan.row_tiles_stored + first_tile;
+      BulkCopy(ring + stage * plan.stage_bytes + slice * slice_tiles * plan.tile_bytes,
                static_cast<const char*>(args.packed) + tile * plan.tile_bytes,
                tiles * plan.tile_bytes, full + stage * 8);
     }
   };
   const auto input = [&](int index) {
     const int stage = index % plan.stages;
-    for (int half = 0; half < chunks(index); ++half) {
-      const int column = (chunk(index) + half) * kW4TileColumns;
+    for (int slice = 0; slice < chunks(index); ++slice) {
+      const int column = (chunk(index) + slice) * kW4TileColumns;
       const uint32_t to =
-          ring + stage * plan.stage_bytes + plan.weight_bytes + half * 2 * kBoxBytes;
+          ring + stage * plan.stage_bytes + plan.weight_bytes + slice * 2 * kBoxBytes;
       CopyBox(to, map, column, part.m, full + stage * 8);
       CopyBox(to + kBoxBytes, map, column + kSwizzleColumns, part.m, full + stage * 8);
     }
@@ -124,25 +126,26 @@ template <W4Kind kKind, typename Type, int kRowsOfInput, typename Release>
 __device__ inline void ComputeStage(const char* weights, uint32_t input, const Plan& plan,
                                     const uint32_t* table, TileSums<float, kRowsOfInput>& sums,
                                     const Release& release) {
+  constexpr int kBlocks = kTile<kRowsOfInput>.blocks;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32 % 4;
-  const char* tile[kBlocksOfGroup];
-  uint32_t words[kBlocksOfGroup][8];
+  const char* tile[kBlocks];
+  uint32_t words[kBlocks][8];
 #pragma unroll
-  for (int block = 0; block < kBlocksOfGroup; ++block) {
+  for (int block = 0; block < kBlocks; ++block) {
     tile[block] = weights + (block * 4 + warp) * plan.tile_bytes;
     *reinterpret_cast<uint4*>(words[block]) =
         *reinterpret_cast<const uint4*>(tile[block] + lane * 16);
     *reinterpret_cast<uint4*>(words[block] + 4) =
         *reinterpret_cast<const uint4*>(tile[block] + 512 + lane * 16);
   }
-  RowParams<Type> params[kBlocksOfGroup];
+  RowParams<Type> params[kBlocks];
   // Two sets of registers: one is decoded into while the tensor cores read the other.
-  uint32_t a[2][kBlocksOfGroup][4];
+  uint32_t a[2][kBlocks][4];
 #pragma unroll
   for (int step = 0; step < 8; ++step) {
 #pragma unroll
-    for (int block = 0; block < kBlocksOfGroup; ++block) {
+    for (int block = 0; block < kBlocks; ++block) {
       if (step % 2 == 0) {
         LoadParams<kKind, Type>(tile[block] + kW4CodeBytes, plan.tile_groups,
                                 step / 2 * plan.tile_groups / 4, params[block]);
@@ -158,7 +161,7 @@ __device__ inline void ComputeStage(const char* weights, uint32_t input, const P
     const uint64_t b =
         WgmmaMatrix(input + step / 4 * kRowsOfInput * kSwizzleColumns * 2 + step % 4 * 32);
 #pragma unroll
-    for (int block = 0; block < kBlocksOfGroup; ++block) {
+    for (int block = 0; block < kBlocks; ++block) {
       Wgmma<Type, kRowsOfInput>(sums[block], a[step % 2][block], b);
     }
     WgmmaCommit();
@@ -170,24 +173,25 @@ __device__ inline void ComputeStage(const char* weights, uint32_t input, const P
 template <W4Kind kKind, typename Type, int kRowsOfInput>
 __device__ inline void Consume(const GemmW4A16& args, const Plan& plan, char* ring, uint32_t full,
                                uint32_t empty, const uint32_t* table) {
+  constexpr TileShape kShape = kTile<kRowsOfInput>;
   const Part part = PartOfBlock<kRowsOfInput>(plan.split);
   const int group = GroupOfWarp();
   TileSums<float, kRowsOfInput> sums = {};
   FenceSums<float, kRowsOfInput>(sums);
-  const int half = plan.split.halves == 2 ? group : 0;
+  const int slices = plan.split.slices;
+  const int slice = group * slices / kShape.groups;
   int stage = 0;
   uint32_t parity = 0;
-  // The last step may have no chunk for the second group.
-  const int end =
-      min(part.end, (plan.split.chunks - half + plan.split.halves - 1) / plan.split.halves);
+  // The last step may have no chunk for the last groups.
+  const int end = min(part.end, (plan.split.chunks - slice + slices - 1) / slices);
   for (int index = part.begin; index < end; ++index) {
     BarrierWait(full + stage * 8, parity);
     char* const weights = ring + stage * plan.stage_bytes;
     const int before = stage == 0 ? plan.stages - 1 : stage - 1;
     ComputeStage<kKind, Type, kRowsOfInput>(
-        weights + group * kBlocksOfGroup * 4 * plan.tile_bytes,
-        SharedAddress(weights + plan.weight_bytes) + half * kRowsOfInput * kW4TileColumns * 2, plan,
-        table, sums, [&] {
+        weights + group * kShape.blocks * 4 * plan.tile_bytes,
+        SharedAddress(weights + plan.weight_bytes) + slice * kRowsOfInput * kW4TileColumns * 2,
+        plan, table, sums, [&] {
           if (index > part.begin && threadIdx.x % 128 == 0) BarrierArrive(empty + before * 8);
         });
     if (++stage == plan.stages) {
@@ -198,25 +202,32 @@ __device__ inline void Consume(const GemmW4A16& args, const Plan& plan, char* ri
   WgmmaWait<0>();
   FenceSums<float, kRowsOfInput>(sums);
   WaitForPrevious();
-  // The ring is free: both groups are past their last stage once they meet here.
-  SyncComputing();
+  // The ring is free: all groups are past their last stage once they meet here.
+  SyncComputing<kShape.groups * 128>();
   const int64_t rows = args.shape.rows;
   WriteTile<kRowsOfInput, float>(
-      {args.m, rows, args.output}, part, plan.split, ring, sums,
-      [&](Eight<float>& sum, int64_t m, int64_t row) {
-        AddRow<Type>(args.bias == nullptr ? nullptr : args.bias + row, rows - row, sum.value);
-        AddRow<Type>(args.residual == nullptr ? nullptr : args.residual + m * rows + row,
-                     rows - row, sum.value);
-        return Store<Type>(sum.value);
+      {args.m, rows, args.output}, part, plan.split, ring, sums, [&](int64_t row) {
+        const int64_t left = rows - row;
+        const bool biased = args.bias != nullptr && left > 0;
+        const Eight<float> bias = LoadRow<Type>(biased ? args.bias + row : nullptr, left);
+        return [=](Eight<float>& sum, int64_t m) {
+          const bool residual = args.residual != nullptr;
+          const Eight<float> more =
+              LoadRow<Type>(residual ? args.residual + m * rows + row : nullptr, left);
+#pragma unroll
+          for (int i = 0; i < 8; ++i) sum.value[i] = sum.value[i] + bias.value[i] + more.value[i];
+          return Store<Type>(sum.value);
+        };
       });
 }
 
 // Shared memory: barriers | ring | table.
 template <W4Kind kKind, typename Type, int kRowsOfInput>
-__global__ void __launch_bounds__(kTileThreads, 1)
+__global__ void __launch_bounds__(kTile<kRowsOfInput>.threads(), 1)
     WgmmaKernel(GemmW4A16 args, Plan plan, TableValues values,
                 const __grid_constant__ CUtensorMap map) {
 #if QD_WGMMA
+  constexpr TileShape kShape = kTile<kRowsOfInput>;
   extern __shared__ __align__(1024) char shared[];
   char* const ring = shared + kTileFixedBytes;
   char* const table = ring + plan.stages * plan.stage_bytes;
@@ -224,21 +235,18 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   const uint32_t empty = full + kTileStagesMax * 8;
   LetNextStart();
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < plan.stages; ++stage) {
-      BarrierInit(full + stage * 8, 1);
-      BarrierInit(empty + stage * 8, kGroups);
-    }
-    BarrierInitDone();
+    FetchMap(&map);
+    InitStages(kShape.groups, plan.stages, full, empty);
   }
   if constexpr (kTable<kKind>) FillTable<Type>(reinterpret_cast<uint32_t*>(table), values);
   __syncthreads();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kShape.copy_registers));
     if (threadIdx.x == 0) {
       Produce<kRowsOfInput>(args, &map, plan, SharedAddress(ring), full, empty);
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kShape.compute_registers));
     Consume<kKind, Type, kRowsOfInput>(args, plan, ring, full, empty,
                                        reinterpret_cast<uint32_t*>(table) + threadIdx.x % 32);
   }
@@ -263,12 +271,6 @@ const char* GemmW4Wgmma(const GemmW4A16& args) {
   const Gpu& gpu = CurrentGpu();
   const int width = TileWidth(args.m);
   const int rows_of_input = 16 << width;
-  CUtensorMap map;
-  const auto type =
-      args.bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  if (!DescribeMatrix({type, 2, args.input, args.m, shape.columns, rows_of_input}, &map)) {
-    return "gemm_w4a16: no tensor map for the input";
-  }
   TableValues values = {};
   if (IsTable(shape.kind)) {
     for (int code = 0; code < 16; ++code) values.value[code] = W4Table(shape.kind)[code];
@@ -285,14 +287,21 @@ const char* GemmW4Wgmma(const GemmW4A16& args) {
                .tile_bytes = static_cast<int>(W4TileBytes(shape)),
                .tile_groups = static_cast<int>(W4TileGroups(shape)),
                .row_tiles_stored = static_cast<int>(W4RowTiles(shape))};
-  plan.weight_bytes = (kRowTiles * plan.tile_bytes + 1023) / 1024 * 1024;
-  plan.stage_bytes = plan.weight_bytes + plan.split.halves * rows_of_input * kW4TileColumns * 2;
+  const TileShape tile = ShapeOfTile(rows_of_input);
+  plan.weight_bytes = (tile.rows() / kW4TileRows * plan.tile_bytes + 1023) / 1024 * 1024;
+  plan.stage_bytes = plan.weight_bytes + plan.split.slices * rows_of_input * kW4TileColumns * 2;
   const int fixed = kTileFixedBytes + (IsTable(shape.kind) ? kTableBytes : 0);
   plan.stages = std::min((gpu.shared_bytes_max - fixed) / plan.stage_bytes, kTileStagesMax);
   const int shared_bytes = fixed + plan.stages * plan.stage_bytes;
+  CUtensorMap map;
+  const auto type =
+      args.bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  if (!DescribeMatrix({type, 2, args.input, args.m, shape.columns, rows_of_input}, &map)) {
+    return "gemm_w4a16: no tensor map for the input";
+  }
   return LaunchEarly(kernel,
-                     {GridOf(plan.split, shape.rows, args.m, rows_of_input), kTileThreads,
-                      shared_bytes, Stream(args), plan.split.splits},
+                     {GridOf(plan.split, shape.rows, rows_of_input), tile.threads(), shared_bytes,
+                      Stream(args), plan.split.splits},
                      args, plan, values, map);
 }
 

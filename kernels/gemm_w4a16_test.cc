@@ -221,6 +221,20 @@ TEST(GemmW4A16Test, CudaProductsOverShapes) {
   }
 }
 
+// So many tiles that two blocks share their inputs.
+TEST(GemmW4A16Test, CudaManyTiles) {
+  QD_SKIP_WITHOUT_GPU();
+  for (const W4Kind kind : {W4Kind::kSymmetric, W4Kind::kZeroPoint, W4Kind::kNf4}) {
+    for (const int64_t rows : {500, 1300}) {
+      const Weight weight =
+          RandomWeight({.rows = rows, .columns = 264, .group_columns = 128, .kind = kind}, true, 9);
+      CheckProduct(weight, 129, true);
+      CheckProduct(weight, 300, false);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 TEST(GemmW4A16Test, CudaEdgeValues) {
   QD_SKIP_WITHOUT_GPU();
   const Weight weight = RandomWeight({.rows = 64, .columns = 256}, true, 8);

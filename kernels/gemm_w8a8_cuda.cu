@@ -6,7 +6,8 @@ namespace quantd::kernels {
 namespace {
 
 constexpr int kChunk = 128;  // Columns of a stage: one row of the swizzle.
-constexpr int kWeightBytes = kTileRows * kChunk;
+template <int kRowsOfInput>
+constexpr int kWeightBytes = kTile<kRowsOfInput>.rows() * kChunk;
 
 struct Plan {
   Split split;
@@ -27,21 +28,22 @@ __device__ inline void Produce(const GemmW8A8& args, const CUtensorMap* weight_m
                                const CUtensorMap* input_map, const Plan& plan, uint32_t ring,
                                uint32_t full, uint32_t empty) {
   const Part part = PartOfBlock<kRowsOfInput>(plan.split);
-  const int halves = plan.split.halves;
+  constexpr int kWeights = kWeightBytes<kRowsOfInput>;
+  const int slices = plan.split.slices;
   const auto weights = [&](int index) {
     const int stage = index % plan.stages;
     BarrierExpect(full + stage * 8, plan.stage_bytes);
-    for (int half = 0; half < halves; ++half) {
-      CopyBox(ring + stage * plan.stage_bytes + half * (kWeightBytes / 2), weight_map,
-              ((part.begin + index) * halves + half) * kChunk, static_cast<int>(part.row),
+    for (int slice = 0; slice < slices; ++slice) {
+      CopyBox(ring + stage * plan.stage_bytes + slice * (kWeights / slices), weight_map,
+              ((part.begin + index) * slices + slice) * kChunk, static_cast<int>(part.row),
               full + stage * 8);
     }
   };
   const auto input = [&](int index) {
     const int stage = index % plan.stages;
-    for (int half = 0; half < halves; ++half) {
-      CopyBox(ring + stage * plan.stage_bytes + kWeightBytes + half * kRowsOfInput * kChunk,
-              input_map, ((part.begin + index) * halves + half) * kChunk, part.m, full + stage * 8);
+    for (int slice = 0; slice < slices; ++slice) {
+      CopyBox(ring + stage * plan.stage_bytes + kWeights + slice * kRowsOfInput * kChunk, input_map,
+              ((part.begin + index) * slices + slice) * kChunk, part.m, full + stage * 8);
     }
   };
   const int count = part.end - part.begin;
@@ -60,25 +62,26 @@ __device__ inline void Produce(const GemmW8A8& args, const CUtensorMap* weight_m
 template <typename Type, int kRowsOfInput>
 __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* ring, uint32_t full,
                                uint32_t empty) {
+  constexpr TileShape kShape = kTile<kRowsOfInput>;
   const Part part = PartOfBlock<kRowsOfInput>(plan.split);
   const int group = GroupOfWarp();
   TileSums<int32_t, kRowsOfInput> sums = {};
   FenceSums<int32_t, kRowsOfInput>(sums);
-  const int half = plan.split.halves == 2 ? group : 0;
+  const int slice = group * plan.split.slices / kShape.groups;
   int stage = 0;
   uint32_t parity = 0;
   for (int index = part.begin; index < part.end; ++index) {
     BarrierWait(full + stage * 8, parity);
     const uint32_t weights = SharedAddress(ring + stage * plan.stage_bytes);
-    const uint32_t input = weights + kWeightBytes + half * kRowsOfInput * kChunk;
+    const uint32_t input = weights + kWeightBytes<kRowsOfInput> + slice * kRowsOfInput * kChunk;
     WgmmaFence();
 #pragma unroll
     for (int step = 0; step < kChunk / 32; ++step) {
       const uint64_t b = WgmmaMatrix(input + step * 32);
 #pragma unroll
-      for (int block = 0; block < kBlocksOfGroup; ++block) {
+      for (int block = 0; block < kShape.blocks; ++block) {
         const uint64_t a =
-            WgmmaMatrix(weights + (group * kBlocksOfGroup + block) * 64 * kChunk + step * 32);
+            WgmmaMatrix(weights + (group * kShape.blocks + block) * 64 * kChunk + step * 32);
         WgmmaInt8<kRowsOfInput>(sums[block], a, b);
       }
     }
@@ -96,49 +99,56 @@ __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* rin
   WgmmaWait<0>();
   FenceSums<int32_t, kRowsOfInput>(sums);
   WaitForPrevious();
-  // The ring is free: both groups are past their last stage once they meet here.
-  SyncComputing();
+  // The ring is free: all groups are past their last stage once they meet here.
+  SyncComputing<kShape.groups * 128>();
   WriteTile<kRowsOfInput, int32_t>(
-      {args.m, args.rows, args.output}, part, plan.split, ring, sums,
-      [&](const Eight<int32_t>& sum, int64_t m, int64_t row) {
-        const float input_scale = args.input_scales[m];
-        float value[8];
+      {args.m, args.rows, args.output}, part, plan.split, ring, sums, [&](int64_t row) {
+        const int64_t left = args.rows - row;
+        const bool biased = args.bias != nullptr && left > 0;
+        const Eight<float> bias = LoadRow<Type>(biased ? args.bias + row : nullptr, left);
+        Eight<float> scale = {};
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-          const float scale = row + i < args.rows ? args.weight_scales[row + i] : 0;
-          value[i] = static_cast<float>(sum.value[i]) * (input_scale * scale);
+          if (i < left) scale.value[i] = args.weight_scales[row + i];
         }
-        AddRow<Type>(args.bias == nullptr ? nullptr : args.bias + row, args.rows - row, value);
-        return Store<Type>(value);
+        return [=](const Eight<int32_t>& sum, int64_t m) {
+          const float input_scale = args.input_scales[m];
+          float value[8];
+#pragma unroll
+          for (int i = 0; i < 8; ++i) {
+            value[i] = static_cast<float>(sum.value[i]) * (input_scale * scale.value[i]);
+            if (biased) value[i] += bias.value[i];
+          }
+          return Store<Type>(value);
+        };
       });
 }
 
 // Shared memory: barriers | ring.
 template <typename Type, int kRowsOfInput>
-__global__ void __launch_bounds__(kTileThreads, 1)
+__global__ void __launch_bounds__(kTile<kRowsOfInput>.threads(), 1)
     Int8Kernel(GemmW8A8 args, Plan plan, const __grid_constant__ CUtensorMap weight_map,
                const __grid_constant__ CUtensorMap input_map) {
 #if QD_WGMMA
+  constexpr TileShape kShape = kTile<kRowsOfInput>;
   extern __shared__ __align__(1024) char shared[];
   char* const ring = shared + kTileFixedBytes;
   const uint32_t full = SharedAddress(shared);
   const uint32_t empty = full + kTileStagesMax * 8;
   LetNextStart();
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < plan.stages; ++stage) {
-      BarrierInit(full + stage * 8, 1);
-      BarrierInit(empty + stage * 8, kGroups);
-    }
-    BarrierInitDone();
+    FetchMap(&weight_map);
+    FetchMap(&input_map);
+    InitStages(kShape.groups, plan.stages, full, empty);
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kShape.copy_registers));
     if (threadIdx.x == 0) {
       Produce<kRowsOfInput>(args, &weight_map, &input_map, plan, SharedAddress(ring), full, empty);
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kShape.compute_registers));
     Consume<Type, kRowsOfInput>(args, plan, ring, full, empty);
   }
 #endif
@@ -148,11 +158,19 @@ using Kernel = void (*)(GemmW8A8, Plan, CUtensorMap, CUtensorMap);
 
 template <typename Type>
 constexpr Kernel kKernels[] = {Int8Kernel<Type, 16>, Int8Kernel<Type, 32>, Int8Kernel<Type, 64>,
-                               Int8Kernel<Type, 128>};
+                               Int8Kernel<Type, 128>, Int8Kernel<Type, 256>};
+
+// Tiles of 256 rows of input read less from shared memory for each sum; of 128 where those would
+// be half empty.
+int WidthFor(int64_t m) {
+  constexpr int64_t kManyRows = 1024;
+  const bool whole = (m + 127) / 128 % 2 == 0;
+  return whole || m > kManyRows ? 4 : TileWidth(m);
+}
 
 const char* OnWgmma(const GemmW8A8& args) {
   const Gpu& gpu = CurrentGpu();
-  const int width = TileWidth(args.m);
+  const int width = WidthFor(args.m);
   const int rows_of_input = 16 << width;
   const auto chunks = static_cast<int>((args.columns + kChunk - 1) / kChunk);
   const Kernel kernel = args.bfloat16 ? kKernels<Bfloat>[width] : kKernels<Half>[width];
@@ -161,19 +179,20 @@ const char* OnWgmma(const GemmW8A8& args) {
   if (error != cudaSuccess) return cudaGetErrorString(error);
   Plan plan = {.split = ChooseSplit(reinterpret_cast<const void*>(kernel), args.rows, args.m,
                                     rows_of_input, chunks)};
-  plan.stage_bytes = kWeightBytes + plan.split.halves * rows_of_input * kChunk;
+  const TileShape tile = ShapeOfTile(rows_of_input);
+  plan.stage_bytes = (tile.rows() + plan.split.slices * rows_of_input) * kChunk;
   plan.stages =
       std::min((gpu.shared_bytes_max - kTileFixedBytes) / plan.stage_bytes, kTileStagesMax);
   CUtensorMap weight_map, input_map;
   constexpr auto kBytes = CU_TENSOR_MAP_DATA_TYPE_UINT8;
-  const int box_rows = kTileRows / plan.split.halves;
-  if (!DescribeMatrix({kBytes, 1, args.weight, args.rows, args.columns, box_rows}, &weight_map) ||
+  const int weight_box = tile.rows() / plan.split.slices;
+  if (!DescribeMatrix({kBytes, 1, args.weight, args.rows, args.columns, weight_box}, &weight_map) ||
       !DescribeMatrix({kBytes, 1, args.input, args.m, args.columns, rows_of_input}, &input_map)) {
     return "gemm_w8a8: no tensor map for the operands";
   }
   return LaunchEarly(
       kernel,
-      {GridOf(plan.split, args.rows, args.m, rows_of_input), kTileThreads,
+      {GridOf(plan.split, args.rows, rows_of_input), tile.threads(),
        kTileFixedBytes + plan.stages * plan.stage_bytes, Stream(args), plan.split.splits},
       args, plan, weight_map, input_map);
 }

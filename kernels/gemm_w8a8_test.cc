@@ -128,5 +128,16 @@ TEST(GemmW8A8Test, CudaAgreesBitForBit) {
   }
 }
 
+// So many tiles that two blocks share their inputs.
+TEST(GemmW8A8Test, CudaManyTilesAgreeBitForBit) {
+  QD_SKIP_WITHOUT_GPU();
+  for (const int64_t m : {300, 1100, 2300}) {
+    for (const int64_t rows : {904, 1024}) {
+      CheckProduct(m, rows, 272, m == 1100);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quantd::kernels

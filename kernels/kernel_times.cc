@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <set>
 
 #include "kernels/table.h"
 
@@ -100,6 +101,7 @@ struct Bench {
   void Shape(int64_t rows, int64_t columns, const std::vector<int64_t>& batches) const;
   void W8(int64_t rows, int64_t columns, const std::vector<int64_t>& batches,
           const std::vector<double>& baselines, const Buffer& input, const Buffer& output) const;
+  void Hadamard(int64_t columns, int64_t m, const Buffer& matrix) const;
   void W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
           const std::vector<int64_t>& batches, const std::vector<double>& baselines,
           const Buffer& input, const Buffer& output) const;
@@ -184,6 +186,44 @@ void Bench::W8(int64_t rows, int64_t columns, const std::vector<int64_t>& batche
   }
 }
 
+// Rotation of m rows, to 16 bits and to int8, against a copy of them; in 16 bits, the rows are read
+// from as many places as weights are.
+void Bench::Hadamard(int64_t columns, int64_t m, const Buffer& matrix) const {
+  int64_t power = 1;
+  while (columns % (2 * power) == 0) power *= 2;
+  const int64_t odd = columns / power;
+  HadamardRows args = {.rows = m, .columns = columns, .power = power};
+  if (odd > 1) {
+    args.order = odd * 4;
+    args.power = power / 4;
+    args.matrix = reinterpret_cast<const float*>(matrix.data());
+  }
+  const int64_t bytes = m * columns * 2;
+  const int copies = runner.Copies(bytes);
+  const Buffer input(ops, bytes * copies, halves), output(ops, bytes * copies, halves);
+  const Buffer scales(ops, m * 4, halves);
+  const double copied = runner.Time(bytes, [&](int copy, void* stream) -> const char* {
+    ops.copy_on(output.data() + copy * bytes, input.data() + copy * bytes, bytes, stream);
+    return nullptr;
+  });
+  for (const bool quantizes : {false, true}) {
+    const char* name = quantizes ? "hadamard int8" : "hadamard";
+    if (!Wanted(name)) continue;
+    const double seconds = runner.Time(bytes, [&](int copy, void* stream) {
+      HadamardRows one = args;
+      uint8_t* const to = output.data() + copy * bytes;
+      one.input = reinterpret_cast<const uint16_t*>(input.data() + copy * bytes);
+      one.output = quantizes ? nullptr : reinterpret_cast<uint16_t*>(to);
+      one.codes = quantizes ? reinterpret_cast<int8_t*>(to) : nullptr;
+      one.scales = quantizes ? reinterpret_cast<float*>(scales.data()) : nullptr;
+      one.stream = stream;
+      return cuda.hadamard_rows(one);
+    });
+    const auto moved = static_cast<double>(bytes + bytes / (quantizes ? 2 : 1));
+    report({name, args.order, columns, m, seconds, copied, moved / seconds / bandwidth});
+  }
+}
+
 void Bench::Shape(int64_t rows, int64_t columns, const std::vector<int64_t>& batches) const {
   const int64_t m_max = *std::max_element(batches.begin(), batches.end());
   const Buffer input(ops, m_max * columns * 2, halves);
@@ -213,6 +253,17 @@ void Bench::Shape(int64_t rows, int64_t columns, const std::vector<int64_t>& bat
   W4("nf4 b64", W4Kind::kNf4, rows, columns, batches, baselines, input, output);
 }
 
+// Signs for the widths that are no powers of two; which ones makes no difference to the time.
+std::vector<uint8_t> RandomSigns() {
+  std::mt19937 random(3);
+  std::vector<uint8_t> block(kHadamardOrderMax * kHadamardOrderMax * 4);
+  for (size_t i = 0; i < block.size(); i += 4) {
+    const float sign = random() % 2 == 0 ? 1 : -1;
+    std::memcpy(&block[i], &sign, 4);
+  }
+  return block;
+}
+
 }  // namespace
 
 const char* BenchDevice(const DeviceBenchOptions& options,
@@ -233,6 +284,15 @@ const char* BenchDevice(const DeviceBenchOptions& options,
                        {module->device, launch_error},
                        module->device.read_bandwidth()};
   for (const auto& [rows, columns] : shapes) bench.Shape(rows, columns, batches);
+  if (bench.Wanted("hadamard") || bench.Wanted("hadamard int8")) {
+    const std::vector<uint8_t> signs = RandomSigns();
+    const Buffer matrix(module->device, static_cast<int64_t>(signs.size()), signs);
+    std::set<int64_t> widths;
+    for (const auto& [rows, columns] : shapes) widths.insert(columns);
+    for (const int64_t columns : widths) {
+      for (const int64_t m : batches) bench.Hadamard(columns, m, matrix);
+    }
+  }
   if (launch_error != nullptr) return launch_error;
   static std::string error;
   error = module->device.take_error(nullptr);

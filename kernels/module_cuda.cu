@@ -14,6 +14,7 @@ constexpr Backend kCuda = {.name = "cuda",
                            .unpack_bits = UnpackBitsCuda,
                            .gptq_block = GptqBlockCuda,
                            .dequantize_rows = DequantizeRowsCuda,
+                           .hadamard_rows = HadamardRowsCuda,
                            .pack_w4 = PackW4Cuda,
                            .unpack_w4 = UnpackW4Cuda,
                            .gemm_w4a16 = GemmW4A16Cuda,
@@ -43,6 +44,9 @@ void* Allocate(size_t bytes) {
 void Release(void* memory) { cudaFree(memory); }
 void Copy(void* to, const void* from, size_t bytes) {
   cudaMemcpy(to, from, bytes, cudaMemcpyDefault);
+}
+void CopyOn(void* to, const void* from, size_t bytes, void* stream) {
+  cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream));
 }
 void Fill(void* memory, int byte, size_t bytes) { cudaMemset(memory, byte, bytes); }
 
@@ -173,8 +177,8 @@ const Gpu& CurrentGpu() {
 extern "C" __attribute__((visibility("default"))) const CudaModule* QuantdCudaModule(
     std::string* why) {
   static const CudaModule module = {&kCuda,
-                                    {TakeError, Allocate, Release, Copy, Fill, TimeGraph, Describe,
-                                     CacheBytes, ReadBandwidth, Gemm16Cublas}};
+                                    {TakeError, Allocate, Release, Copy, CopyOn, Fill, TimeGraph,
+                                     Describe, CacheBytes, ReadBandwidth, Gemm16Cublas}};
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || devices == 0) {

@@ -29,6 +29,7 @@ void DequantizeRowsCuda(const DequantizeRows& args);
 void PackW4Cuda(const PackW4& args);
 void UnpackW4Cuda(const UnpackW4& args);
 const char* GemmW4A16Cuda(const GemmW4A16& args);
+const char* HadamardRowsCuda(const HadamardRows& args);
 void QuantizeRowsCuda(const QuantizeRows& args);
 const char* GemmW8A8Cuda(const GemmW8A8& args);
 const char* Gemm16Cublas(const Gemm16& args);

@@ -1,12 +1,14 @@
-// A block takes a row: its largest element first, then its codes, for which the row comes out of
-// the cache. Bound by memory: 2 bytes read and 1 written an element.
+// A block takes a row: its largest element first, then its codes, for which the threads hold the
+// row. Bound by memory: 2 bytes read and 1 written an element.
 #include "kernels/gemm_w4a16_cuda.cuh"
+#include "kernels/int8_code.h"
 #include "kernels/ring_cuda.cuh"
 
 namespace quantd::kernels {
 namespace {
 
 constexpr int kThreads = 512;
+constexpr int kHeld = 4;
 constexpr unsigned kWarp = 0xffffffffu;
 
 // As bits, absolute values compare like integers, and NaN and infinity above all numbers.
@@ -18,12 +20,29 @@ __device__ inline uint32_t LargestBits(uint32_t bits) {
   return __reduce_max_sync(kWarp, of_warp[threadIdx.x % (kThreads / 32)]);
 }
 
+// The codes of eight numbers.
 template <typename Type>
-__device__ inline int8_t Code(uint16_t value, float inverse) {
-  const float code = rintf(Type::ToFloat(value) * inverse);
-  return isnan(code) ? 0 : static_cast<int8_t>(fminf(fmaxf(code, -127.0f), 127.0f));
+__device__ inline uint2 Codes(const uint4& eight, float inverse) {
+  const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+  uint32_t out[2] = {0, 0};
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    const auto value = static_cast<uint16_t>(words[k / 2] >> (k % 2 * 16));
+    const auto code = static_cast<int8_t>(Int8Code(Type::ToFloat(value), inverse));
+    out[k / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(code)) << (k % 4 * 8);
+  }
+  return make_uint2(out[0], out[1]);
 }
 
+__device__ inline uint32_t LargestBitsOf(const uint4& eight) {
+  const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+  uint32_t bits = 0;
+#pragma unroll
+  for (const uint32_t word : words) bits = max(bits, max(word & 0x7fff, word >> 16 & 0x7fff));
+  return bits;
+}
+
+// A thread holds up to kHeld times eight numbers; wider rows are read again.
 template <typename Type>
 __global__ void __launch_bounds__(kThreads) QuantizeRowsKernel(QuantizeRows args) {
   LetNextStart();
@@ -31,33 +50,29 @@ __global__ void __launch_bounds__(kThreads) QuantizeRowsKernel(QuantizeRows args
   const int64_t row = blockIdx.x;
   const auto* input = reinterpret_cast<const uint4*>(args.input + row * args.columns);
   const int64_t eights = args.columns / 8;
+  uint4 held[kHeld];
   uint32_t bits = 0;
-  for (int64_t i = threadIdx.x; i < eights; i += kThreads) {
-    const uint4 eight = input[i];
-    const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
 #pragma unroll
-    for (const uint32_t word : words) bits = max(bits, max(word & 0x7fff, word >> 16 & 0x7fff));
+  for (int i = 0; i < kHeld; ++i) {
+    const int64_t place = threadIdx.x + i * kThreads;
+    held[i] = place < eights ? input[place] : uint4{};
+  }
+#pragma unroll
+  for (const uint4& eight : held) bits = max(bits, LargestBitsOf(eight));
+  for (int64_t i = threadIdx.x + kHeld * kThreads; i < eights; i += kThreads) {
+    bits = max(bits, LargestBitsOf(input[i]));
   }
   const float largest = Type::ToFloat(static_cast<uint16_t>(LargestBits(bits)));
-  const bool finite = isfinite(largest);
-  if (threadIdx.x == 0) {
-    args.scales[row] = !finite        ? __int_as_float(0x7fc00000)
-                       : largest == 0 ? 1.0f
-                                      : largest / 127.0f;
-  }
-  const float inverse = finite && largest > 0 ? 127.0f / largest : 0;
+  const Int8Scaling scaling = Int8ScalingOf(largest);
+  if (threadIdx.x == 0) args.scales[row] = scaling.scale;
   auto* codes = reinterpret_cast<uint2*>(args.codes + row * args.columns);
-  for (int64_t i = threadIdx.x; i < eights; i += kThreads) {
-    const uint4 eight = input[i];
-    const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
-    uint32_t out[2] = {0, 0};
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      const auto value = static_cast<uint16_t>(words[k / 2] >> (k % 2 * 16));
-      const auto code = static_cast<uint8_t>(inverse > 0 ? Code<Type>(value, inverse) : 0);
-      out[k / 4] |= static_cast<uint32_t>(code) << (k % 4 * 8);
-    }
-    codes[i] = make_uint2(out[0], out[1]);
+  for (int i = 0; i < kHeld; ++i) {
+    const int64_t place = threadIdx.x + i * kThreads;
+    if (place < eights) codes[place] = Codes<Type>(held[i], scaling.inverse);
+  }
+  for (int64_t i = threadIdx.x + kHeld * kThreads; i < eights; i += kThreads) {
+    codes[i] = Codes<Type>(input[i], scaling.inverse);
   }
 }
 

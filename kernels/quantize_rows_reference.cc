@@ -1,8 +1,8 @@
 // The formula of quantize_rows.h as it stands.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
+#include "kernels/int8_code.h"
 #include "kernels/quantize_rows.h"
 #include "kernels/sixteen.h"
 
@@ -19,16 +19,11 @@ void QuantizeRowsReference(const QuantizeRows& args) {
       finite = finite && std::isfinite(value);
       largest = std::max(largest, std::abs(value));
     }
-    args.scales[row] = !finite        ? std::numeric_limits<float>::quiet_NaN()
-                       : largest == 0 ? 1.0f
-                                      : largest / 127.0f;
-    const float inverse = finite && largest > 0 ? 127.0f / largest : 0;
+    const Int8Scaling scaling = Int8ScalingOf(finite ? largest : INFINITY);
+    args.scales[row] = scaling.scale;
     for (int64_t k = 0; k < args.columns; ++k) {
-      // A subnormal largest has no finite inverse; its codes stop at the ends.
-      const float code = finite && inverse > 0
-                             ? std::nearbyint(FromSixteen(input[k], args.bfloat16) * inverse)
-                             : 0;
-      codes[k] = static_cast<int8_t>(std::isnan(code) ? 0 : std::clamp(code, -127.0f, 127.0f));
+      const float value = FromSixteen(input[k], args.bfloat16);
+      codes[k] = static_cast<int8_t>(Int8Code(value, scaling.inverse));
     }
   }
 }

@@ -12,13 +12,14 @@ constexpr Backend kBackends[] = {
                   GptqBlockReference, DequantizeRowsReference,
                   GgufQuantizeReference, GgufDequantizeReference,
                   QuantizeCodebookReference, DequantizeCodebookReference, HqqGroupsReference,
-                  Int8RowsReference,
+                  Int8RowsReference, HadamardRowsReference,
                   PackW4Reference, UnpackW4Reference, GemmW4A16Reference,
                   QuantizeRowsReference, GemmW8A8Reference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
                   GptqBlockCpu,       DequantizeRowsCpu,
                   GgufQuantizeCpu,    GgufDequantizeCpu,
-                  QuantizeCodebookCpu, DequantizeCodebookCpu, HqqGroupsCpu, Int8RowsCpu},
+                  QuantizeCodebookCpu, DequantizeCodebookCpu, HqqGroupsCpu, Int8RowsCpu,
+                  HadamardRowsCpu},
 };
 // clang-format on
 

@@ -13,6 +13,7 @@
 #include "kernels/gemm_w8a8.h"
 #include "kernels/gguf_quantize.h"
 #include "kernels/gptq_block.h"
+#include "kernels/hadamard_rows.h"
 #include "kernels/hqq_groups.h"
 #include "kernels/int8_rows.h"
 #include "kernels/pack_bits.h"
@@ -40,6 +41,7 @@ struct Backend {
   int (*hqq_groups)(const HqqGroups&) = nullptr;
   void (*int8_rows)(const Int8Rows&) = nullptr;
   // What running quantized models needs.
+  const char* (*hadamard_rows)(const HadamardRows&) = nullptr;
   void (*pack_w4)(const PackW4&) = nullptr;
   void (*unpack_w4)(const UnpackW4&) = nullptr;
   const char* (*gemm_w4a16)(const GemmW4A16&) = nullptr;

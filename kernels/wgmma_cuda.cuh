@@ -147,6 +147,24 @@ __device__ inline void Wgmma(float (&d)[kColumns / 2], const uint32_t (&a)[4], u
       : QD_I16(d, 0), QD_I16(d, 16), QD_I16(d, 32), QD_I16(d, 48)                   \
       : "l"(a), "l"(b))
 
+#define QD_WGMMA_S8_256                                                                            \
+  asm volatile(                                                                                    \
+      "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {"                                        \
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                     \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "           \
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "           \
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "           \
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "           \
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "           \
+      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, "     \
+      "%111, "                                                                                     \
+      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, " \
+      "%127"                                                                                       \
+      "}, %128, %129, 1;"                                                                          \
+      : QD_I16(d, 0), QD_I16(d, 16), QD_I16(d, 32), QD_I16(d, 48), QD_I16(d, 64), QD_I16(d, 80),   \
+        QD_I16(d, 96), QD_I16(d, 112)                                                              \
+      : "l"(a), "l"(b))
+
 template <int kColumns>
 __device__ inline void WgmmaInt8(int32_t (&d)[kColumns / 2], uint64_t a, uint64_t b) {
 #if QD_WGMMA
@@ -156,8 +174,10 @@ __device__ inline void WgmmaInt8(int32_t (&d)[kColumns / 2], uint64_t a, uint64_
     QD_WGMMA_S8_32;
   } else if constexpr (kColumns == 64) {
     QD_WGMMA_S8_64;
-  } else {
+  } else if constexpr (kColumns == 128) {
     QD_WGMMA_S8_128;
+  } else {
+    QD_WGMMA_S8_256;
   }
 #endif
 }
@@ -166,6 +186,7 @@ __device__ inline void WgmmaInt8(int32_t (&d)[kColumns / 2], uint64_t a, uint64_
 #undef QD_WGMMA_S8_32
 #undef QD_WGMMA_S8_64
 #undef QD_WGMMA_S8_128
+#undef QD_WGMMA_S8_256
 #undef QD_I16
 #undef QD_I4
 

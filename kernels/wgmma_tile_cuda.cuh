@@ -1,7 +1,7 @@
 // What the products on Hopper's tensor cores share. They compute the transpose of the output in
-// tiles of 256 outputs by 16 ... 128 rows of input: one warp copies, two groups of four warps
-// compute. Where the tiles are fewer than the processors, the columns are split among the blocks of
-// a cluster, which add up each other's parts.
+// tiles of 256 outputs by 16 ... 128 rows of input, or 128 by 256: one warp copies, groups of four
+// warps compute. Where the tiles are fewer than the processors, the columns are split among the
+// blocks of a cluster, which add up each other's parts.
 #pragma once
 
 #include <cuda.h>
@@ -15,26 +15,43 @@
 
 namespace quantd::kernels {
 
-constexpr int kGroups = 2;         // Of warps that compute.
-constexpr int kBlocksOfGroup = 2;  // Of 64 outputs each.
-constexpr int kTileRows = kGroups * kBlocksOfGroup * 64;
-constexpr int kTileThreads = (kGroups + 1) * 128;
+// How a tile of so many rows of input is shared out.
+struct TileShape {
+  int groups;             // Of warps that compute. Decoding for few rows wants many warps.
+  int blocks;             // Of 64 outputs, of a group.
+  int copy_registers;     // Of a thread that copies,
+  int compute_registers;  // and of one that computes.
+  QD_HOST_DEVICE constexpr int rows() const { return groups * blocks * 64; }
+  QD_HOST_DEVICE constexpr int threads() const { return (groups + 1) * 128; }
+};
+QD_HOST_DEVICE constexpr TileShape ShapeOfTile(int rows_of_input) {
+  return rows_of_input <= 64    ? TileShape{4, 1, 32, 112}
+         : rows_of_input <= 128 ? TileShape{2, 2, 40, 232}
+                                : TileShape{2, 1, 40, 232};
+}
+template <int kRowsOfInput>
+constexpr TileShape kTile = ShapeOfTile(kRowsOfInput);
 constexpr int kTileStagesMax = 8;
 constexpr int kSplitsMax = 8;  // Larger clusters are not possible everywhere.
 // Barriers; what follows is aligned for the copy engine.
 constexpr int kTileFixedBytes = 1024;
 // Sums on their way out, those of a row of input together; padded so that rows start in other
 // banks.
-constexpr int kStagingRowBytes = kTileRows * 4 + 16;
+template <int kRowsOfInput>
+constexpr int kStagingRowBytes = kTile<kRowsOfInput>.rows() * 4 + 16;
 
-// How a product's columns, in chunks of 128, are split: among the blocks of a cluster and, where
-// `halves` is 2, in turn among the two groups of warps of a block, whose tile then has half the
+// How a product's columns, in chunks of 128, are split: among the blocks of a cluster and in turn
+// among `slices` sets of a block's groups of warps, whose tile then has as many times fewer
 // outputs. A step is as many chunks as a block takes at a time.
 struct Split {
   int chunks;
   int splits;
-  int halves;
+  int slices;
+  int input_blocks;  // Tiles along the rows of input.
 };
+// Tiles are taken along the rows of input first, so many at a time that their inputs stay in the
+// cache while the weights pass once.
+constexpr int kInputBlocksAtATime = 8;
 
 struct Part {
   int64_t row;     // The first output of the block.
@@ -45,9 +62,14 @@ struct Part {
 template <int kRowsOfInput>
 __device__ inline Part PartOfBlock(const Split& split) {
   const int index = static_cast<int>(blockIdx.z);
-  const int steps = (split.chunks + split.halves - 1) / split.halves;
-  return {static_cast<int64_t>(blockIdx.x) * (kTileRows / split.halves),
-          static_cast<int>(blockIdx.y) * kRowsOfInput, steps * index / split.splits,
+  const int steps = (split.chunks + split.slices - 1) / split.slices;
+  const auto block = static_cast<int>(blockIdx.x);
+  const int row_blocks = static_cast<int>(gridDim.x) / split.input_blocks;
+  const int first = block / (kInputBlocksAtATime * row_blocks) * kInputBlocksAtATime;
+  const int count = min(kInputBlocksAtATime, split.input_blocks - first);
+  const int place = block - first * row_blocks;
+  return {static_cast<int64_t>(place / count) * (kTile<kRowsOfInput>.rows() / split.slices),
+          (first + place % count) * kRowsOfInput, steps * index / split.splits,
           steps * (index + 1) / split.splits};
 }
 
@@ -58,7 +80,7 @@ __device__ inline int GroupOfWarp() {
 
 // The accumulators of a thread: block of 64 outputs, element.
 template <typename Sum, int kRowsOfInput>
-using TileSums = Sum[kBlocksOfGroup][kRowsOfInput / 2];
+using TileSums = Sum[kTile<kRowsOfInput>.blocks][kRowsOfInput / 2];
 
 // The compiler may not move what writes or reads the sums across this, into the products' pipeline.
 template <typename Sum, int kRowsOfInput>
@@ -88,8 +110,16 @@ __device__ inline void CopyBox(uint32_t to, const CUtensorMap* map, int column, 
 #endif
 }
 
+// Reads a map into the cache of the copy engine.
+__device__ inline void FetchMap(const CUtensorMap* map) {
+#if QD_WGMMA
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+#endif
+}
+
+template <int kThreads>
 __device__ inline void SyncComputing() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kGroups * 128) : "memory");
+  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
 }
 
 // The output [m_count, rows] of a product.
@@ -98,6 +128,19 @@ struct TileOutput {
   int64_t rows;
   uint16_t* data;
 };
+
+// 16 bytes of results, of which `count` numbers are inside the matrix. `wide`: they are aligned.
+__device__ inline void StoreEight(const uint4& value, uint16_t* to, int64_t count, bool wide) {
+  if (wide) {
+    *reinterpret_cast<uint4*>(to) = value;
+    return;
+  }
+  const uint32_t words[4] = {value.x, value.y, value.z, value.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (i < count) to[i] = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
+  }
+}
 
 // Eight neighbouring sums of a row of input.
 template <typename Sum>
@@ -112,86 +155,158 @@ __device__ inline void MeetInCluster() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
-// 16 bytes at the same shared `address` of another block of the cluster.
-__device__ inline uint4 ReadInCluster(uint32_t address, int block) {
-  uint4 value = {};
+
+// Barriers of the stages: one that counts what arrives, one that counts who has read it.
+__device__ inline void InitStages(int groups, int stages, uint32_t full, uint32_t empty) {
+  for (int stage = 0; stage < stages; ++stage) {
+    BarrierInit(full + stage * 8, 1);
+    BarrierInit(empty + stage * 8, groups);
+  }
+  BarrierInitDone();
+}
+template <typename Sum>
+__device__ inline Eight<Sum> ReadEight(uint32_t address) {
+  Eight<Sum> eight;
+  auto* const words = reinterpret_cast<uint4*>(&eight);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[i].x), "=r"(words[i].y), "=r"(words[i].z), "=r"(words[i].w)
+                 : "r"(address + i * 16)
+                 : "memory");
+  }
+  return eight;
+}
+// The same shared address of another block of the cluster, and what lies there.
+__device__ inline uint32_t AddressInCluster(uint32_t address, int block) {
+  uint32_t there = 0;
 #if QD_WGMMA
-  asm volatile(
-      "{\n"
-      ".reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %4, %5;\n"
-      "ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [there];\n"
-      "}\n"
-      : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-      : "r"(address), "r"(block)
-      : "memory");
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(block));
 #endif
-  return value;
+  return there;
+}
+template <typename Sum>
+__device__ inline Eight<Sum> ReadEightInCluster(uint32_t address) {
+  Eight<Sum> eight = {};
+#if QD_WGMMA
+  auto* const words = reinterpret_cast<uint4*>(&eight);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[i].x), "=r"(words[i].y), "=r"(words[i].z), "=r"(words[i].w)
+                 : "r"(address + i * 16)
+                 : "memory");
+  }
+#endif
+  return eight;
+}
+
+// Eight neighbouring outputs of a thread: the sums of the pieces of a tile that are theirs, of some
+// rows of input and of some pieces at a time, as one read waits as long as several.
+template <int kRowBytes, typename Sum>
+struct Gather {
+  const Split& split;
+  uint32_t at;      // Of the first row of input and the first piece,
+  int slice_bytes;  // and from one slice's to the next.
+  int step;         // Between the thread's rows of input.
+
+  template <int kRows, int kPieces>
+  __device__ void Add(int m, int end, Eight<Sum> (&sum)[kRows]) const {
+    const int pieces = split.splits * split.slices;
+    for (int piece = 0; piece < pieces; piece += kPieces) {
+      Eight<Sum> eight[kPieces][kRows] = {};
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+        if (piece + p >= pieces) break;
+        const int block = (piece + p) / split.slices;
+        const uint32_t from = at + (piece + p) % split.slices * slice_bytes;
+        const bool here = block == static_cast<int>(blockIdx.z);
+        const uint32_t there = here ? from : AddressInCluster(from, block);
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          if (m + i * step >= end) break;
+          const int offset = (m + i * step) * kRowBytes;
+          eight[p][i] =
+              here ? ReadEight<Sum>(there + offset) : ReadEightInCluster<Sum>(there + offset);
+        }
+      }
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+          for (int k = 0; k < 8; ++k) sum[i].value[k] += eight[p][i].value[k];
+        }
+      }
+    }
+  }
+};
+
+// The rows of input [m, end) of a tile, every `step`th of them.
+template <int kRows, int kPieces, int kRowBytes, typename Sum, typename Finish>
+__device__ inline void WriteRows(const Gather<kRowBytes, Sum>& gather, int m, int end,
+                                 int64_t first, int64_t row, const TileOutput& output,
+                                 const Finish& finish) {
+  for (; m < end; m += kRows * gather.step) {
+    Eight<Sum> sum[kRows] = {};
+    gather.template Add<kRows, kPieces>(m, end, sum);
+    uint4 stored[kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      stored[i] = finish(sum[i], first + min(m + i * gather.step, end - 1));
+    }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (m + i * gather.step >= end) break;
+      StoreEight(stored[i], output.data + (first + m + i * gather.step) * output.rows + row,
+                 output.rows - row, output.rows % 8 == 0);
+    }
+  }
 }
 
 // Makes a tile's sums the output: they go through the ring, which is no longer in use by this
-// block, so that memory is written in whole lines. finish(eight, m, row) makes eight sums the 16
-// bytes that are stored; rows beyond the output may be asked for. Where the columns are split,
-// every block adds up a share of the tile, always in the same order.
-template <int kRowsOfInput, typename Sum, typename Finish>
+// block, so that memory is written in whole lines. `finish_for(row)` gives what makes eight sums
+// the 16 bytes that are stored, finish(eight, m). Where the columns are split, every block adds up
+// a share of the tile, always in the same order.
+template <int kRowsOfInput, typename Sum, typename FinishFor>
 __device__ inline void WriteTile(const TileOutput& output, const Part& part, const Split& split,
                                  char* ring, const TileSums<Sum, kRowsOfInput>& sums,
-                                 const Finish& finish) {
-  const int eights = kTileRows / 8 / split.halves;
+                                 const FinishFor& finish_for) {
+  constexpr TileShape kShape = kTile<kRowsOfInput>;
+  constexpr int kRowBytes = kStagingRowBytes<kRowsOfInput>;
+  constexpr int kThreads = kShape.groups * 128;
   const int lane = threadIdx.x % 32;
   const int thread = static_cast<int>(threadIdx.x) - 128;
+  const int eights = kShape.rows() / 8 / split.slices;
+  const int64_t row = part.row + thread % eights * 8;
+  const auto finish = finish_for(row);
 #pragma unroll
-  for (int block = 0; block < kBlocksOfGroup; ++block) {
+  for (int block = 0; block < kShape.blocks; ++block) {
     // Element i of a lane: row lane / 4 (+ 8), column 8 * (i / 4) + 2 * (lane % 4) + i % 2.
-    const int row =
-        thread / 128 * kBlocksOfGroup * 64 + block * 64 + thread / 32 % 4 * 16 + lane / 4;
-    char* const to = ring + lane % 4 * 2 * kStagingRowBytes + row * 4;
+    const int to_row =
+        (thread / 128 * kShape.blocks + block) * 64 + thread / 32 % 4 * 16 + lane / 4;
+    char* const to = ring + lane % 4 * 2 * kRowBytes + to_row * 4;
 #pragma unroll
     for (int i = 0; i < kRowsOfInput / 2; ++i) {
-      *reinterpret_cast<Sum*>(to + (i / 4 * 8 + i % 2) * kStagingRowBytes + i / 2 % 2 * 32) =
+      *reinterpret_cast<Sum*>(to + (i / 4 * 8 + i % 2) * kRowBytes + i / 2 % 2 * 32) =
           sums[block][i];
     }
   }
-  SyncComputing();
-  const int64_t left = output.m_count - part.m;
-  const int items = static_cast<int>(left < kRowsOfInput ? left : kRowsOfInput) * eights;
-  const int index = static_cast<int>(blockIdx.z);
-  const int begin = items * index / split.splits, end = items * (index + 1) / split.splits;
+  SyncComputing<kThreads>();
   if (split.splits > 1) MeetInCluster();
-  const bool wide = output.rows % 8 == 0;
-  for (int item = begin + thread; item < end; item += kGroups * 128) {
-    Eight<Sum> sum = {};
-#pragma unroll 4
-    for (int piece = 0; piece < split.splits * split.halves; ++piece) {
-      const int other = piece / split.halves;
-      char* const at = ring + item / eights * kStagingRowBytes + item % eights * 32 +
-                       piece % split.halves * (kTileRows / 2 * 4);
-      Eight<Sum> eight;
-      auto* const words = reinterpret_cast<uint4*>(&eight);
-      if (other == index) {
-        words[0] = reinterpret_cast<const uint4*>(at)[0];
-        words[1] = reinterpret_cast<const uint4*>(at)[1];
-      } else {
-        words[0] = ReadInCluster(SharedAddress(at), other);
-        words[1] = ReadInCluster(SharedAddress(at) + 16, other);
-      }
-#pragma unroll
-      for (int i = 0; i < 8; ++i) sum.value[i] += eight.value[i];
-    }
-    const int64_t m = part.m + item / eights;
-    const int64_t row = part.row + item % eights * 8;
-    if (row >= output.rows) continue;
-    const uint4 stored = finish(sum, m, row);
-    uint16_t* const to = output.data + m * output.rows + row;
-    if (wide) {
-      *reinterpret_cast<uint4*>(to) = stored;
-    } else {
-      const uint32_t words[4] = {stored.x, stored.y, stored.z, stored.w};
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        if (row + i < output.rows) to[i] = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
-      }
-    }
+  const int64_t left = output.m_count - part.m;
+  const int count = static_cast<int>(left < kRowsOfInput ? left : kRowsOfInput);
+  const int index = static_cast<int>(blockIdx.z);
+  const int begin = count * index / split.splits + thread / eights;
+  const int end = row < output.rows ? count * (index + 1) / split.splits : 0;
+  const Gather<kRowBytes, Sum> gather = {split, SharedAddress(ring) + thread % eights * 32,
+                                         eights * 32, kThreads / eights};
+  if (split.splits * split.slices == 1) {
+    WriteRows<4, 1>(gather, begin, end, part.m, row, output, finish);
+  } else if (split.splits * split.slices == 2) {
+    WriteRows<4, 2>(gather, begin, end, part.m, row, output, finish);
+  } else {
+    WriteRows<1, 4>(gather, begin, end, part.m, row, output, finish);
   }
   // The others read this block's memory.
   __syncwarp();
@@ -205,26 +320,28 @@ __device__ inline uint4 Store(const float (&value)[8]) {
           Type::Bits(Type::Make(value[4], value[5])), Type::Bits(Type::Make(value[6], value[7]))};
 }
 
-// Adds up to eight 16-bit numbers of a row that ends after `count` of them.
+// Up to eight 16-bit numbers of a row that ends after `count` of them; zeros beyond, and for null.
 template <typename Type>
-__device__ inline void AddRow(const uint16_t* row, int64_t count, float (&value)[8]) {
-  if (row == nullptr) return;
+__device__ inline Eight<float> LoadRow(const uint16_t* row, int64_t count) {
+  Eight<float> eight = {};
+  if (row == nullptr) return eight;
   if (count >= 8 && reinterpret_cast<uintptr_t>(row) % 16 == 0) {
     const uint4 all = *reinterpret_cast<const uint4*>(row);
     const uint32_t words[4] = {all.x, all.y, all.z, all.w};
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      value[i] += Type::ToFloat(static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16)));
+      eight.value[i] = Type::ToFloat(static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16)));
     }
-    return;
+    return eight;
   }
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    if (i < count) value[i] += Type::ToFloat(row[i]);
+    if (i < count) eight.value[i] = Type::ToFloat(row[i]);
   }
+  return eight;
 }
 
-// How many rows of input a tile takes, as a power of two from 16 on.
+// How many rows of input a tile takes, up to 128: 16 << width.
 inline int TileWidth(int64_t m) {
   int width = 0;
   while (width < 3 && (16 << width) < m) ++width;
@@ -232,7 +349,7 @@ inline int TileWidth(int64_t m) {
 }
 
 // How many clusters of so many blocks, each of which fills a processor, run at the same time.
-inline int ClustersAtATime(const void* kernel, int blocks) {
+inline int ClustersAtATime(const void* kernel, int threads, int blocks) {
   static int known[kSplitsMax + 1];
   int& clusters = known[blocks];
   if (clusters == 0) {
@@ -241,7 +358,7 @@ inline int ClustersAtATime(const void* kernel, int blocks) {
     cluster.val.clusterDim = {1, 1, static_cast<unsigned>(blocks)};
     cudaLaunchConfig_t config = {};
     config.gridDim = {1, 1, static_cast<unsigned>(blocks)};
-    config.blockDim = {kTileThreads, 1, 1};
+    config.blockDim = {static_cast<unsigned>(threads), 1, 1};
     config.dynamicSmemBytes = CurrentGpu().shared_bytes_max;
     config.attrs = &cluster;
     config.numAttrs = 1;
@@ -257,33 +374,37 @@ inline int ClustersAtATime(const void* kernel, int blocks) {
 // starting, ending and adding up cost, in units of a step. `kernel` may use all shared memory.
 inline Split ChooseSplit(const void* kernel, int64_t rows, int64_t m, int rows_of_input,
                          int chunks) {
-  constexpr int kEnds = 4, kAdding = 2;
+  constexpr int kEnds = 7, kAdding = 2;
+  const TileShape shape = ShapeOfTile(rows_of_input);
   const int64_t input_blocks = (m + rows_of_input - 1) / rows_of_input;
-  // More inputs a step would leave room for too few of them.
-  const int halves_max = rows_of_input <= 64 ? 2 : 1;
-  Split best = {chunks, 1, 1};
+  Split best = {chunks, 1, 1, static_cast<int>(input_blocks)};
   int64_t best_cost = -1;
-  for (int halves = 1; halves <= halves_max; ++halves) {
-    const int steps = (chunks + halves - 1) / halves;
-    const int tile_rows = kTileRows / halves;
+  // More inputs a step would leave room for too few of them.
+  const int slices_max = rows_of_input > 128 ? 1 : rows_of_input > 32 ? 2 : 4;
+  for (int slices = 1; slices <= slices_max; slices *= 2) {
+    const int steps = (chunks + slices - 1) / slices;
+    const int tile_rows = shape.rows() / slices;
     const int64_t tiles = (rows + tile_rows - 1) / tile_rows * input_blocks;
+    // Two stages alone do not hide all of what a step waits for.
+    const bool crowded = slices * rows_of_input > 128;
     for (int splits = 1; splits <= kSplitsMax && splits <= steps; ++splits) {
-      const int at_a_time = ClustersAtATime(kernel, splits);
+      const int at_a_time = ClustersAtATime(kernel, shape.threads(), splits);
       const int64_t rounds = (tiles + at_a_time - 1) / at_a_time;
+      const int64_t step = (steps + splits - 1) / splits;
       const int64_t cost =
-          rounds * ((steps + splits - 1) / splits + kEnds + (splits > 1 ? kAdding : 0));
+          rounds * (step + (crowded ? step / 4 : 0) + kEnds + (splits - 1) * kAdding);
       if (best_cost >= 0 && cost >= best_cost) continue;
-      best = {chunks, splits, halves};
+      best.splits = splits;
+      best.slices = slices;
       best_cost = cost;
     }
   }
   return best;
 }
 
-inline dim3 GridOf(const Split& split, int64_t rows, int64_t m, int rows_of_input) {
-  const int tile_rows = kTileRows / split.halves;
-  return {static_cast<unsigned>((rows + tile_rows - 1) / tile_rows),
-          static_cast<unsigned>((m + rows_of_input - 1) / rows_of_input),
+inline dim3 GridOf(const Split& split, int64_t rows, int rows_of_input) {
+  const int tile_rows = ShapeOfTile(rows_of_input).rows() / split.slices;
+  return {static_cast<unsigned>((rows + tile_rows - 1) / tile_rows * split.input_blocks), 1u,
           static_cast<unsigned>(split.splits)};
 }
 

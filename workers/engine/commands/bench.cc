@@ -54,8 +54,9 @@ int Bench(const kernels::DeviceBenchOptions& options) {
 void AddBench(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand("bench", "Measure single parts of the engine");
   command->require_subcommand(1);
-  CLI::App* kernels = command->add_subcommand(
-      "kernels", "The GPU kernels over shapes and batch sizes, beside cuBLAS in the same run");
+  CLI::App* kernels = command->add_subcommand("kernels",
+                                              "The GPU kernels over shapes and batch sizes, beside "
+                                              "cuBLAS (rotations: beside a copy) in the same run");
   struct Flags {
     kernels::DeviceBenchOptions options;
     std::vector<std::string> shapes;
