@@ -333,7 +333,12 @@ absl::Status S3ArtifactStore::AddUp() {
   std::string after;
   for (bool more = true; more;) {
     QD_ASSIGN_OR_RETURN(const S3Page page, client_->List("blobs/", after, kListPage));
-    for (const S3Object& object : page.objects) total_bytes += object.size_bytes;
+    for (const S3Object& object : page.objects) {
+      total_bytes += object.size_bytes;
+      const std::string digest = object.key.substr(object.key.rfind('/') + 1);
+      absl::MutexLock lock(&mutex_);
+      if (IsSha256Hex(digest) && sizes_.size() < kSizesMax) sizes_[digest] = object.size_bytes;
+    }
     more = page.more;
     if (more) after = page.objects.back().key;
   }

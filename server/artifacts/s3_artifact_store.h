@@ -43,7 +43,7 @@ class S3ArtifactStore final : public ArtifactStore {
                                                           int64_t limit) override;
   // The folder's part at once, the bucket's in the background.
   absl::Status Sweep(absl::Time now) override;
-  // The bucket's part: aborts uploads that nobody goes on with, and adds up what is there.
+  // The bucket's part: aborts uploads that nobody goes on with, and looks at what is there.
   absl::Status SweepBucket(absl::Time now);
   absl::Status Health() override;
   ArtifactUsage Usage() override;

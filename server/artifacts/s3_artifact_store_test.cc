@@ -256,6 +256,22 @@ TEST_F(S3StoreTest, BlobsOfOneAndManyPartsAreSharedBySchedulers) {
   EXPECT_EQ(other->ListArtifacts("t", "", 10)->size(), 1u);
 }
 
+TEST_F(S3StoreTest, TheBucketMayBeAPartOfTheHostsName) {
+  const size_t port = config_.endpoint.rfind(':');
+  config_.endpoint = "http://localhost" + config_.endpoint.substr(port);
+  config_.path_style = false;
+  auto store = Open();
+  ASSERT_NE(store, nullptr);
+  const std::string bytes = Bytes(6 * kPart, 12);
+  ASSERT_TRUE(Upload(store.get(), bytes).ok());
+  HttpRequest request;
+  request.url = (*store->Open(BlobOf(bytes).sha256()))->Link();
+  EXPECT_THAT(request.url, HasSubstr("//bucket.localhost:"));
+  EXPECT_EQ(Sha256Hex(PerformHttp(request)->body), Sha256Hex(bytes));
+  config_ = server_->Config(config_.prefix);
+  ExpectThere(Open("other").get(), bytes);
+}
+
 TEST_F(S3StoreTest, AnUploadMayGoOnAtAnotherScheduler) {
   auto store = Open(), other = Open("other");
   const std::string bytes = Bytes(500'000, 1);

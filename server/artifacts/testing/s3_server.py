@@ -140,6 +140,10 @@ class Strict:
             answer = f"<Error><Code>{refusal.code}</Code><Message>{refusal}</Message></Error>".encode()
             start_response(refusal.status, [("Content-Length", str(len(answer))), ("Content-Type", "application/xml")])
             return [answer]
+        if environ["HTTP_HOST"].startswith("bucket."):  # Which moto knows of Amazon's names alone.
+            environ["HTTP_HOST"] = environ["HTTP_HOST"].removeprefix("bucket.")
+            for name in ("PATH_INFO", "REQUEST_URI", "RAW_URI"):
+                environ[name] = "/bucket" + environ[name]
         if fault == "cut":
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError
