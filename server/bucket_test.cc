@@ -32,7 +32,7 @@ namespace quantd {
 namespace {
 
 constexpr char kProgram[] = QUANTD_BINARY_DIR "/bin/quantd";
-constexpr size_t kBlobBytes = size_t{150} << 20;  // Two groups of parts, and a rest.
+constexpr size_t kBlobBytes = size_t{80} << 20;  // A group of parts, and a rest.
 constexpr size_t kChunk = size_t{256} << 10;
 
 uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
