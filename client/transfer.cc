@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "base/file.h"
+#include "base/http.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "proto/channel.h"
@@ -45,7 +46,8 @@ class File {
 
 bool IsTransient(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
-         absl::IsAborted(status) || absl::IsUnknown(status) || absl::IsInternal(status);
+         absl::IsAborted(status) || absl::IsUnknown(status) || absl::IsInternal(status) ||
+         absl::IsOutOfRange(status);  // A gap: another scheduler has other bytes.
 }
 
 // Runs `attempt` until it succeeds, fails for good, or brings nothing too many times. It returns by
@@ -118,6 +120,8 @@ class Download {
   void Work();
   absl::Status Fetch(const v1::ManifestFile& file);
   absl::Status Receive(const v1::Blob& blob, const std::string& partial, int64_t* have);
+  // Bytes as they come, at *have.
+  absl::Status Write(const File& file, const v1::Blob& blob, absl::string_view data, int64_t* have);
   // Checks the digest and gives the file its name.
   absl::Status Finish(const v1::Blob& blob, const std::string& partial, const std::string& path);
   void Advance(int64_t bytes);
@@ -130,6 +134,8 @@ class Download {
   const DownloadProgress& progress_;
   std::vector<const v1::ManifestFile*> plan_;
   int64_t bytes_total_ = 0;
+  // Whether links to the artifacts' own storage lead anywhere from here.
+  std::atomic<bool> links_{true};
   absl::Mutex mutex_;
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t bytes_done_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -234,6 +240,23 @@ absl::Status Download::Fetch(const v1::ManifestFile& file) {
   return absl::OkStatus();
 }
 
+absl::Status Download::Write(const File& file, const v1::Blob& blob, absl::string_view data,
+                             int64_t* have) {
+  const int64_t size = static_cast<int64_t>(data.size());
+  if (*have + size > blob.size_bytes()) {
+    return absl::DataLossError("more bytes come than were asked for");
+  }
+  while (!data.empty()) {
+    const ssize_t wrote = pwrite(file.fd(), data.data(), data.size(), *have);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) return ErrnoStatus(errno, "writing");
+    data.remove_prefix(static_cast<size_t>(wrote));
+    *have += wrote;
+  }
+  Advance(size);
+  return absl::OkStatus();
+}
+
 absl::Status Download::Receive(const v1::Blob& blob, const std::string& partial, int64_t* have) {
   const File file(partial, O_WRONLY | O_CREAT | O_NOFOLLOW);
   if (file.fd() < 0) return ErrnoStatus(errno, "creating ", partial);
@@ -241,30 +264,24 @@ absl::Status Download::Receive(const v1::Blob& blob, const std::string& partial,
   v1::DownloadBlobRequest request;
   request.set_sha256(blob.sha256());
   request.set_offset(*have);
+  request.set_accept_link(links_);
+  std::string link;
   absl::Status local;
-  const absl::Status status =
-      scheduler_->Stream(request, [&](const v1::DownloadBlobResponse& chunk) {
-        const int64_t size = static_cast<int64_t>(chunk.data().size());
-        if (chunk.offset() != *have || *have + size > blob.size_bytes()) {
-          local = absl::DataLossError("the scheduler sends bytes that were not asked for");
-          return false;
-        }
-        for (size_t written = 0; written < chunk.data().size();) {
-          const ssize_t wrote =
-              pwrite(file.fd(), chunk.data().data() + written, chunk.data().size() - written,
-                     *have + static_cast<int64_t>(written));
-          if (wrote < 0 && errno == EINTR) continue;
-          if (wrote < 0) {
-            local = ErrnoStatus(errno, "writing ", partial);
-            return false;
-          }
-          written += static_cast<size_t>(wrote);
-        }
-        *have += size;
-        Advance(size);
-        return true;
-      });
-  if (!local.ok()) return local;
+  absl::Status status = scheduler_->Stream(request, [&](const v1::DownloadBlobResponse& chunk) {
+    link = chunk.link();
+    if (!link.empty()) return false;
+    local = chunk.offset() == *have
+                ? Write(file, blob, chunk.data(), have)
+                : absl::DataLossError("the scheduler sends bytes that were not asked for");
+    return local.ok();
+  });
+  if (status.ok() && !link.empty()) {
+    status = FetchHttp({.url = link, .offset_bytes = *have}, [&](absl::string_view data) {
+      return local = Write(file, blob, data, have);
+    });
+    if (!status.ok()) links_ = false;
+  }
+  if (!local.ok()) return Annotate(local, partial);
   if (!status.ok()) return status;
   if (*have < blob.size_bytes()) return absl::UnavailableError("the download ended early");
   if (fsync(file.fd()) != 0) return ErrnoStatus(errno, "syncing ", partial);

@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/status_macros.h"
 #include "proto/connect.h"
+#include "server/artifacts/s3_config.h"
 #include "server/store/postgres_job_store.h"
 
 namespace quantd {
@@ -25,6 +26,7 @@ constexpr int64_t kConfigBytesMax = 1 << 20;
 struct Flags {
   std::string config;
   std::string store;
+  std::string artifacts;
   double lease_seconds = 30;
   int64_t free_mib_min = 512;
   bool insecure = false;
@@ -88,6 +90,11 @@ void Describe(CLI::App& app, Flags* flags, Config* config) {
   app.add_option("--store", flags->store,
                  "Where jobs are kept: sqlite:PATH (by default DATA/quantd.db), or "
                  "postgres://USER:PASSWORD@HOST/DATABASE, which several schedulers may share");
+  app.add_option(
+      "--artifacts", flags->artifacts,
+      "Where artifacts lie: a folder (by default DATA/artifacts), or s3://BUCKET/PREFIX, "
+      "which several schedulers may share, with ?endpoint=URL&region=NAME&"
+      "path-style=on|off&credentials=FILE or AWS' environment variables");
   app.add_option("--lease-seconds", flags->lease_seconds,
                  "A worker that is silent for so long loses its job")
       ->check(CLI::Range(1.0, 3600.0))
@@ -200,6 +207,19 @@ absl::StatusOr<std::string> ParseStore(absl::string_view store) {
   return absl::InvalidArgumentError("has to be sqlite:PATH or postgres://...");
 }
 
+absl::Status FinishArtifacts(const std::string& artifacts, ServerOptions* server) {
+  if (IsS3Url(artifacts)) {
+    QD_ASSIGN_OR_RETURN(server->bucket, ParseS3Url(artifacts, ProcessEnvironment), "--artifacts");
+    return absl::OkStatus();
+  }
+  if (absl::StrContains(artifacts, "://")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--artifacts ", artifacts, ": has to be a folder or s3://BUCKET/PREFIX"));
+  }
+  server->artifacts = artifacts;
+  return absl::OkStatus();
+}
+
 absl::Status Finish(const Flags& flags, Config* config) {
   ServerOptions& server = config->server;
   QD_RETURN_IF_ERROR(CheckAddress("--listen", server.listen));
@@ -209,6 +229,7 @@ absl::Status Finish(const Flags& flags, Config* config) {
   if (!flags.store.empty()) {
     QD_ASSIGN_OR_RETURN(server.database, ParseStore(flags.store), "--store");
   }
+  QD_RETURN_IF_ERROR(FinishArtifacts(flags.artifacts, &server));
   server.lease_time = absl::Seconds(flags.lease_seconds);
   server.free_bytes_min = flags.free_mib_min << 20;
   config->log.program = "quantd";

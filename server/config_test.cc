@@ -85,6 +85,28 @@ TEST(Config, TlsBringsTokensAndOpensTheAddress) {
             ParseConfig({"--new-token"})->print_and_exit);
 }
 
+TEST(Config, ABucketIsNamedOnTheCommandLineOrInTheFile) {
+  char pattern[] = "/tmp/quantd_config_XXXXXX";
+  const std::string folder = mkdtemp(pattern);
+  ASSERT_TRUE(
+      WriteFileAtomic(folder + "/keys", "[default]\naws_access_key_id=k\naws_secret_access_key=s\n")
+          .ok());
+  const std::string url = "s3://bucket/a?endpoint=https://minio:9000&credentials=" + folder;
+  ASSERT_TRUE(WriteFileAtomic(folder + "/quantd.yaml", "artifacts: " + url + "/keys\n").ok());
+  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
+           {"--artifacts", url + "/keys"}, {"--config", folder + "/quantd.yaml"}}) {
+    const auto config = ParseConfig(args);
+    ASSERT_TRUE(config.ok()) << config.status();
+    ASSERT_TRUE(config->server.bucket.has_value());
+    EXPECT_EQ(config->server.bucket->Place(), "s3://bucket/a/");
+    EXPECT_EQ(config->server.bucket->endpoint, "https://minio:9000");
+    EXPECT_EQ(config->server.bucket->keys.access_key, "k");
+  }
+  EXPECT_THAT(std::string(ParseConfig({"--artifacts", url + "/nokeys"}).status().message()),
+              HasSubstr("--artifacts"));
+  EXPECT_TRUE(RemoveTree(folder).ok());
+}
+
 TEST(Config, NonsenseIsRefused) {
   for (const char* flag :
        {"--listen=7717", "--listen=127.0.0.1:99999", "--store=postgres:x", "--log-format=xml",
@@ -92,6 +114,8 @@ TEST(Config, NonsenseIsRefused) {
     EXPECT_EQ(ParseConfig({flag}).status().code(), absl::StatusCode::kInvalidArgument) << flag;
   }
   EXPECT_EQ(ParseConfig({"--store=sqlite:/x/y.db"})->server.database, "/x/y.db");
+  EXPECT_EQ(ParseConfig({"--artifacts=/x/y"})->server.artifacts, "/x/y");
+  EXPECT_FALSE(ParseConfig({"--artifacts=gs://bucket"}).ok());
   const std::string url = "postgres://me:hunter2@db/quantd";
   EXPECT_EQ(ParseConfig({"--store", url})->server.database, url);
   EXPECT_THAT(std::string(ParseConfig({"--store", "mysql://me:hunter2@db"}).status().message()),

@@ -18,6 +18,7 @@
 #include "base/status_macros.h"
 #include "proto/channel.h"
 #include "server/artifacts/local_artifact_store.h"
+#include "server/artifacts/s3_artifact_store.h"
 #include "server/artifacts/secret.h"
 #include "server/services/access_service.h"
 #include "server/services/artifact_service.h"
@@ -34,8 +35,9 @@ constexpr absl::Duration kTick = absl::Seconds(1);
 constexpr absl::Duration kUploadSweep = absl::Hours(1);
 // A token that another scheduler revoked is good for so long yet.
 constexpr absl::Duration kTokenRefresh = absl::Seconds(5);
-constexpr int kReadThreads = 4;  // Database reads are short; the page cache is shared.
-constexpr int kDiskThreads = 4;  // A disk does not get faster with more.
+constexpr int kReadThreads = 4;     // Database reads are short; the page cache is shared.
+constexpr int kDiskThreads = 4;     // A disk does not get faster with more.
+constexpr int kBucketThreads = 16;  // A bucket does: they wait for its answers.
 constexpr const char* kServices[] = {"",
                                      "quantd.v1.JobService",
                                      "quantd.v1.SweepService",
@@ -53,6 +55,20 @@ absl::StatusOr<std::unique_ptr<JobStore>> OpenStore(const std::string& database)
   QD_ASSIGN_OR_RETURN(auto store, OpenSqliteJobStore({.path = database}), "opening the database ",
                       database);
   return store;
+}
+
+absl::StatusOr<std::unique_ptr<ArtifactStore>> OpenArtifacts(const ServerOptions& options,
+                                                             const std::string& secret) {
+  LocalArtifactStoreOptions local;
+  local.free_bytes_min = options.free_bytes_min;
+  const absl::Time now = Clock::Real().Now();
+  if (!options.bucket.has_value()) {
+    local.folder = options.artifacts.empty() ? options.data + "/artifacts" : options.artifacts;
+    return LocalArtifactStore::Open(std::move(local), now);
+  }
+  local.folder = options.data + "/outgoing";
+  local.secret = secret;
+  return S3ArtifactStore::Open(*options.bucket, std::move(local), now);
 }
 
 // The secret that all schedulers over one store share: a page token of one is good at the others.
@@ -82,7 +98,7 @@ struct Server::Parts {
   absl::Time start_time;
 
   std::unique_ptr<JobStore> store;
-  std::unique_ptr<LocalArtifactStore> artifacts;
+  std::unique_ptr<ArtifactStore> artifacts;
   std::unique_ptr<Hub> hub;
   std::unique_ptr<Queue> queue;
   std::unique_ptr<CatalogCache> catalog;
@@ -128,11 +144,8 @@ absl::Status Server::Parts::Open() {
   QD_ASSIGN_OR_RETURN(store, OpenStore(database));
   context.now = [this] { return store->Now(); };
   start_time = context.now();
-  QD_ASSIGN_OR_RETURN(artifacts,
-                      LocalArtifactStore::Open({.folder = options.data + "/artifacts",
-                                                .free_bytes_min = options.free_bytes_min},
-                                               Clock::Real().Now()));
   QD_RETURN_IF_ERROR(OpenAccess());
+  QD_ASSIGN_OR_RETURN(artifacts, OpenArtifacts(options, context.secret));
   hub = std::make_unique<Hub>();
   QueueOptions queue_options;
   queue_options.lease_time = options.lease_time;
@@ -146,7 +159,7 @@ absl::Status Server::Parts::Open() {
                       "opening the queue");
   catalog = std::make_unique<CatalogCache>([this] { return queue->GetCatalog(context.now()); });
   reads = std::make_unique<WorkPool>(kReadThreads);
-  disk = std::make_unique<WorkPool>(kDiskThreads);
+  disk = std::make_unique<WorkPool>(options.bucket.has_value() ? kBucketThreads : kDiskThreads);
   context.queue = queue.get();
   context.artifacts = artifacts.get();
   context.hub = hub.get();

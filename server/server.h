@@ -3,11 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/artifacts/s3_config.h"
 #include "server/auth/tls.h"
 #include "server/auth/token_book.h"
 #include "server/services/context.h"
@@ -30,6 +32,10 @@ struct ServerOptions {
   // The SQLite file, or a "postgres://" URL that several schedulers may share; empty:
   // data/quantd.db.
   std::string database;
+  // Where artifacts lie: a bucket that several schedulers may share, or a folder (empty:
+  // data/artifacts). What goes to a bucket gathers in data/outgoing.
+  std::optional<S3Config> bucket;
+  std::string artifacts;
   bool reflection = false;
   absl::Duration lease_time = absl::Seconds(30);
   int64_t free_bytes_min = int64_t{512} << 20;

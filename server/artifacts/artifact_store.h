@@ -1,12 +1,11 @@
 // Where blobs (files named by their SHA-256) and manifests (names put to them) are kept. A blob is
 // either absent or whole, durable and checked; an upload may break off anywhere and go on later, on
-// another connection or after a restart. Implementations: LocalArtifactStore. One on an object
-// store fits: an upload's bytes gather in a local partial file and Finish copies them up under the
-// blob's final key.
+// another connection or after a restart. Implementations: LocalArtifactStore, S3ArtifactStore.
 //
 // Errors: InvalidArgument (a name, size or digest that is wrong; a digest mismatch also discards
-// the upload), OutOfRange + UPLOAD_GAP (metadata committed_bytes), NotFound, Unavailable +
-// DISK_LOW. Methods block on the disk and are thread-safe.
+// the upload), OutOfRange + UPLOAD_GAP (metadata committed_bytes), NotFound, Unavailable (+
+// DISK_LOW, or what a storage elsewhere says). Methods block on disk or network and are
+// thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -42,6 +41,8 @@ class BlobReader {
   virtual int64_t size_bytes() const = 0;
   // Up to `limit_bytes` from the offset; empty at the end.
   virtual absl::StatusOr<std::string> Read(int64_t offset_bytes, int64_t limit_bytes) const = 0;
+  // Where anyone may fetch it for a while with GET and ranges; empty when there is no such place.
+  virtual std::string Link() const { return ""; }
 };
 
 struct ArtifactUsage {
@@ -73,9 +74,10 @@ class ArtifactStore {
                                                                   absl::string_view after_sha256,
                                                                   int64_t limit) = 0;
 
-  // Discards uploads that nobody has touched for a day. Called at start and now and then.
+  // Discards uploads that nobody has touched for a day. Called at start and now and then; may go on
+  // in the background.
   virtual absl::Status Sweep(absl::Time now) = 0;
-  // Unavailable + DISK_LOW when writes would be refused.
+  // Unavailable when writes would be refused. Does not wait for a network.
   virtual absl::Status Health() = 0;
   virtual ArtifactUsage Usage() = 0;
 };

@@ -86,7 +86,10 @@ absl::StatusOr<std::unique_ptr<LocalArtifactStore>> LocalArtifactStore::Open(
     QD_RETURN_IF_ERROR(MakeFolders(absl::StrCat(options.folder, "/", folder)),
                        "opening the artifact store");
   }
-  QD_ASSIGN_OR_RETURN(std::string secret, ReadOrMakeSecret(options.folder + "/secret"));
+  std::string secret = options.secret;
+  if (secret.empty()) {
+    QD_ASSIGN_OR_RETURN(secret, ReadOrMakeSecret(options.folder + "/secret"));
+  }
   auto store = std::unique_ptr<LocalArtifactStore>(
       new LocalArtifactStore(std::move(options), std::move(secret)));
   QD_RETURN_IF_ERROR(store->Sweep(now));
@@ -312,6 +315,29 @@ absl::StatusOr<std::shared_ptr<BlobReader>> LocalArtifactStore::Open(absl::strin
     return ErrnoStatus(errno, "reading blob ", sha256);
   }
   return std::make_shared<LocalBlob>(fd, info.st_size);
+}
+
+std::string LocalArtifactStore::FileOf(const v1::Blob& blob) const {
+  const std::string partial = PartialPath(blob);
+  return FileExists(partial) ? partial : BlobPath(blob.sha256());
+}
+
+absl::Status LocalArtifactStore::RemoveBlob(absl::string_view sha256) {
+  const std::string path = BlobPath(sha256);
+  if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+  return ErrnoStatus(errno, "removing blob ", sha256);
+}
+
+absl::Status LocalArtifactStore::RemoveBlobsBefore(absl::Time time) {
+  std::error_code error;
+  for (fs::recursive_directory_iterator entry(options_.folder + "/blobs", error), end;
+       !error && entry != end; entry.increment(error)) {
+    struct stat info {};
+    if (stat(entry->path().c_str(), &info) != 0 || !S_ISREG(info.st_mode)) continue;
+    if (absl::TimeFromTimespec(info.st_mtim) < time) unlink(entry->path().c_str());
+  }
+  if (error) return ErrnoStatus(error.value(), "reading the blobs below ", options_.folder);
+  return absl::OkStatus();
 }
 
 absl::Status LocalArtifactStore::PutArtifact(const v1::Artifact& artifact) {

@@ -22,9 +22,11 @@ struct LocalArtifactStoreOptions {
   int64_t free_bytes_min = int64_t{512} << 20;
   // Uploads untouched for so long are discarded.
   absl::Duration upload_time = absl::Hours(24);
+  // Signs the names of uploads; empty: one of this folder's own.
+  std::string secret = {};
 };
 
-class LocalArtifactStore : public ArtifactStore {
+class LocalArtifactStore final : public ArtifactStore {
  public:
   // Creates the folders and discards stale uploads.
   static absl::StatusOr<std::unique_ptr<LocalArtifactStore>> Open(LocalArtifactStoreOptions options,
@@ -44,6 +46,16 @@ class LocalArtifactStore : public ArtifactStore {
   absl::Status Health() override;
   ArtifactUsage Usage() override;
 
+  // For a store that keeps whole blobs elsewhere and lets them gather here.
+  // What an upload's name stands for.
+  absl::StatusOr<v1::Blob> ParseUploadName(absl::string_view name) const;
+  // The file with the blob's bytes, whole or not. It may be renamed while it is open.
+  std::string FileOf(const v1::Blob& blob) const;
+  // Fine when it is not there.
+  absl::Status RemoveBlob(absl::string_view sha256);
+  // The same for all that were whole before then.
+  absl::Status RemoveBlobsBefore(absl::Time time);
+
  private:
   // One per blob under way, shared by everyone who uploads it.
   struct Upload {
@@ -60,7 +72,6 @@ class LocalArtifactStore : public ArtifactStore {
   std::string PartialPath(const v1::Blob& blob) const;
   // A name that only this store can make: "uploads/{mac}/{sha256}/{size}".
   std::string UploadName(const v1::Blob& blob) const;
-  absl::StatusOr<v1::Blob> ParseUploadName(absl::string_view name) const;
   absl::Status CheckRoom(int64_t more_bytes);
   std::shared_ptr<Upload> Find(const v1::Blob& blob);
   // The partial's size; 0 when there is none.

@@ -85,8 +85,8 @@ struct QueueOptions {
   // 64 random bits, for names and jitter. Thread-safe. Null: a secure generator.
   std::function<uint64_t()> random;
   // The manifest "artifacts/{sha256}" stands for, for LeaseJobResponse.inputs. Called inside a
-  // transaction: must not block long nor call the queue. Null or an error: the input goes out
-  // without files, and the worker reports BAD_INPUT.
+  // transaction: must not block long nor call the queue. Unavailable: nothing is leased now. Null
+  // or another error: the input goes out without files, and the worker reports BAD_INPUT.
   std::function<absl::StatusOr<v1::Manifest>(const std::string& tenant, const std::string& sha256)>
       find_manifest;
   QueueObserver* observer = nullptr;  // Not owned; outlives the queue.

@@ -111,6 +111,7 @@ absl::Status AddInputs(QueueOperation& op, const JobRow& row, v1::LeaseJobRespon
       if (!op.options.find_manifest) continue;
       auto manifest = op.options.find_manifest(
           row.tenant, reference.reference.substr(sizeof("artifacts/") - 1));
+      if (absl::IsUnavailable(manifest.status())) return manifest.status();
       if (manifest.ok()) *input.mutable_manifest() = *std::move(manifest);
       continue;
     }

@@ -526,10 +526,13 @@ TEST(Queue, DependentsRunOrAreSkippedInTheSameTransaction) {
 
 TEST(Queue, LeasesCarryTheInputs) {
   QueueOptions options;
-  options.find_manifest = [](const std::string& tenant, const std::string& sha256) {
+  bool away = true;
+  options.find_manifest = [&](const std::string& tenant,
+                              const std::string& sha256) -> absl::StatusOr<v1::Manifest> {
+    if (away) return absl::UnavailableError("the artifacts are away");
     v1::Manifest manifest;
     manifest.set_sha256(tenant + ":" + sha256);
-    return absl::StatusOr<v1::Manifest>(manifest);
+    return manifest;
   };
   TestQueue t(options);
   t.Register(TestWorker("w"));
@@ -542,7 +545,10 @@ TEST(Queue, LeasesCarryTheInputs) {
   evaluate.mutable_tasks(0)->set_data("artifacts/abc");
   t.Submit(request);
   ASSERT_TRUE(t.Succeed(t.MustLease()).ok());
+  EXPECT_TRUE(absl::IsUnavailable(t.Lease().status()));
+  away = false;
   const auto response = t.Lease();
+  EXPECT_EQ(response->lease().attempt(), 1) << "waiting for the artifacts costs nothing";
   ASSERT_EQ(response->inputs_size(), 2);
   EXPECT_EQ(response->inputs(0).reference(), reference);
   EXPECT_EQ(response->inputs(0).manifest().sha256(), "output of " + first);

@@ -100,7 +100,10 @@ class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadBlobRes
         offset_bytes_ +
         (request_.limit_bytes() == 0 ? left_bytes : std::min(left_bytes, request_.limit_bytes()));
     if (offset_bytes_ >= end_bytes_) return End(absl::OkStatus());
-    Load();
+    if (request_.accept_link()) chunk_.set_link(reader_->Link());
+    if (chunk_.link().empty()) return Load();
+    end_bytes_ = offset_bytes_;  // Nothing follows.
+    StartWrite(&chunk_);
   }
 
   void Load() {

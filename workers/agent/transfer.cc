@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "base/file.h"
+#include "base/http.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "proto/errors.h"
@@ -185,27 +186,48 @@ absl::Status BlobTransfer::DownloadSome(int fd, const v1::Blob& blob,
   request.set_offset(*offset);
   request.set_limit_bytes(std::min(kPieceBytes, blob.size_bytes() - *offset));
   CancelScope::Call call(*control.scope, kPieceTime);
+  request.set_accept_link(links_);
+  const auto take = [&](absl::string_view data) -> absl::Status {
+    const int64_t size_bytes = static_cast<int64_t>(data.size());
+    if (*offset + size_bytes > blob.size_bytes()) {
+      return absl::InternalError(absl::StrCat("the store sent ", size_bytes, " bytes at ", *offset,
+                                              " of ", blob.size_bytes()));
+    }
+    if (pwrite(fd, data.data(), data.size(), *offset) != size_bytes) {
+      // Not "passing": a full disk here is the job's end on this worker.
+      return absl::FailedPreconditionError(ErrnoStatus(errno, "writing a blob").message());
+    }
+    digest->Update(data);
+    *offset += size_bytes;
+    if (control.moved) control.moved(size_bytes);
+    return absl::OkStatus();
+  };
   const auto stream = stub_->DownloadBlob(&call.context, request);
   v1::DownloadBlobResponse chunk;
+  std::string link;
   absl::Status local;
   while (local.ok() && stream->Read(&chunk)) {
-    const int64_t size_bytes = static_cast<int64_t>(chunk.data().size());
-    if (chunk.offset() != *offset || *offset + size_bytes > blob.size_bytes()) {
-      local = absl::InternalError(absl::StrCat("the store sent bytes ", chunk.offset(), " to ",
-                                               chunk.offset() + size_bytes, " where ", *offset,
-                                               " of ", blob.size_bytes(), " was expected"));
-    } else if (pwrite(fd, chunk.data().data(), chunk.data().size(), *offset) != size_bytes) {
-      // Not "passing": a full disk here is the job's end on this worker.
-      local = absl::FailedPreconditionError(ErrnoStatus(errno, "writing a blob").message());
+    if (!chunk.link().empty()) {
+      link = chunk.link();
+    } else if (chunk.offset() != *offset) {
+      local = absl::InternalError(absl::StrCat("the store sent bytes at ", chunk.offset(),
+                                               " where ", *offset, " was expected"));
     } else {
-      digest->Update(chunk.data());
-      *offset += size_bytes;
-      if (control.moved) control.moved(size_bytes);
+      local = take(chunk.data());
     }
   }
   if (!local.ok()) call.context.TryCancel();
   const grpc::Status finished = stream->Finish();
-  return local.ok() ? FromGrpcStatus(finished) : local;
+  if (!local.ok() || !finished.ok() || link.empty()) {
+    return local.ok() ? FromGrpcStatus(finished) : local;
+  }
+  const absl::Status fetched = FetchHttp({.url = link,
+                                          .offset_bytes = request.offset(),
+                                          .limit_bytes = request.limit_bytes(),
+                                          .cancelled = [&] { return control.scope->cancelled(); }},
+                                         take);
+  if (!fetched.ok()) links_ = false;  // The scheduler has the bytes, too.
+  return fetched;
 }
 
 absl::Status BlobTransfer::Download(const v1::Blob& blob, const std::string& path,

@@ -2,6 +2,7 @@
 // checked by SHA-256.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <string>
 #include <vector>
@@ -51,6 +52,8 @@ class BlobTransfer {
                             int64_t* offset, class Sha256* digest);
 
   v1::ArtifactService::StubInterface* const stub_;
+  // Whether links to the artifacts' own storage lead anywhere from here.
+  std::atomic<bool> links_{true};
 };
 
 }  // namespace quantd

@@ -184,7 +184,7 @@ absl::StatusOr<HubFile> HubClient::Describe(const std::string& commit,
                                             const std::string& name) const {
   HttpRequest request;
   request.url = FileUrl(commit, name);
-  request.head = true;
+  request.method = "HEAD";
   // Large files redirect to their storage; what describes them is in the Hub's own answer.
   request.leave_host = false;
   QD_ASSIGN_OR_RETURN(HttpResponse response, Ask(std::move(request), name));

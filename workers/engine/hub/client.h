@@ -9,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "workers/engine/hub/http.h"
+#include "base/http.h"
 #include "workers/engine/hub/hub.h"
 
 namespace quantd {

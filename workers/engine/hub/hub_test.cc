@@ -24,8 +24,8 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
+#include "base/http.h"
 #include "base/sha256.h"
-#include "workers/engine/hub/http.h"
 
 namespace quantd {
 namespace {

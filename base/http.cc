@@ -1,8 +1,9 @@
 // libcurl's easy interface, a handle a request.
-#include "workers/engine/hub/http.h"
+#include "base/http.h"
 
 #include <curl/curl.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 
@@ -13,11 +14,52 @@
 #include "base/status_macros.h"
 
 namespace quantd {
+
+// A handle from the idle ones, or a new one; goes back with its connections.
+class HttpHandle {
+ public:
+  explicit HttpHandle(HttpConnections* connections) : connections_(connections) {
+    if (connections_ != nullptr) {
+      absl::MutexLock lock(&connections_->mutex_);
+      if (!connections_->idle_.empty()) {
+        curl_ = connections_->idle_.back();
+        connections_->idle_.pop_back();
+      }
+    }
+    if (curl_ == nullptr) curl_ = curl_easy_init();
+  }
+  ~HttpHandle() {
+    if (curl_ == nullptr) return;
+    if (connections_ == nullptr) {
+      curl_easy_cleanup(curl_);
+      return;
+    }
+    curl_easy_reset(curl_);
+    absl::MutexLock lock(&connections_->mutex_);
+    connections_->idle_.push_back(curl_);
+  }
+  HttpHandle(const HttpHandle&) = delete;
+  HttpHandle& operator=(const HttpHandle&) = delete;
+  CURL* get() const { return curl_; }
+
+ private:
+  HttpConnections* const connections_;
+  CURL* curl_ = nullptr;
+};
+
+HttpConnections::~HttpConnections() {
+  absl::MutexLock lock(&mutex_);
+  for (void* curl : idle_) curl_easy_cleanup(curl);
+}
+
 namespace {
 
 constexpr int kRedirectsLimit = 10;
-constexpr long kConnectTimeoutSeconds = 30;
 constexpr size_t kHeadersLimit = 200;
+// Where there is another way if this one is closed.
+constexpr absl::Duration kFetchConnect = absl::Seconds(5);
+// Fewer and larger reads of a body than libcurl's 64 KiB.
+constexpr long kUploadBufferBytes = 512L << 10;
 
 struct Transfer {
   const HttpRequest* request;
@@ -25,6 +67,7 @@ struct Transfer {
   HttpResponse response;
   absl::Status status;
   bool begun = false;
+  int64_t sent_bytes = 0;
 
   bool TakesBody() const {
     return request->sink && (response.status == 200 || response.status == 206);
@@ -68,6 +111,25 @@ size_t OnBody(char* data, size_t size, size_t count, void* user) {
   return transfer->status.ok() ? bytes.size() : 0;
 }
 
+size_t OnRead(char* out, size_t size, size_t count, void* user) {
+  auto* transfer = static_cast<Transfer*>(user);
+  const HttpBody& body = transfer->request->body;
+  const size_t wanted = static_cast<size_t>(
+      std::min(static_cast<int64_t>(size * count), body.size_bytes - transfer->sent_bytes));
+  if (wanted == 0) return 0;
+  transfer->status = body.read(transfer->sent_bytes, out, wanted);
+  if (!transfer->status.ok()) return CURL_READFUNC_ABORT;
+  transfer->sent_bytes += static_cast<int64_t>(wanted);
+  return wanted;
+}
+
+// An idle connection that the server had closed: libcurl goes back to the start.
+int OnSeek(void* user, curl_off_t offset, int origin) {
+  if (origin != SEEK_SET) return CURL_SEEKFUNC_CANTSEEK;
+  static_cast<Transfer*>(user)->sent_bytes = offset;
+  return CURL_SEEKFUNC_OK;
+}
+
 int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
   auto* transfer = static_cast<Transfer*>(user);
   if (!transfer->request->cancelled || !transfer->request->cancelled()) return 0;
@@ -75,14 +137,53 @@ int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
   return 1;
 }
 
+void SetBody(CURL* curl, Transfer* transfer) {
+  const HttpRequest& request = *transfer->request;
+  if (request.method != "GET")
+    curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request.method.c_str());
+  if (request.method == "HEAD") curl_easy_setopt(curl, CURLOPT_NOBODY, 1L);
+  if (request.method != "PUT" && request.method != "POST") return;
+  curl_easy_setopt(curl, CURLOPT_UPLOAD, 1L);
+  curl_easy_setopt(curl, CURLOPT_READFUNCTION, OnRead);
+  curl_easy_setopt(curl, CURLOPT_READDATA, transfer);
+  curl_easy_setopt(curl, CURLOPT_SEEKFUNCTION, OnSeek);
+  curl_easy_setopt(curl, CURLOPT_SEEKDATA, transfer);
+  curl_easy_setopt(curl, CURLOPT_UPLOAD_BUFFERSIZE, kUploadBufferBytes);
+  curl_easy_setopt(curl, CURLOPT_INFILESIZE_LARGE,
+                   static_cast<curl_off_t>(request.body.size_bytes));
+}
+
+void SetPatience(CURL* curl, Transfer* transfer) {
+  const HttpRequest& request = *transfer->request;
+  curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS,
+                   static_cast<long>(absl::ToInt64Milliseconds(request.connect)));
+  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME,
+                   static_cast<long>(absl::ToInt64Seconds(request.stall)));
+  curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+  curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, OnProgress);
+  curl_easy_setopt(curl, CURLOPT_XFERINFODATA, transfer);
+}
+
+// "0-99", "100-"; empty: all of it.
+std::string RangeOf(const HttpRequest& request) {
+  if (request.limit_bytes > 0) {
+    return absl::StrCat(request.offset_bytes, "-", request.offset_bytes + request.limit_bytes - 1);
+  }
+  return request.offset_bytes > 0 ? absl::StrCat(request.offset_bytes, "-") : "";
+}
+
 // One request without redirects.
 absl::StatusOr<HttpResponse> PerformOnce(const HttpRequest& request, const std::string& url,
                                          bool with_token) {
-  std::unique_ptr<CURL, decltype(&curl_easy_cleanup)> handle(curl_easy_init(), curl_easy_cleanup);
-  if (handle == nullptr) return absl::InternalError("libcurl does not start");
-  Transfer transfer{.request = &request, .handle = handle.get(), .response = {}, .status = {}};
-  CURL* curl = handle.get();
+  const HttpHandle handle(request.connections);
+  CURL* const curl = handle.get();
+  if (curl == nullptr) return absl::InternalError("libcurl does not start");
+  Transfer transfer{.request = &request, .handle = curl, .response = {}, .status = {}};
   curl_slist* headers = nullptr;
+  for (const std::string& header : request.headers) {
+    headers = curl_slist_append(headers, header.c_str());
+  }
   if (with_token) {
     headers =
         curl_slist_append(headers, absl::StrCat("Authorization: Bearer ", request.token).c_str());
@@ -93,23 +194,20 @@ absl::StatusOr<HttpResponse> PerformOnce(const HttpRequest& request, const std::
   curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
   curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
   curl_easy_setopt(curl, CURLOPT_USERAGENT, "quantd/" QUANTD_VERSION);
-  curl_easy_setopt(curl, CURLOPT_NOBODY, request.head ? 1L : 0L);
   curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
   curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-  curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, kConnectTimeoutSeconds);
-  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
-  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME,
-                   static_cast<long>(absl::ToInt64Seconds(request.stall)));
   curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, OnHeader);
   curl_easy_setopt(curl, CURLOPT_HEADERDATA, &transfer);
   curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, OnBody);
   curl_easy_setopt(curl, CURLOPT_WRITEDATA, &transfer);
-  curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
-  curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, OnProgress);
-  curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &transfer);
   curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, words);
-  const std::string range = absl::StrCat(request.offset_bytes, "-");
-  if (request.offset_bytes > 0) curl_easy_setopt(curl, CURLOPT_RANGE, range.c_str());
+  if (!request.authorities.empty()) {
+    curl_easy_setopt(curl, CURLOPT_CAINFO, request.authorities.c_str());
+  }
+  const std::string range = RangeOf(request);
+  if (!range.empty()) curl_easy_setopt(curl, CURLOPT_RANGE, range.c_str());
+  SetBody(curl, &transfer);
+  SetPatience(curl, &transfer);
   const CURLcode code = curl_easy_perform(curl);
   long status = 0;
   curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
@@ -160,6 +258,14 @@ std::string HttpResponse::Header(absl::string_view name) const {
   return found == headers.end() ? "" : found->second;
 }
 
+HttpBody TextBody(absl::string_view text) {
+  return {.size_bytes = static_cast<int64_t>(text.size()),
+          .read = [text](int64_t offset_bytes, char* out, size_t size_bytes) {
+            text.copy(out, size_bytes, static_cast<size_t>(offset_bytes));
+            return absl::OkStatus();
+          }};
+}
+
 absl::StatusOr<HttpResponse> PerformHttp(const HttpRequest& request) {
   static std::once_flag once;
   std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
@@ -182,6 +288,31 @@ absl::StatusOr<HttpResponse> PerformHttp(const HttpRequest& request) {
   }
   return absl::UnavailableError(
       absl::StrCat(request.url, ": more than ", kRedirectsLimit, " redirects"));
+}
+
+absl::Status FetchHttp(const HttpRange& range,
+                       const std::function<absl::Status(absl::string_view)>& sink) {
+  HttpRequest request;
+  request.url = range.url;
+  request.offset_bytes = range.offset_bytes;
+  request.limit_bytes = range.limit_bytes;
+  request.leave_host = false;
+  request.connect = kFetchConnect;
+  request.cancelled = range.cancelled;
+  const std::string begin = absl::StrCat("bytes ", range.offset_bytes, "-");
+  request.begin = [&](const HttpResponse& response) -> absl::Status {
+    const bool whole = range.offset_bytes == 0 && range.limit_bytes == 0;
+    if (response.status == 200 ? whole
+                               : absl::StartsWith(response.Header("content-range"), begin)) {
+      return absl::OkStatus();
+    }
+    return absl::UnavailableError("the server does not give the range that was asked for");
+  };
+  request.sink = sink;
+  QD_ASSIGN_OR_RETURN(const HttpResponse response, PerformHttp(request));
+  if (response.status == 200 || response.status == 206) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat(range.url.substr(0, range.url.find('?')), ": HTTP ", response.status));
 }
 
 std::string UrlEscape(absl::string_view text) {
