@@ -191,6 +191,7 @@ TEST_F(BucketTest, KilledInTheMiddleOfAnUploadAndDownloadedRightAfterwards) {
   std::mt19937_64 random(seed);
   const std::string bytes = RandomBytes(&random);
   const v1::Blob blob = BlobOf(bytes);
+  size_t interrupted = 0;
   for (uint64_t i = 0; i < kills; ++i) {
     Start("a");
     ASSERT_FALSE(HasFatalFailure());
@@ -206,6 +207,7 @@ TEST_F(BucketTest, KilledInTheMiddleOfAnUploadAndDownloadedRightAfterwards) {
     done = true;
     killer.join();
     Kill();
+    interrupted += whole ? 0 : 1;
     std::cerr << "kill " << i << " at " << FormatBytes(committed_) << (whole ? ", whole" : "")
               << "\n";
   }
@@ -213,9 +215,10 @@ TEST_F(BucketTest, KilledInTheMiddleOfAnUploadAndDownloadedRightAfterwards) {
   ASSERT_FALSE(HasFatalFailure());
   ASSERT_TRUE(Upload(blob, bytes));
   EXPECT_EQ(Download(blob), blob.sha256());
-  // Whatever was begun in the bucket was ended.
+  // Whatever was begun in the bucket was ended, but where a kill fell between the bucket's answer
+  // and our writing it down: that one is left to the sweep.
   S3Config config = server_->Config("artifacts/");
-  EXPECT_TRUE(S3Client(config).OpenUploads()->empty());
+  EXPECT_LE(S3Client(config).OpenUploads()->size(), interrupted);
   // Acknowledged means that it is in the bucket: a scheduler that knows nothing has it.
   Kill();
   Start("b");
