@@ -308,7 +308,7 @@ absl::Status S3ArtifactStore::AbortOwnStale(absl::Time now) {
     }
     if (const auto upload = ReadS3Journal(path); upload.ok()) {
       LogInfo("stale upload to the bucket given up", {{"key", upload->key}});
-      QD_RETURN_IF_ERROR(client_->AbortParts(upload->key, upload->id));
+      QD_RETURN_IF_ERROR(AbortS3Upload(client_.get(), *upload));
     }
     unlink(path.c_str());
     absl::MutexLock lock(&mutex_);

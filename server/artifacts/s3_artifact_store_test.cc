@@ -321,6 +321,28 @@ TEST_F(S3StoreTest, PartsOfBytesThatWereLostAreNotBelieved) {
   ExpectThere(store.get(), bytes);
 }
 
+// Killed between the storage's answer and our writing it down.
+TEST_F(S3StoreTest, AnUploadOfWhichOnlyTheIntentIsKnownIsAborted) {
+  const std::string bytes = Bytes(11 * kPart, 6);
+  ASSERT_TRUE(Upload(Open().get(), bytes, 9 * kPart).ok());
+  ASSERT_EQ(OpenUploads(), 1u);
+  const v1::Blob blob = BlobOf(bytes);
+  const std::string journal =
+      absl::StrCat(folder_, "/local/journals/", blob.sha256(), "-", bytes.size());
+  const std::string first = *ReadFile(journal);
+  const size_t id = first.find(' ') + 1, end = first.find(' ', id);
+  ASSERT_TRUE(WriteFileAtomic(journal, absl::StrCat(first.substr(0, id), first.substr(end))).ok());
+  config_.attempts = 2;
+  {
+    auto store = Open();
+    server_->Fault(R"({"kind": "slow_down", "method": "GET", "match": "uploads", "count": 2})");
+    EXPECT_FALSE(Upload(store.get(), bytes).ok()) << "what cannot be aborted is not forgotten";
+    ASSERT_TRUE(Upload(store.get(), bytes).ok());
+    ExpectThere(store.get(), bytes);
+  }
+  EXPECT_EQ(OpenUploads(), 0u);
+}
+
 TEST_F(S3StoreTest, AnUploadThatTheStorageThrewAwayBeginsAgain) {
   const std::string bytes = Bytes(11 * kPart, 4);
   auto store = Open();

@@ -312,10 +312,10 @@ absl::Status S3Client::AbortParts(const std::string& key, const std::string& upl
   return Error(answer, absl::StrCat("giving the upload of ", config_.Place(), key, " up"));
 }
 
-absl::StatusOr<std::vector<S3OpenUpload>> S3Client::OpenUploads() {
+absl::StatusOr<std::vector<S3OpenUpload>> S3Client::OpenUploads(const std::string& key_prefix) {
   std::vector<S3OpenUpload> uploads;
   Request request;
-  request.query = {{"uploads", ""}, {"prefix", config_.prefix}};
+  request.query = {{"uploads", ""}, {"prefix", config_.prefix + key_prefix}};
   for (int page = 0; page < kUploadPagesMax; ++page) {
     QD_ASSIGN_OR_RETURN(const HttpResponse answer, Ask(request));
     if (answer.status != 200) {

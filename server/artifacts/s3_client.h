@@ -83,8 +83,8 @@ class S3Client {
   absl::Status CompleteParts(const std::string& key, const std::string& upload,
                              const std::vector<std::string>& part_tags, int64_t size_bytes);
   absl::Status AbortParts(const std::string& key, const std::string& upload);
-  // All that are open below the prefix, at most 10,000.
-  absl::StatusOr<std::vector<S3OpenUpload>> OpenUploads();
+  // All that are open whose key begins so, at most 10,000.
+  absl::StatusOr<std::vector<S3OpenUpload>> OpenUploads(const std::string& key_prefix = "");
 
  private:
   struct Request;

@@ -52,6 +52,15 @@ absl::StatusOr<S3UploadId> ReadS3Journal(const std::string& path) {
   return S3UploadId{.key = words[0], .id = words[1]};
 }
 
+absl::Status AbortS3Upload(S3Client* client, const S3UploadId& upload) {
+  if (!upload.id.empty()) return client->AbortParts(upload.key, upload.id);
+  QD_ASSIGN_OR_RETURN(const std::vector<S3OpenUpload> open, client->OpenUploads(upload.key));
+  for (const S3OpenUpload& each : open) {
+    if (each.key == upload.key) QD_RETURN_IF_ERROR(client->AbortParts(each.key, each.id));
+  }
+  return absl::OkStatus();
+}
+
 S3Upload::S3Upload(std::shared_ptr<S3Client> client, std::string key, int64_t size_bytes,
                    std::string journal)
     : client_(std::move(client)),
@@ -90,17 +99,27 @@ absl::StatusOr<std::string> S3Upload::DigestOf(int64_t part) const {
 }
 
 absl::Status S3Upload::TakeUp(int64_t committed_bytes) {
-  if (std::exchange(taken_up_, true) || !FileExists(journal_)) return absl::OkStatus();
+  if (taken_up_) return absl::OkStatus();
+  if (FileExists(journal_)) {
+    QD_RETURN_IF_ERROR(ReadJournal(committed_bytes));
+    LogInfo("upload taken up", {{"key", key_}, {"parts", parts_.size()}});
+  }
+  taken_up_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status S3Upload::ReadJournal(int64_t committed_bytes) {
   QD_ASSIGN_OR_RETURN(const std::string text, ReadFile(journal_, kJournalBytesMax));
   const std::vector<std::string> lines = absl::StrSplit(text, '\n', absl::SkipEmpty());
   int64_t part_bytes = 0;
   std::vector<std::string> words;
   if (!lines.empty()) words = absl::StrSplit(lines[0], ' ');
-  if (words.size() != 3 || words[0] != key_ || !absl::SimpleAtoi(words[2], &part_bytes) ||
-      part_bytes != part_bytes_) {
-    return absl::OkStatus();  // Begins anew; the sweep finds what is left in the bucket.
+  if (words.size() != 3 || words[0] != key_ || words[1].empty() ||
+      !absl::SimpleAtoi(words[2], &part_bytes) || part_bytes != part_bytes_) {
+    return AbortS3Upload(client_.get(), {.key = key_, .id = ""});  // Begins anew.
   }
   id_ = words[1];
+  parts_.clear();
   for (size_t i = 1; i < lines.size(); ++i) {
     const std::vector<std::string> entry = absl::StrSplit(lines[i], ' ');
     const int64_t part = static_cast<int64_t>(parts_.size());
@@ -112,7 +131,6 @@ absl::Status S3Upload::TakeUp(int64_t committed_bytes) {
     if (digest != entry[1]) break;
     parts_.push_back({.tag = entry[0], .sha256 = digest});
   }
-  LogInfo("upload taken up", {{"key", key_}, {"parts", parts_.size()}});
   return absl::OkStatus();
 }
 
@@ -141,6 +159,7 @@ absl::StatusOr<S3Upload::Part> S3Upload::SendOne(int64_t part, const std::string
 
 absl::Status S3Upload::SendTo(int64_t parts_end) {
   if (id_.empty()) {
+    QD_RETURN_IF_ERROR(WriteJournal());  // Nameless: from here on there may be one to abort.
     QD_ASSIGN_OR_RETURN(id_, client_->StartParts(key_));
     QD_RETURN_IF_ERROR(WriteJournal());
   }
@@ -197,11 +216,10 @@ absl::Status S3Upload::Finish(const std::string& file) {
 }
 
 void S3Upload::Abort() {
-  if (id_.empty()) {
-    if (const auto journal = ReadS3Journal(journal_); journal.ok()) id_ = journal->id;
-  }
-  if (!id_.empty()) {
-    if (const absl::Status status = client_->AbortParts(key_, id_); !status.ok()) {
+  S3UploadId upload{.key = key_, .id = id_};
+  if (id_.empty()) upload = ReadS3Journal(journal_).value_or(S3UploadId{});
+  if (!upload.key.empty()) {
+    if (const absl::Status status = AbortS3Upload(client_.get(), upload); !status.ok()) {
       LogWarning("parts stay in the bucket until the sweep", {{"error", status.ToString()}});
     }
   }

@@ -18,12 +18,18 @@
 
 namespace quantd {
 
-// A journal's first line: what there is to abort.
+// A journal's first line: what there is to abort. It is written before the storage is asked for an
+// upload, without an id, and again with the answer: killed between the two, we know of an upload
+// without its id.
 struct S3UploadId {
   std::string key;
   std::string id;
 };
 absl::StatusOr<S3UploadId> ReadS3Journal(const std::string& path);
+
+// Without an id: every upload that is open under the key. One of another scheduler that sends the
+// same blob is among them; it finds its own gone and sends again.
+absl::Status AbortS3Upload(S3Client* client, const S3UploadId& upload);
 
 class S3Upload {
  public:
@@ -52,8 +58,9 @@ class S3Upload {
     std::string sha256;
   };
   absl::Status OpenFile(const std::string& file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  // What the journal says and the file's first bytes bear out.
+  // Goes on, once, with what the journal says and the file's first bytes bear out.
   absl::Status TakeUp(int64_t committed_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  absl::Status ReadJournal(int64_t committed_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   absl::Status SendTo(int64_t parts_end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   absl::StatusOr<Part> SendOne(int64_t part, const std::string& id) const;
   absl::StatusOr<std::string> DigestOf(int64_t part) const;
