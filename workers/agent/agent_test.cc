@@ -171,6 +171,17 @@ TEST_F(AgentTest, TheSameInputsAreWorkedOutOnce) {
                 .outcome.success()
                 .input_digest(),
             "");
+  // A definition may name data by itself.
+  const auto own = [&](const std::string& data) {
+    return [&model, data](v1::JobSpec* spec) {
+      spec->mutable_evaluate()->set_model(model);
+      v1::TaskSpec& task = *spec->mutable_evaluate()->add_tasks();
+      task.set_data(data);
+      (*task.mutable_options()->mutable_fields())["definition"].set_string_value("task: x");
+    };
+  };
+  EXPECT_EQ(run(own("")).outcome.success().input_digest(), "");
+  EXPECT_NE(run(own(model + "/config.json")).outcome.success().input_digest(), "");
   ASSERT_TRUE(WriteFileAtomic(model + "/config.json", "{ }").ok());
   EXPECT_TRUE(worked(run(same)));
   ASSERT_TRUE(WriteFileAtomic(model + "/config.json", "{}").ok());

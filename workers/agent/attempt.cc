@@ -244,7 +244,9 @@ v1::ErrorClass Attempt::ClassOfInputError(const absl::Status& status) const {
 }
 
 std::optional<Attempt::Outcome> Attempt::Reuse() {
-  const absl::StatusOr<std::string> digest = world_.inputs->Of(lease_);
+  const absl::StatusOr<std::string> digest = world_.inputs->Of(
+      lease_, [this] { return stop_.reason() == StopReason::kNone && !stop_.hurry(); });
+  if (absl::IsCancelled(digest.status())) return std::nullopt;
   if (!digest.ok()) {
     LogWarning("cannot tell what the job's inputs are; working it out",
                {{"job", lease_.lease().job()}, {"error", digest.status().ToString()}});

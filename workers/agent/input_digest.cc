@@ -46,6 +46,13 @@ bool IsPinned(absl::string_view name) {
          std::all_of(commit.begin(), commit.end(), [](unsigned char c) { return isxdigit(c); });
 }
 
+// Whether a user's own task may name its data within its definition, which is not looked into.
+bool HidesData(const v1::EvaluateSpec& evaluate) {
+  return std::any_of(evaluate.tasks().begin(), evaluate.tasks().end(), [](const auto& task) {
+    return task.data().empty() && task.options().fields().contains("definition");
+  });
+}
+
 // What lies behind the strings of one spec.
 class Resolver {
  public:
@@ -61,11 +68,6 @@ class Resolver {
   absl::StatusOr<bool> Walk(json& value, absl::string_view field) {
     if (value.is_string()) return Replace(value, field);
     if (!value.is_structured()) return true;
-    // A task of the user's own may name its data inside its definition.
-    if (value.is_object() && value.value("name", json()) == "own" &&
-        value.value("data", json("")) == "") {
-      return false;
-    }
     for (auto& [name, inner] : value.items()) {
       QD_ASSIGN_OR_RETURN(const bool told, Walk(inner, value.is_object() ? name : field));
       if (!told) return false;
@@ -115,7 +117,8 @@ absl::StatusOr<std::string> InputDigest::OfFile(const std::string& path) {
   return digest;
 }
 
-absl::StatusOr<std::string> InputDigest::OfPath(const std::string& path) {
+absl::StatusOr<std::string> InputDigest::OfPath(const std::string& path,
+                                                const std::function<bool()>& wanted) {
   std::error_code error;
   if (!fs::is_directory(path, error)) return OfFile(path);
   std::set<std::string> files;
@@ -127,15 +130,18 @@ absl::StatusOr<std::string> InputDigest::OfPath(const std::string& path) {
   if (error) return absl::UnavailableError(absl::StrCat("reading ", path, ": ", error.message()));
   std::string list;
   for (const std::string& file : files) {
+    if (!wanted()) return absl::CancelledError(absl::StrCat("reading ", path));
     QD_ASSIGN_OR_RETURN(const std::string digest, OfFile(file));
     absl::StrAppend(&list, file.substr(path.size()), "\n", digest, "\n");
   }
   return Sha256Hex(list);
 }
 
-absl::StatusOr<std::string> InputDigest::Of(const v1::LeaseJobResponse& lease) {
+absl::StatusOr<std::string> InputDigest::Of(const v1::LeaseJobResponse& lease,
+                                            const std::function<bool()>& wanted) {
   const v1::JobSpec& spec = lease.spec();
-  if (spec.fresh() || !(spec.has_quantize() || spec.has_evaluate() || spec.has_verify())) {
+  if (spec.fresh() || !(spec.has_quantize() || spec.has_evaluate() || spec.has_verify()) ||
+      HidesData(spec.evaluate())) {
     return std::string();
   }
   v1::JobSpec what;
@@ -144,7 +150,7 @@ absl::StatusOr<std::string> InputDigest::Of(const v1::LeaseJobResponse& lease) {
   if (spec.has_evaluate()) *what.mutable_evaluate() = spec.evaluate();
   if (spec.has_verify()) *what.mutable_verify() = spec.verify();
   QD_ASSIGN_OR_RETURN(json body, ToJson(what));
-  Resolver resolver(lease, [this](const std::string& path) { return OfPath(path); });
+  Resolver resolver(lease, [&](const std::string& path) { return OfPath(path, wanted); });
   QD_ASSIGN_OR_RETURN(const bool told, resolver.Walk(body, ""));
   if (!told) return std::string();
   v1::Catalog machine;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <tuple>
@@ -26,14 +27,16 @@ class InputDigest {
 
   // 64 hex digits. Empty where the result is not to be used again: a benchmark measures, a
   // comparison is cheap, JobSpec.fresh asks for it, or something is read whose content nobody can
-  // tell beforehand (a name on the Hub without a commit). Errors come from reading files.
-  absl::StatusOr<std::string> Of(const v1::LeaseJobResponse& lease);
+  // tell beforehand (a name on the Hub without a commit). Errors come from reading files. `wanted`
+  // is asked before each file of a folder, which may have gigabytes; Cancelled when it says no.
+  absl::StatusOr<std::string> Of(const v1::LeaseJobResponse& lease,
+                                 const std::function<bool()>& wanted);
 
  private:
   // Size, modification time, inode and device.
   using Stamp = std::tuple<int64_t, int64_t, uint64_t, uint64_t>;
   absl::StatusOr<std::string> OfFile(const std::string& path);
-  absl::StatusOr<std::string> OfPath(const std::string& path);
+  absl::StatusOr<std::string> OfPath(const std::string& path, const std::function<bool()>& wanted);
 
   const std::string engine_;
   const v1::Catalog catalog_;
