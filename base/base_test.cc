@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hub_data.h"
+#include "base/nearest.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "base/trace.h"
@@ -34,6 +35,15 @@ TEST(Sha256, KnownAnswers) {
   EXPECT_EQ(Sha256Hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   EXPECT_TRUE(IsSha256Hex(Sha256Hex("x")));
   EXPECT_FALSE(IsSha256Hex("ABC"));
+}
+
+TEST(Nearest, SuggestsWhatWasMeantOrListsWhatThereIs) {
+  const std::vector<std::string> names = {"gptq", "awq", "bnb_4bit"};
+  EXPECT_EQ(Suggestion("gtpq", names), "; did you mean \"gptq\"?");
+  EXPECT_EQ(Suggestion("BNB-4bits", names), "; did you mean \"bnb_4bit\"?");
+  EXPECT_EQ(Suggestion("smoothquant", names), "; there are: gptq, awq, bnb_4bit");
+  EXPECT_EQ(Suggestion("x", {}), "; there are none");
+  EXPECT_EQ(Suggestion(std::string(1000, 'g'), {"g"}), "; there are: g") << "too long to compare";
 }
 
 TEST(File, AtomicWriteReplacesAndReadsBack) {

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 
 namespace quantd {
@@ -13,6 +15,7 @@ namespace {
 
 // Names longer than this are not compared: the work grows with the square.
 constexpr size_t kNameBytesMax = 100;
+constexpr size_t kListedMax = 20;
 
 std::string Folded(absl::string_view name) {
   return absl::StrReplaceAll(absl::AsciiStrToLower(name), {{"-", "_"}});
@@ -36,8 +39,7 @@ size_t EditDistance(absl::string_view a, absl::string_view b) {
   return row[b.size()];
 }
 
-}  // namespace
-
+// The candidate that was meant, or "".
 std::string NearestName(absl::string_view name, const std::vector<std::string>& candidates) {
   if (name.empty() || name.size() > kNameBytesMax) return "";
   const std::string wanted = Folded(name);
@@ -54,6 +56,18 @@ std::string NearestName(absl::string_view name, const std::vector<std::string>& 
     }
   }
   return best;
+}
+
+}  // namespace
+
+std::string Suggestion(absl::string_view name, const std::vector<std::string>& known) {
+  const std::string nearest = NearestName(name, known);
+  if (!nearest.empty()) return absl::StrCat("; did you mean \"", nearest, "\"?");
+  if (known.empty()) return "; there are none";
+  const size_t listed = std::min(known.size(), kListedMax);
+  return absl::StrCat("; there are: ",
+                      absl::StrJoin(known.begin(), known.begin() + static_cast<long>(listed), ", "),
+                      listed < known.size() ? ", ..." : "");
 }
 
 }  // namespace quantd

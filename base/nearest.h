@@ -8,9 +8,9 @@
 
 namespace quantd {
 
-// The candidate at the least edit distance from `name` (case ignored, '-' the same as '_'), or ""
-// when none is near enough to be what was meant: more than a third of its characters would have to
-// change.
-std::string NearestName(absl::string_view name, const std::vector<std::string>& candidates);
+// The end of "there is no method \"gtpq\"": "; did you mean \"gptq\"?" for the name at the least
+// edit distance (case ignored, '-' the same as '_') if at most a third of its characters would have
+// to change; else "; there are: awq, gptq" (the first 20), or "; there are none".
+std::string Suggestion(absl::string_view name, const std::vector<std::string>& known);
 
 }  // namespace quantd

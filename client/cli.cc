@@ -91,9 +91,7 @@ std::string NearestCommand(CLI::App* root, const std::vector<std::string>& argum
     std::vector<std::string> names;
     for (const CLI::App* known : Children(app)) names.push_back(known->get_name());
     if (names.empty()) return "";
-    const std::string nearest = NearestName(word, names);
-    return absl::StrCat("unknown command \"", word, "\"",
-                        nearest.empty() ? "" : absl::StrCat("; did you mean \"", nearest, "\"?"));
+    return absl::StrCat("unknown command \"", word, "\"", Suggestion(word, names));
   }
   return "";
 }

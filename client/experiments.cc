@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "base/nearest.h"
 #include "base/status_macros.h"
 #include "proto/yaml.h"
@@ -69,12 +68,9 @@ absl::StatusOr<v1::VariantSpec> ExperimentVariant(const std::string& name) {
     *variant.mutable_options() = options.struct_value();
     return variant;
   }
-  const std::string nearest = NearestName(name, names);
-  return absl::NotFoundError(absl::StrCat(
-      "there is no experiment \"", name, "\"; ",
-      nearest.empty() ? absl::StrCat("there are ", absl::StrJoin(names, ", "))
-                      : absl::StrCat("did you mean \"", nearest,
-                                     "\"? quantctl methods --experiments lists them")));
+  return absl::NotFoundError(absl::StrCat("there is no experiment \"", name, "\"",
+                                          Suggestion(name, names),
+                                          " (quantctl methods --experiments)"));
 }
 
 }  // namespace quantd

@@ -233,11 +233,7 @@ void Reader::ReadFields(const YAML::Node& node, const std::string& path, pb::Mes
         if (field == nullptr) {
           std::vector<std::string> known;
           for (int i = 0; i < type->field_count(); ++i) known.push_back(type->field(i)->name());
-          const std::string nearest = NearestName(name, known);
-          return Fail(key.Mark(), place,
-                      nearest.empty()
-                          ? absl::StrCat("unknown field; known are ", absl::StrJoin(known, ", "))
-                          : absl::StrCat("unknown field; did you mean \"", nearest, "\"?"));
+          return Fail(key.Mark(), place, absl::StrCat("unknown field", Suggestion(name, known)));
         }
         if (const auto [earlier, fresh] = seen.emplace(field, name); !fresh) {
           return Fail(key.Mark(), place,

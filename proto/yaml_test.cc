@@ -43,7 +43,7 @@ INSTANTIATE_TEST_SUITE_P(
         ErrorCase{"displayname: x", "did you mean \"display_name\"?"},
         ErrorCase{"quantize:\n  option: {bits: 4}",
                   "job.yaml:2:3: quantize.option: unknown field; did you mean \"options\"?"},
-        ErrorCase{"zzzzzzzzz: 1", "zzzzzzzzz: unknown field; known are display_name, quantize"},
+        ErrorCase{"zzzzzzzzz: 1", "zzzzzzzzz: unknown field; there are: display_name, quantize"},
         ErrorCase{"\"<<\": {priority: 1}", "<<: unknown field"},
         ErrorCase{"priority: 1\npriority: 2",
                   "job.yaml:2:1: priority: is given twice, first in line 1"},

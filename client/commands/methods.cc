@@ -108,11 +108,8 @@ template <typename List>
 absl::Status Unknown(const List& list, absl::string_view kind, const std::string& name) {
   std::vector<std::string> names;
   for (const auto& entry : list) names.push_back(entry.name());
-  const std::string nearest = NearestName(name, names);
   return absl::NotFoundError(
-      absl::StrCat("no worker knows the ", kind, " \"", name, "\"; ",
-                   nearest.empty() ? absl::StrCat("known are ", absl::StrJoin(names, ", "))
-                                   : absl::StrCat("did you mean \"", nearest, "\"?")));
+      absl::StrCat("no worker knows the ", kind, " \"", name, "\"", Suggestion(name, names)));
 }
 
 int ListExperiments(Session& session) {

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
+#include "base/nearest.h"
 #include "google/protobuf/util/message_differencer.h"
 
 namespace quantd {
@@ -14,7 +14,6 @@ namespace {
 using google::protobuf::Value;
 
 constexpr size_t kQuotedBytesMax = 60;
-constexpr size_t kListedNamesMax = 12;
 constexpr int kListElementsMax = 64;  // Of one option in a sweep.
 
 std::string Show(const Value& value) {
@@ -93,43 +92,7 @@ void CheckValue(const Field& field, const v1::OptionInfo& info, const Value& val
   }
 }
 
-// Levenshtein's distance, lower-cased.
-size_t Distance(absl::string_view a, absl::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      const bool same = absl::ascii_tolower(a[i - 1]) == absl::ascii_tolower(b[j - 1]);
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (same ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
 }  // namespace
-
-std::string Suggestion(absl::string_view name, const std::vector<std::string>& known) {
-  const absl::string_view asked = name.substr(0, kQuotedBytesMax);
-  const std::string* nearest = nullptr;
-  size_t best = std::max<size_t>(2, asked.size() / 3) + 1;
-  for (const std::string& candidate : known) {
-    const size_t distance = Distance(asked, candidate);
-    if (distance < best) {
-      best = distance;
-      nearest = &candidate;
-    }
-  }
-  if (nearest != nullptr) return absl::StrCat("; did you mean \"", *nearest, "\"?");
-  if (known.empty()) return "; there are none";
-  const size_t shown = std::min(known.size(), kListedNamesMax);
-  return absl::StrCat(
-      "; there are: ", absl::StrJoin(known.begin(), known.begin() + static_cast<long>(shown), ", "),
-      shown < known.size() ? ", ..." : "");
-}
 
 void CheckOptions(const Field& field, const OptionRules& rules,
                   const google::protobuf::Struct& options) {

@@ -26,8 +26,4 @@ void CheckOptions(const Field& field, const OptionRules& rules,
 void FillOptions(const google::protobuf::RepeatedPtrField<v1::OptionInfo>& known,
                  google::protobuf::Struct* options);
 
-// "; did you mean \"gptq\"?", or the list of what there is when nothing is near and the list is
-// short.
-std::string Suggestion(absl::string_view name, const std::vector<std::string>& known);
-
 }  // namespace quantd

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
+#include "base/nearest.h"
 #include "base/sha256.h"
 #include "base/utf8.h"
 #include "proto/names.h"

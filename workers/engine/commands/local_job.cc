@@ -1,6 +1,8 @@
 // Folders and faces of a job without a scheduler.
 #include "workers/engine/commands/local_job.h"
 
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -160,7 +162,8 @@ int RunLocalJob(const LocalFlags& flags, JobSpec spec, std::map<std::string, Job
   SetHubFetch(&context);
   absl::StatusOr<nlohmann::json> values = RunJob(context);
   if (!values.ok()) {
-    if (!folders.temporary()) {
+    // Empty when the job failed before it began.
+    if (!folders.temporary() && rmdir(folders.work().c_str()) != 0) {
       absl::FPrintF(stderr, "  The same command goes on from what %s holds.\n", folders.work());
     }
     return ExitCode(values.status());

@@ -46,7 +46,6 @@ absl::StatusOr<nlohmann::json> RunJob(JobContext& context) {
   const double seconds = absl::ToDoubleSeconds(Clock::Real().Monotonic() - start);
   const std::string kind(KindName(context.spec));
   if (!values.ok()) {
-    LogError("job failed", {{"kind", kind}, {"why", values.status().message()}});
     context.events.Failure(values.status());
     return values;
   }

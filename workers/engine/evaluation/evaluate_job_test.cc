@@ -310,7 +310,7 @@ TEST_F(EvaluateTest, RefusesWithTheField) {
     const char* words;
     ErrorClass error_class;
   } kCases[] = {
-      {{.name = "perplexty"}, "unknown task \"perplexty\"; there are", ErrorClass::kInvalidSpec},
+      {{.name = "perplexty"}, "did you mean \"perplexity\"?", ErrorClass::kInvalidSpec},
       {{.name = "perplexity"}, "evaluate.tasks[0]: data is empty", ErrorClass::kInvalidSpec},
       {{.name = "perplexity", .data = "/no/file"}, "no such file", ErrorClass::kBadInput},
       {{.name = "perplexity", .data = kText, .limit = -1}, "limit is -1", ErrorClass::kInvalidSpec},

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "base/nearest.h"
 #include "base/sha256.h"
 #include "workers/engine/evaluation/row_task.h"
 
@@ -30,10 +30,10 @@ absl::StatusOr<const Task*> FindTask(absl::string_view name) {
       return task;
     }
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "unknown task \"", name, "\"; there are ",
-      absl::StrJoin(Tasks(), ", ",
-                    [](std::string* out, const Task* task) { absl::StrAppend(out, task->name); })));
+  std::vector<std::string> names;
+  for (const Task* task : Tasks()) names.push_back(task->name);
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown task \"", name, "\"", Suggestion(name, names)));
 }
 
 std::string TaskFingerprint(const TaskContext& context, absl::string_view data_digest) {

@@ -1,6 +1,7 @@
 // Every format, one line each, and the door that picks one for a checkpoint.
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/nearest.h"
 #include "workers/engine/checkpoint/checkpoint.h"
 #include "workers/engine/formats/awq_format.h"
 #include "workers/engine/formats/bitsandbytes_format.h"
@@ -33,11 +34,13 @@ absl::Span<const Format* const> Formats() {
 }
 
 absl::StatusOr<const Format*> FindFormat(absl::string_view name) {
+  std::vector<std::string> names;
   for (const Format* format : Formats()) {
     if (format->Info().name == name) return format;
+    names.push_back(format->Info().name);
   }
-  return absl::NotFoundError(
-      absl::StrCat("there is no output format '", name, "'; this engine has ", FormatNames()));
+  return absl::InvalidArgumentError(
+      absl::StrCat("there is no format \"", name, "\"", Suggestion(name, names)));
 }
 
 absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(

@@ -103,7 +103,7 @@ TEST(OptionsTest, FillsDefaultsAndRefusesWithReasons) {
                 {{{"damp", -1}}, "at least 0"},
                 {{{"sym", 1}}, "true or false"},
                 {{{"name", 1}}, "a string"},
-                {{{"bit", 4}}, "unknown option \"bit\"; known are bits, damp, sym, name"},
+                {{{"bit", 4}}, "unknown option \"bit\"; did you mean \"bits\"?"},
                 {3, "must be an object"}};
   for (const auto& test : kCases) {
     const auto result = ResolveOptionValues("method m", options, test.given);

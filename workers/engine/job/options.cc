@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/nearest.h"
 
 namespace quantd::engine {
 namespace {
@@ -75,13 +76,10 @@ absl::StatusOr<nlohmann::json> ResolveOptionValues(absl::string_view owner,
       if (option.name == item.key()) row = &option;
     }
     if (row == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          owner, ": unknown option \"", item.key(), "\"; ",
-          options.empty() ? std::string("it has none")
-                          : "known are " + absl::StrJoin(options, ", ",
-                                                         [](std::string* out, const OptionInfo& o) {
-                                                           absl::StrAppend(out, o.name);
-                                                         })));
+      std::vector<std::string> known;
+      for (const OptionInfo& option : options) known.push_back(option.name);
+      return absl::InvalidArgumentError(absl::StrCat(owner, ": unknown option \"", item.key(), "\"",
+                                                     Suggestion(item.key(), known)));
     }
     nlohmann::json value = item.value();
     const std::string complaint = Complaint(*row, &value);

@@ -1,6 +1,7 @@
 // Every method, one line each, and what all of them check alike.
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/nearest.h"
 #include "base/status_macros.h"
 #include "workers/engine/methods/adaround.h"
 #include "workers/engine/methods/awq.h"
@@ -28,8 +29,8 @@ absl::StatusOr<const Method*> FindMethod(absl::string_view name) {
     if (method->Info().name == name) return method;
     names.push_back(method->Info().name);
   }
-  return absl::NotFoundError(absl::StrCat("there is no quantization method '", name,
-                                          "'; this engine has ", absl::StrJoin(names, ", ")));
+  return absl::InvalidArgumentError(
+      absl::StrCat("there is no method \"", name, "\"", Suggestion(name, names)));
 }
 
 nlohmann::json OptionsKnownTo(const Method& method, const nlohmann::json& options) {

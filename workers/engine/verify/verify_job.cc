@@ -69,7 +69,9 @@ absl::StatusOr<std::string> TextField(const nlohmann::json& object, const char* 
 absl::StatusOr<std::map<std::string, TensorInfo>> Expected(const Checkpoint& checkpoint,
                                                            const nlohmann::json& metadata) {
   QD_ASSIGN_OR_RETURN(const std::string format_name, TextField(metadata, "format"));
-  QD_ASSIGN_OR_RETURN(const Format* format, FindFormat(format_name));
+  const absl::StatusOr<const Format*> found = FindFormat(format_name);
+  if (!found.ok()) return WithErrorClass(found.status(), ErrorClass::kBadInput);
+  const Format* const format = *found;
   QD_ASSIGN_OR_RETURN(const Architecture* row, FindArchitecture(checkpoint.config()));
   std::map<std::string, TensorInfo> expected;
   std::set<std::string> quantized;
