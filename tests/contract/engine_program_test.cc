@@ -179,8 +179,10 @@ TEST_F(EngineProgram, FailuresAreEventsWithAClass) {
       {R"({"evaluate":{"modl":"x"}})", v1::ERROR_CLASS_INVALID_SPEC, "evaluate.modl"},
       {R"({"evaluate":{"model":"/no/model","tasks":[{"name":"sanity"}]}})",
        v1::ERROR_CLASS_BAD_INPUT, "/no/model"},
-      {R"({"quantize":{"model":"/no/model","method":"no-such-method"}})",
-       v1::ERROR_CLASS_UNSPECIFIED, ""},
+      {absl::StrCat(R"({"quantize":{"model":")", kModel, R"(","method":"gtpq"}})"),
+       v1::ERROR_CLASS_INVALID_SPEC, "there is no method \"gtpq\"; did you mean \"gptq\"?"},
+      {absl::StrCat(R"({"quantize":{"model":")", kModel, R"(","method":"rtn","format":"x"}})"),
+       v1::ERROR_CLASS_INVALID_SPEC, "there is no format \"x\"; there are: awq, "},
       {R"({"compare":{"variants":[{"name":"v","jobs":["jobs/x"]}]}})", v1::ERROR_CLASS_BAD_INPUT,
        "jobs/x"},
   };
@@ -190,9 +192,7 @@ TEST_F(EngineProgram, FailuresAreEventsWithAClass) {
     ASSERT_FALSE(outcome.events.empty()) << test.spec;
     ASSERT_TRUE(outcome.events.back().has_failure()) << test.spec;
     const v1::Failure& failure = outcome.events.back().failure();
-    if (test.error_class != v1::ERROR_CLASS_UNSPECIFIED) {
-      EXPECT_EQ(failure.error_class(), test.error_class) << failure.DebugString();
-    }
+    EXPECT_EQ(failure.error_class(), test.error_class) << failure.DebugString();
     EXPECT_THAT(failure.message(), HasSubstr(test.words));
     EXPECT_FALSE(failure.remedy().empty());
   }
@@ -267,6 +267,8 @@ TEST_F(EngineProgram, LocalCommandsGiveWhatScheduledJobsGive) {
   ASSERT_EQ(scheduled.exit_code, 0);
   EXPECT_EQ(value(local), value(scheduled.events.back().result().values()));
   EXPECT_FALSE(FileExists(folder_ + "/local.work"));
+  EXPECT_EQ(Call({"quantize", kModel, "--method", "gtpq", "-o", folder_ + "/typo"}).exit_code, 1);
+  EXPECT_FALSE(FileExists(folder_ + "/typo.work")) << "there is nothing to go on from";
   const Outcome compared =
       Call({"compare", "a=" + folder_ + "/local", "b=" + folder_ + "/local", "--json"});
   EXPECT_EQ(compared.exit_code, 0);
