@@ -43,6 +43,7 @@ struct Place {
   absl::StatusOr<std::unique_ptr<ArtifactStore>> (*open_artifacts)(const TestFolder& folder,
                                                                    int scheduler);
   int seeds;
+  int steps;
 };
 
 absl::StatusOr<std::unique_ptr<JobStore>> OpenSqlite(const TestFolder& folder) {
@@ -55,10 +56,10 @@ absl::StatusOr<std::unique_ptr<ArtifactStore>> OpenLocal(const TestFolder& folde
 }
 
 const Place kPlaces[] = {
-    {"local", [] { return true; }, OpenSqlite, OpenLocal, 12},
+    {"local", [] { return true; }, OpenSqlite, OpenLocal, 12, 120},
     {"postgres", [] { return true; },
      [](const TestFolder&) { return OpenPostgresJobStore(SharedPostgresServer().NewDatabase()); },
-     OpenLocal, 4},
+     OpenLocal, 1, 60},
     {"s3", &S3Server::Available, OpenSqlite,
      [](const TestFolder& folder, int scheduler) -> absl::StatusOr<std::unique_ptr<ArtifactStore>> {
        return S3ArtifactStore::Open(
@@ -66,7 +67,7 @@ const Place kPlaces[] = {
            {.folder = folder / absl::StrCat("outgoing", scheduler), .free_bytes_min = 0},
            absl::Now());
      },
-     2},
+     1, 20},
 };
 
 class World {
@@ -498,7 +499,7 @@ TEST_P(Garbage, NothingReachableEverGoesAndTheRestDoes) {
   for (int64_t i = 1; i <= seeds; ++i) {
     const uint64_t seed = static_cast<uint64_t>(only != 0 ? only : i);
     World world(GetParam(), seed, {});
-    EXPECT_EQ(world.Run(120), "") << "QUANTD_GARBAGE_SEED=" << seed << " shows it";
+    EXPECT_EQ(world.Run(GetParam().steps), "") << "QUANTD_GARBAGE_SEED=" << seed << " shows it";
     const GarbageCounters one = world.Sum();
     sum.runs += one.runs;
     sum.spared += one.spared;
