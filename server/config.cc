@@ -29,6 +29,8 @@ struct Flags {
   std::string artifacts;
   double lease_seconds = 30;
   int64_t free_mib_min = 512;
+  double retention_days = 0;
+  double artifact_grace_hours = 0;
   bool insecure = false;
   bool metrics_insecure = false;
   std::string auth = "auto";
@@ -101,6 +103,15 @@ void Describe(CLI::App& app, Flags* flags, Config* config) {
       ->capture_default_str();
   app.add_option("--free-mib-min", flags->free_mib_min,
                  "Uploads stop when less of the disk is free")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--retention-days", flags->retention_days,
+                 "Jobs that ended so long ago are removed, with their events and results; 0: never")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--artifact-grace-hours", flags->artifact_grace_hours,
+                 "Files and artifacts that no job has led to for so long are removed; 0: never, "
+                 "otherwise at least 1")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_flag("--standalone", config->standalone,
@@ -231,6 +242,16 @@ absl::Status Finish(const Flags& flags, Config* config) {
   }
   QD_RETURN_IF_ERROR(FinishArtifacts(flags.artifacts, &server));
   server.lease_time = absl::Seconds(flags.lease_seconds);
+  if (flags.retention_days > 0) server.retention = absl::Hours(24 * flags.retention_days);
+  if (flags.artifact_grace_hours > 0) {
+    if (flags.artifact_grace_hours < 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--artifact-grace-hours ", flags.artifact_grace_hours,
+                       ": has to be at least 1, so that who uploads has time to submit; 0 keeps "
+                       "everything"));
+    }
+    server.artifact_grace = absl::Hours(flags.artifact_grace_hours);
+  }
   server.free_bytes_min = flags.free_mib_min << 20;
   config->log.program = "quantd";
   config->log.format = config->log_format == "json" ? LogFormat::kJson : LogFormat::kText;

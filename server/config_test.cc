@@ -107,6 +107,19 @@ TEST(Config, ABucketIsNamedOnTheCommandLineOrInTheFile) {
   EXPECT_TRUE(RemoveTree(folder).ok());
 }
 
+TEST(Config, EverythingIsKeptUnlessTold) {
+  const auto config = ParseConfig({});
+  EXPECT_EQ(config->server.retention, absl::InfiniteDuration());
+  EXPECT_EQ(config->server.artifact_grace, absl::InfiniteDuration());
+  const auto told = ParseConfig({"--retention-days", "0.5", "--artifact-grace-hours", "36"});
+  ASSERT_TRUE(told.ok()) << told.status();
+  EXPECT_EQ(told->server.retention, absl::Hours(12));
+  EXPECT_EQ(told->server.artifact_grace, absl::Hours(36));
+  EXPECT_THAT(std::string(ParseConfig({"--artifact-grace-hours", "0.2"}).status().message()),
+              HasSubstr("at least 1"));
+  EXPECT_FALSE(ParseConfig({"--retention-days", "-1"}).ok());
+}
+
 TEST(Config, NonsenseIsRefused) {
   for (const char* flag :
        {"--listen=7717", "--listen=127.0.0.1:99999", "--store=postgres:x", "--log-format=xml",

@@ -20,6 +20,7 @@
 #include "server/artifacts/local_artifact_store.h"
 #include "server/artifacts/s3_artifact_store.h"
 #include "server/artifacts/secret.h"
+#include "server/garbage/collector.h"
 #include "server/services/access_service.h"
 #include "server/services/artifact_service.h"
 #include "server/services/job_service.h"
@@ -101,6 +102,8 @@ struct Server::Parts {
   std::unique_ptr<ArtifactStore> artifacts;
   std::unique_ptr<Hub> hub;
   std::unique_ptr<Queue> queue;
+  std::unique_ptr<Keeper> keeper;
+  std::unique_ptr<GarbageCollector> garbage;
   std::unique_ptr<CatalogCache> catalog;
   std::unique_ptr<TokenBook> tokens;
   std::unique_ptr<Guard> guard;
@@ -149,6 +152,7 @@ absl::Status Server::Parts::Open() {
   hub = std::make_unique<Hub>();
   QueueOptions queue_options;
   queue_options.lease_time = options.lease_time;
+  queue_options.retention = options.retention;
   queue_options.observer = hub.get();
   queue_options.find_manifest = [this](const std::string& tenant,
                                        const std::string& sha256) -> absl::StatusOr<v1::Manifest> {
@@ -157,11 +161,18 @@ absl::Status Server::Parts::Open() {
   };
   QD_ASSIGN_OR_RETURN(queue, Queue::Open(store.get(), std::move(queue_options), context.now()),
                       "opening the queue");
+  keeper = std::make_unique<Keeper>(store.get(), artifacts.get());
+  garbage = std::make_unique<GarbageCollector>(
+      store.get(), artifacts.get(),
+      GarbageOptions{
+          .grace = options.artifact_grace,
+          .pause = std::clamp(options.artifact_grace / 8, absl::Minutes(1), absl::Hours(1))});
   catalog = std::make_unique<CatalogCache>([this] { return queue->GetCatalog(context.now()); });
   reads = std::make_unique<WorkPool>(kReadThreads);
   disk = std::make_unique<WorkPool>(options.bucket.has_value() ? kBucketThreads : kDiskThreads);
   context.queue = queue.get();
   context.artifacts = artifacts.get();
+  context.keeper = keeper.get();
   context.hub = hub.get();
   context.metrics = &metrics;
   context.catalog = catalog.get();
@@ -248,6 +259,7 @@ absl::Status Server::Parts::ServeMetrics() {
         .statistics = queue->Statistics(context.now()).value_or(QueueStatistics()),
         .store = store->Metrics(),
         .artifacts = artifacts->Usage(),
+        .garbage = garbage->Counters(),
         .subscribers = hub->listeners()};
   };
   QD_ASSIGN_OR_RETURN(metrics_address, metrics.Serve(options.metrics_listen, snapshot));
@@ -324,6 +336,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   raw->grpc->GetHealthCheckService()->SetServingStatus(false);
   raw->TickOnce();
   raw->ticker = std::thread([raw] { raw->TickLoop(); });
+  raw->garbage->Start();
   std::unique_ptr<Server> server(new Server(std::move(parts)));
   QD_RETURN_IF_ERROR(raw->ServeMetrics());
   return server;
@@ -362,6 +375,7 @@ void Server::Drain(absl::Duration grace) {
   parts_->grpc->Wait();
   parts_->stop_ticking.Notify();
   parts_->ticker.join();
+  parts_->garbage->Stop();
   parts_->metrics.Stop();
   // What calls have posted ends before what it uses.
   parts_->reads.reset();

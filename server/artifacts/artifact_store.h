@@ -74,6 +74,19 @@ class ArtifactStore {
                                                                   absl::string_view after_sha256,
                                                                   int64_t limit) = 0;
 
+  // For whoever removes what nothing leads to (server/garbage). Whole blobs, ordered by digest:
+  // those after `after_sha256`, at most `limit`.
+  virtual absl::StatusOr<std::vector<v1::Blob>> ListBlobs(absl::string_view after_sha256,
+                                                          int64_t limit) = 0;
+  // The names of all tenants' artifacts, ordered: those after `after_name`, at most `limit`.
+  virtual absl::StatusOr<std::vector<std::string>> ListNames(absl::string_view after_name,
+                                                             int64_t limit) = 0;
+  // Fine when they are not there. Who has a blob open reads on, as far as the storage lets him.
+  virtual absl::Status RemoveBlob(absl::string_view sha256) = 0;
+  virtual absl::Status RemoveArtifact(absl::string_view tenant, absl::string_view sha256) = 0;
+  // Another process has removed something: what is remembered of the storage may be wrong.
+  virtual void Forget() {}
+
   // Discards uploads that nobody has touched for a day. Called at start and now and then; may go on
   // in the background.
   virtual absl::Status Sweep(absl::Time now) = 0;

@@ -256,6 +256,76 @@ TEST_P(ArtifactStoreTest, ManifestsAreCheckedAndListed) {
   EXPECT_FALSE(store_->PutArtifact(artifact).ok());
 }
 
+TEST_P(ArtifactStoreTest, EverythingIsListedInOrderAndRemoved) {
+  std::vector<std::string> digests;
+  for (int i = 0; i < 7; ++i) {
+    const std::string data = absl::StrCat("blob ", i);
+    const auto start = store_->StartUpload(BlobOf(data));
+    ASSERT_TRUE(
+        store_->Append({.upload = start->upload, .offset_bytes = 0, .data = data, .finish = true})
+            .ok());
+    digests.push_back(BlobOf(data).sha256());
+  }
+  std::sort(digests.begin(), digests.end());
+  const int64_t bytes = store_->Usage().blob_bytes;
+  std::vector<std::string> listed;
+  for (std::string after;;) {
+    const auto page = store_->ListBlobs(after, 3);
+    ASSERT_TRUE(page.ok()) << page.status();
+    if (page->empty()) break;
+    EXPECT_LE(page->size(), 3u);
+    for (const v1::Blob& blob : *page) {
+      listed.push_back(blob.sha256());
+      EXPECT_EQ(blob.size_bytes(), 6);
+    }
+    after = listed.back();
+  }
+  EXPECT_EQ(listed, digests);
+  // In the order of their names, in which "a-b/" comes before "a/".
+  std::vector<std::string> names;
+  for (const char* tenant : {"a", "a-b", "b"}) {
+    for (const std::string& digest : {digests[0], digests[1]}) {
+      v1::Artifact artifact;
+      artifact.set_name(absl::StrCat("tenants/", tenant, "/artifacts/", digest));
+      ASSERT_TRUE(store_->PutArtifact(artifact).ok());
+      names.push_back(artifact.name());
+    }
+  }
+  std::sort(names.begin(), names.end());
+  std::vector<std::string> named;
+  for (std::string after;;) {
+    const auto page = store_->ListNames(after, 4);
+    ASSERT_TRUE(page.ok()) << page.status();
+    if (page->empty()) break;
+    named.insert(named.end(), page->begin(), page->end());
+    after = named.back();
+  }
+  EXPECT_EQ(named, names);
+
+  const auto open = store_->Open(digests[0]);
+  EXPECT_EQ((*open)->Read(0, 100)->size(), 6u);
+  v1::Blob removed;
+  removed.set_sha256(digests[0]);
+  removed.set_size_bytes(6);
+  EXPECT_TRUE(*store_->Has(removed));
+  ASSERT_TRUE(store_->RemoveBlob(digests[0]).ok());
+  ASSERT_TRUE(store_->RemoveBlob(digests[0]).ok()) << "again";
+  EXPECT_FALSE(*store_->Has(removed));
+  EXPECT_TRUE(absl::IsNotFound(store_->Open(digests[0]).status()));
+  EXPECT_EQ(store_->ListBlobs("", 100)->size(), 6u);
+  EXPECT_EQ(store_->Usage().blob_bytes, bytes - 6);
+  ASSERT_TRUE(store_->RemoveArtifact("a", digests[1]).ok());
+  ASSERT_TRUE(store_->RemoveArtifact("a", digests[1]).ok()) << "again";
+  EXPECT_TRUE(absl::IsNotFound(store_->GetArtifact("a", digests[1]).status()));
+  EXPECT_EQ(store_->ListNames("", 100)->size(), 5u);
+  store_->Forget();
+  EXPECT_TRUE(*store_->Has([&] {
+    v1::Blob there = removed;
+    there.set_sha256(digests[1]);
+    return there;
+  }()));
+}
+
 INSTANTIATE_TEST_SUITE_P(Stores, ArtifactStoreTest, ::testing::ValuesIn(kStores),
                          [](const auto& info) { return info.param.name; });
 

@@ -71,6 +71,21 @@ class LocalBlob : public BlobReader {
   const int64_t size_bytes_;
 };
 
+// The names in a folder from `first` on, in order.
+absl::StatusOr<std::vector<std::string>> NamesBelow(const std::string& folder,
+                                                    absl::string_view first) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    std::string name = entry->path().filename().string();
+    if (name >= first) names.push_back(std::move(name));
+  }
+  if (error) return ErrnoStatus(error.value(), "listing ", folder);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 UploadState Complete(const v1::Blob& blob, std::string upload) {
   return {.upload = std::move(upload), .committed_bytes = blob.size_bytes(), .complete = true};
 }
@@ -323,9 +338,15 @@ std::string LocalArtifactStore::FileOf(const v1::Blob& blob) const {
 }
 
 absl::Status LocalArtifactStore::RemoveBlob(absl::string_view sha256) {
+  if (!IsSha256Hex(sha256)) return absl::OkStatus();
   const std::string path = BlobPath(sha256);
-  if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
-  return ErrnoStatus(errno, "removing blob ", sha256);
+  const int64_t size_bytes = FileSize(path).value_or(0);
+  if (unlink(path.c_str()) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, "removing blob ", sha256);
+  }
+  absl::MutexLock lock(&mutex_);
+  usage_.blob_bytes -= size_bytes;
+  return absl::OkStatus();
 }
 
 absl::Status LocalArtifactStore::RemoveBlobsBefore(absl::Time time) {
@@ -384,6 +405,53 @@ absl::StatusOr<std::vector<v1::Artifact>> LocalArtifactStore::ListArtifacts(
     QD_ASSIGN_OR_RETURN(artifacts.emplace_back(), GetArtifact(tenant, digest));
   }
   return artifacts;
+}
+
+absl::Status LocalArtifactStore::RemoveArtifact(absl::string_view tenant,
+                                                absl::string_view sha256) {
+  if (!IsResourceId(tenant) || !IsSha256Hex(sha256)) return absl::OkStatus();
+  const std::string path = absl::StrCat(options_.folder, "/manifests/", tenant, "/", sha256);
+  if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+  return ErrnoStatus(errno, "removing ", path);
+}
+
+absl::StatusOr<std::vector<v1::Blob>> LocalArtifactStore::ListBlobs(absl::string_view after_sha256,
+                                                                    int64_t limit) {
+  std::vector<v1::Blob> blobs;
+  const std::string root = options_.folder + "/blobs";
+  QD_ASSIGN_OR_RETURN(const auto folders, NamesBelow(root, after_sha256.substr(0, 2)));
+  for (const std::string& folder : folders) {
+    QD_ASSIGN_OR_RETURN(const auto names,
+                        NamesBelow(absl::StrCat(root, "/", folder), after_sha256));
+    for (const std::string& name : names) {
+      if (static_cast<int64_t>(blobs.size()) >= limit) return blobs;
+      if (!IsSha256Hex(name) || name == after_sha256) continue;
+      const auto size_bytes = FileSize(BlobPath(name));
+      if (!size_bytes.ok()) continue;  // Removed meanwhile.
+      blobs.emplace_back().set_sha256(name);
+      blobs.back().set_size_bytes(*size_bytes);
+    }
+  }
+  return blobs;
+}
+
+absl::StatusOr<std::vector<std::string>> LocalArtifactStore::ListNames(absl::string_view after_name,
+                                                                       int64_t limit) {
+  std::vector<std::string> names;
+  const std::string root = options_.folder + "/manifests";
+  QD_ASSIGN_OR_RETURN(auto tenants, NamesBelow(root, ""));
+  std::sort(tenants.begin(), tenants.end(),
+            [](const std::string& a, const std::string& b) { return a + "/" < b + "/"; });
+  for (const std::string& tenant : tenants) {
+    QD_ASSIGN_OR_RETURN(const auto digests, NamesBelow(absl::StrCat(root, "/", tenant), ""));
+    for (const std::string& digest : digests) {
+      if (static_cast<int64_t>(names.size()) >= limit) return names;
+      if (!IsResourceId(tenant) || !IsSha256Hex(digest)) continue;
+      std::string name = ArtifactName({tenant, digest});
+      if (name > after_name) names.push_back(std::move(name));
+    }
+  }
+  return names;
 }
 
 absl::Status LocalArtifactStore::Sweep(absl::Time now) {

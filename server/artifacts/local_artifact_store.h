@@ -42,6 +42,12 @@ class LocalArtifactStore final : public ArtifactStore {
   absl::StatusOr<std::vector<v1::Artifact>> ListArtifacts(absl::string_view tenant,
                                                           absl::string_view after_sha256,
                                                           int64_t limit) override;
+  absl::StatusOr<std::vector<v1::Blob>> ListBlobs(absl::string_view after_sha256,
+                                                  int64_t limit) override;
+  absl::StatusOr<std::vector<std::string>> ListNames(absl::string_view after_name,
+                                                     int64_t limit) override;
+  absl::Status RemoveBlob(absl::string_view sha256) override;
+  absl::Status RemoveArtifact(absl::string_view tenant, absl::string_view sha256) override;
   absl::Status Sweep(absl::Time now) override;
   absl::Status Health() override;
   ArtifactUsage Usage() override;
@@ -51,9 +57,7 @@ class LocalArtifactStore final : public ArtifactStore {
   absl::StatusOr<v1::Blob> ParseUploadName(absl::string_view name) const;
   // The file with the blob's bytes, whole or not. It may be renamed while it is open.
   std::string FileOf(const v1::Blob& blob) const;
-  // Fine when it is not there.
-  absl::Status RemoveBlob(absl::string_view sha256);
-  // The same for all that were whole before then.
+  // RemoveBlob for all that were whole before then.
   absl::Status RemoveBlobsBefore(absl::Time time);
 
  private:

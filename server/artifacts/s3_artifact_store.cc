@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -36,6 +37,10 @@ constexpr char kProbeKey[] = "probe";
 
 std::string BlobKey(absl::string_view sha256) {
   return absl::StrCat("blobs/", sha256.substr(0, 2), "/", sha256);
+}
+
+std::string ManifestKey(absl::string_view tenant, absl::string_view sha256) {
+  return absl::StrCat("manifests/", tenant, "/", sha256);
 }
 
 class S3Blob final : public BlobReader {
@@ -102,15 +107,33 @@ S3ArtifactStore::~S3ArtifactStore() {
 }
 
 absl::StatusOr<std::optional<int64_t>> S3ArtifactStore::BlobSize(const std::string& sha256) {
-  QD_ASSIGN_OR_RETURN(const std::optional<int64_t> size, client_->Size(BlobKey(sha256)));
-  absl::MutexLock lock(&mutex_);
-  if (!size.has_value()) {
-    sizes_.erase(sha256);  // Somebody has removed it.
-    return size;
+  int64_t forgets = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    forgets = forgets_;
   }
-  if (sizes_.size() >= kSizesMax) sizes_.clear();
-  sizes_[sha256] = *size;
+  QD_ASSIGN_OR_RETURN(const std::optional<int64_t> size, client_->Size(BlobKey(sha256)));
+  if (size.has_value()) {
+    Remember(sha256, *size, forgets);
+  } else {
+    absl::MutexLock lock(&mutex_);
+    sizes_.erase(sha256);  // Somebody has removed it.
+  }
   return size;
+}
+
+void S3ArtifactStore::Remember(const std::string& sha256, int64_t size_bytes, int64_t forgets) {
+  absl::MutexLock lock(&mutex_);
+  if (forgets != forgets_) return;  // It may have been removed since.
+  if (sizes_.size() >= kSizesMax) sizes_.clear();
+  sizes_[sha256] = size_bytes;
+}
+
+void S3ArtifactStore::Forget() {
+  absl::MutexLock lock(&mutex_);
+  ++forgets_;
+  sizes_.clear();
+  manifests_.clear();
 }
 
 std::optional<int64_t> S3ArtifactStore::KnownSize(const std::string& sha256) {
@@ -214,7 +237,8 @@ absl::StatusOr<std::shared_ptr<BlobReader>> S3ArtifactStore::Open(absl::string_v
   if (!IsSha256Hex(sha256)) {
     return FieldError("sha256", "has to be 64 lower-case hexadecimal digits");
   }
-  QD_ASSIGN_OR_RETURN(const std::optional<int64_t> size, BlobSize(std::string(sha256)));
+  // Not remembered: nobody has said that it is to stay.
+  QD_ASSIGN_OR_RETURN(const std::optional<int64_t> size, client_->Size(BlobKey(sha256)));
   if (!size.has_value()) {
     return WithResource(absl::NotFoundError(absl::StrCat("there is no blob ", sha256)), "blob",
                         sha256);
@@ -224,7 +248,7 @@ absl::StatusOr<std::shared_ptr<BlobReader>> S3ArtifactStore::Open(absl::string_v
 
 absl::Status S3ArtifactStore::PutArtifact(const v1::Artifact& artifact) {
   QD_ASSIGN_OR_RETURN(const TenantResource name, ParseArtifactName(artifact.name()));
-  const std::string key = absl::StrCat("manifests/", name.tenant, "/", name.id);
+  const std::string key = ManifestKey(name.tenant, name.id);
   QD_ASSIGN_OR_RETURN(const std::optional<int64_t> there, client_->Size(key));
   if (there.has_value()) return absl::OkStatus();
   return client_->Put(key, S3TextBody(artifact.SerializeAsString()));
@@ -240,9 +264,8 @@ absl::StatusOr<v1::Artifact> S3ArtifactStore::GetArtifact(absl::string_view tena
     if (known != manifests_.end()) return known->second;
     QD_RETURN_IF_ERROR(probe_);
   }
-  const auto bytes = client_->Get({.key = absl::StrCat("manifests/", tenant, "/", sha256),
-                                   .limit_bytes = kManifestBytesMax,
-                                   .hurry = true});
+  const auto bytes = client_->Get(
+      {.key = ManifestKey(tenant, sha256), .limit_bytes = kManifestBytesMax, .hurry = true});
   if (absl::IsNotFound(bytes.status())) {
     return WithResource(absl::NotFoundError(absl::StrCat("there is no artifact ", name)),
                         "artifact", name);
@@ -277,6 +300,65 @@ absl::StatusOr<std::vector<v1::Artifact>> S3ArtifactStore::ListArtifacts(
     more = page.more;
   }
   return artifacts;
+}
+
+absl::StatusOr<std::vector<v1::Blob>> S3ArtifactStore::ListBlobs(absl::string_view after_sha256,
+                                                                 int64_t limit) {
+  std::vector<v1::Blob> blobs;
+  std::string after = after_sha256.empty() ? "" : BlobKey(after_sha256);
+  for (bool more = true; more && static_cast<int64_t>(blobs.size()) < limit;) {
+    const int64_t wanted = limit - static_cast<int64_t>(blobs.size());
+    QD_ASSIGN_OR_RETURN(const S3Page page,
+                        client_->List("blobs/", after, std::min(kListPage, wanted)));
+    for (const S3Object& object : page.objects) {
+      after = object.key;
+      const std::string digest = object.key.substr(object.key.rfind('/') + 1);
+      if (!IsSha256Hex(digest)) continue;
+      blobs.emplace_back().set_sha256(digest);
+      blobs.back().set_size_bytes(object.size_bytes);
+    }
+    more = page.more;
+  }
+  return blobs;
+}
+
+absl::StatusOr<std::vector<std::string>> S3ArtifactStore::ListNames(absl::string_view after_name,
+                                                                    int64_t limit) {
+  std::vector<std::string> names;
+  std::string after;
+  if (!after_name.empty()) {
+    QD_ASSIGN_OR_RETURN(const TenantResource name, ParseArtifactName(std::string(after_name)));
+    after = ManifestKey(name.tenant, name.id);
+  }
+  for (bool more = true; more && static_cast<int64_t>(names.size()) < limit;) {
+    const int64_t wanted = limit - static_cast<int64_t>(names.size());
+    QD_ASSIGN_OR_RETURN(const S3Page page,
+                        client_->List("manifests/", after, std::min(kListPage, wanted)));
+    for (const S3Object& object : page.objects) {
+      after = object.key;
+      const std::vector<std::string> words = absl::StrSplit(object.key, '/');
+      if (words.size() != 3 || !IsResourceId(words[1]) || !IsSha256Hex(words[2])) continue;
+      names.push_back(ArtifactName({words[1], words[2]}));
+    }
+    more = page.more;
+  }
+  return names;
+}
+
+absl::Status S3ArtifactStore::RemoveBlob(absl::string_view sha256) {
+  QD_ASSIGN_OR_RETURN(const std::optional<int64_t> size, client_->Size(BlobKey(sha256)));
+  QD_RETURN_IF_ERROR(client_->Delete(BlobKey(sha256)));
+  absl::MutexLock lock(&mutex_);
+  sizes_.erase(sha256);
+  bucket_bytes_ -= size.value_or(0);
+  return absl::OkStatus();
+}
+
+absl::Status S3ArtifactStore::RemoveArtifact(absl::string_view tenant, absl::string_view sha256) {
+  QD_RETURN_IF_ERROR(client_->Delete(ManifestKey(tenant, sha256)));
+  absl::MutexLock lock(&mutex_);
+  manifests_.erase(ArtifactName({std::string(tenant), std::string(sha256)}));
+  return absl::OkStatus();
 }
 
 absl::Status S3ArtifactStore::Sweep(absl::Time now) {
@@ -332,15 +414,18 @@ absl::Status S3ArtifactStore::AddUp() {
   int64_t total_bytes = 0;
   std::string after;
   for (bool more = true; more;) {
-    QD_ASSIGN_OR_RETURN(const S3Page page, client_->List("blobs/", after, kListPage));
-    for (const S3Object& object : page.objects) {
-      total_bytes += object.size_bytes;
-      const std::string digest = object.key.substr(object.key.rfind('/') + 1);
+    int64_t forgets = 0;
+    {
       absl::MutexLock lock(&mutex_);
-      if (IsSha256Hex(digest) && sizes_.size() < kSizesMax) sizes_[digest] = object.size_bytes;
+      forgets = forgets_;
     }
-    more = page.more;
-    if (more) after = page.objects.back().key;
+    QD_ASSIGN_OR_RETURN(const auto blobs, ListBlobs(after, kListPage));
+    for (const v1::Blob& blob : blobs) {
+      total_bytes += blob.size_bytes();
+      Remember(blob.sha256(), blob.size_bytes(), forgets);
+    }
+    more = !blobs.empty();
+    if (more) after = blobs.back().sha256();
   }
   absl::MutexLock lock(&mutex_);
   bucket_bytes_ = total_bytes;

@@ -41,6 +41,13 @@ class S3ArtifactStore final : public ArtifactStore {
   absl::StatusOr<std::vector<v1::Artifact>> ListArtifacts(absl::string_view tenant,
                                                           absl::string_view after_sha256,
                                                           int64_t limit) override;
+  absl::StatusOr<std::vector<v1::Blob>> ListBlobs(absl::string_view after_sha256,
+                                                  int64_t limit) override;
+  absl::StatusOr<std::vector<std::string>> ListNames(absl::string_view after_name,
+                                                     int64_t limit) override;
+  absl::Status RemoveBlob(absl::string_view sha256) override;
+  absl::Status RemoveArtifact(absl::string_view tenant, absl::string_view sha256) override;
+  void Forget() override;
   // The folder's part at once, the bucket's in the background.
   absl::Status Sweep(absl::Time now) override;
   // The bucket's part: aborts uploads that nobody goes on with, and looks at what is there.
@@ -59,6 +66,8 @@ class S3ArtifactStore final : public ArtifactStore {
   // What is known without asking; what the bucket says.
   std::optional<int64_t> KnownSize(const std::string& sha256);
   absl::StatusOr<std::optional<int64_t>> BlobSize(const std::string& sha256);
+  // Remembers a size that was asked for when `forgets_` was so.
+  void Remember(const std::string& sha256, int64_t size_bytes, int64_t forgets);
   std::string JournalOf(const v1::Blob& blob) const;
   absl::Status AbortOwnStale(absl::Time now);
   absl::Status AbortForeignStale(absl::Time now);
@@ -76,6 +85,7 @@ class S3ArtifactStore final : public ArtifactStore {
   // Manifests never change: those read lately, by name.
   absl::flat_hash_map<std::string, v1::Artifact> manifests_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<std::string, std::shared_ptr<S3Upload>> uploads_ ABSL_GUARDED_BY(mutex_);
+  int64_t forgets_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t bucket_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status probe_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Time> sweep_ ABSL_GUARDED_BY(mutex_);

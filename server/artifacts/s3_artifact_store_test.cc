@@ -256,6 +256,18 @@ TEST_F(S3StoreTest, BlobsOfOneAndManyPartsAreSharedBySchedulers) {
   EXPECT_EQ(other->ListArtifacts("t", "", 10)->size(), 1u);
 }
 
+TEST_F(S3StoreTest, WhatAnotherSchedulerRemovedIsForgottenWhenTold) {
+  auto store = Open();
+  auto other = Open("other");
+  const std::string bytes = "here and gone";
+  ASSERT_TRUE(Upload(store.get(), bytes).ok());
+  ASSERT_TRUE(*other->Has(BlobOf(bytes)));
+  ASSERT_TRUE(store->RemoveBlob(BlobOf(bytes).sha256()).ok());
+  EXPECT_FALSE(*store->Has(BlobOf(bytes)));
+  other->Forget();
+  EXPECT_FALSE(*other->Has(BlobOf(bytes)));
+}
+
 TEST_F(S3StoreTest, TheBucketMayBeAPartOfTheHostsName) {
   const size_t port = config_.endpoint.rfind(':');
   config_.endpoint = "http://localhost" + config_.endpoint.substr(port);

@@ -134,6 +134,8 @@ void AddQueue(const QueueCounters& counters, const QueueStatistics& statistics, 
         "Second outcomes of an ended attempt; all were refused.", counters.duplicate_completions);
   count("quantd_retries_scheduled_total", "Failed attempts that will be tried again.",
         counters.retries_scheduled);
+  count("quantd_jobs_removed_total", "Ended jobs removed because of their age.",
+        counters.jobs_removed);
   count("quantd_clock_timeouts_total", "Attempts ended by one of the three clocks.",
         counters.clock_timeouts);
   const std::pair<const char*, int64_t> kWorkers[] = {{"idle", statistics.workers_idle},
@@ -144,6 +146,25 @@ void AddQueue(const QueueCounters& counters, const QueueStatistics& statistics, 
     out->Gauge("quantd_workers", "Registered workers by state.", static_cast<double>(value),
                {{"state", state}});
   }
+}
+
+void AddGarbage(const GarbageCounters& garbage, Families* out) {
+  const auto number = [](int64_t value) { return static_cast<double>(value); };
+  out->Gauge("quantd_garbage_marked", "Blobs and artifacts that no job leads to.",
+             number(garbage.marked));
+  out->Gauge("quantd_garbage_marked_bytes", "Bytes of these blobs.", number(garbage.marked_bytes));
+  out->Counter("quantd_garbage_runs_total", "Times that these were looked for.",
+               number(garbage.runs - garbage.failed_runs), {{"result", "ok"}});
+  out->Counter("quantd_garbage_runs_total", "Times that these were looked for.",
+               number(garbage.failed_runs), {{"result", "failed"}});
+  out->Counter("quantd_garbage_spared_total", "Of these, some to which something led again.",
+               number(garbage.spared));
+  out->Counter("quantd_garbage_removed_total", "Of these, those removed after their grace time.",
+               number(garbage.removed_blobs), {{"what", "blob"}});
+  out->Counter("quantd_garbage_removed_total", "Of these, those removed after their grace time.",
+               number(garbage.removed_artifacts), {{"what", "artifact"}});
+  out->Counter("quantd_garbage_removed_bytes_total", "Bytes of the removed blobs.",
+               number(garbage.removed_bytes));
 }
 
 void AddStores(const MetricsSnapshot& snapshot, Families* out) {
@@ -168,6 +189,7 @@ void AddStores(const MetricsSnapshot& snapshot, Families* out) {
                static_cast<double>(artifacts.verify_failures));
   out->Gauge("quantd_disk_free_bytes", "Free space where the artifacts lie.",
              static_cast<double>(artifacts.disk_free_bytes));
+  AddGarbage(snapshot.garbage, out);
   out->Gauge("quantd_stream_subscribers", "Open watch streams and long polls.",
              static_cast<double>(snapshot.subscribers));
 }

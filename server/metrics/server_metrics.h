@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "server/artifacts/artifact_store.h"
+#include "server/garbage/collector.h"
 #include "server/scheduler/queue.h"
 #include "server/store/job_store.h"
 
@@ -24,6 +25,7 @@ struct MetricsSnapshot {
   QueueStatistics statistics;
   JobStoreMetrics store;
   ArtifactUsage artifacts;
+  GarbageCounters garbage;
   int64_t subscribers = 0;
 };
 

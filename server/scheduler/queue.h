@@ -109,6 +109,7 @@ struct QueueCounters {
   int64_t retries_scheduled = 0;
   int64_t releases = 0;
   int64_t clock_timeouts = 0;
+  int64_t jobs_removed = 0;  // By retention.
 };
 
 // For metrics: what stands in the store now.

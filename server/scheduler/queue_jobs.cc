@@ -7,6 +7,7 @@
 #include "server/scheduler/errors.h"
 #include "server/scheduler/matching.h"
 #include "server/scheduler/queue_operation.h"
+#include "server/scheduler/references.h"
 #include "server/scheduler/resources.h"
 #include "server/scheduler/spec_checks.h"
 
@@ -82,6 +83,7 @@ absl::StatusOr<JobRow> InsertJob(QueueOperation& op, const std::string& tenant,
     row.clock_due = ClockDue(row);
     op.effects.runnable = true;
   }
+  QD_RETURN_IF_ERROR(KeepReachable(op.txn, ArtifactKeys(tenant, spec)));
   QD_RETURN_IF_ERROR(op.txn.InsertJob(&row, spec));
   for (DependencyRow& dependency : dependencies) {
     dependency.job = row.seq;

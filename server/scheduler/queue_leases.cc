@@ -9,6 +9,7 @@
 #include "server/scheduler/errors.h"
 #include "server/scheduler/matching.h"
 #include "server/scheduler/queue_operation.h"
+#include "server/scheduler/references.h"
 #include "server/scheduler/resources.h"
 
 namespace quantd {
@@ -75,6 +76,7 @@ absl::Status AcceptEvents(QueueOperation& op, JobRow* row, int64_t first_event,
           row->counted_attempts = 0;
         }
         if (event.checkpoint().has_manifest()) {
+          QD_RETURN_IF_ERROR(KeepReachable(op.txn, BlobKeys(event.checkpoint().manifest())));
           row->record.set_has_checkpoint(true);
           QD_RETURN_IF_ERROR(op.txn.PutCheckpoint(row->seq, event.checkpoint().manifest()));
         }
@@ -88,8 +90,12 @@ absl::Status AcceptEvents(QueueOperation& op, JobRow* row, int64_t first_event,
       }
       case v1::JobEvent::kLog:
         break;  // A hung engine may still log.
-      case v1::JobEvent::kMetric:
       case v1::JobEvent::kArtifact:
+        QD_RETURN_IF_ERROR(
+            KeepReachable(op.txn, {BlobKey(event.artifact().file().blob().sha256())}));
+        *progressed = true;
+        break;
+      case v1::JobEvent::kMetric:
       case v1::JobEvent::kFallback:
       case v1::JobEvent::kFailure:
         *progressed = true;
@@ -197,9 +203,6 @@ std::string OutcomeDigest(const v1::CompleteJobRequest& request) {
   return MessageDigest(outcome);
 }
 
-// Results by what they follow from: digest to job.
-std::string ResultsOf(absl::string_view tenant) { return absl::StrCat("results/", tenant); }
-
 absl::Status CheckDigest(const std::string& digest) {
   if (IsSha256Hex(digest)) return absl::OkStatus();
   return FieldError("input_digest", "must be 64 lower-case hex digits");
@@ -213,9 +216,12 @@ absl::Status ApplyOutcome(QueueOperation& op, JobRow* row, const v1::CompleteJob
         *outcome.mutable_result() = request.success().result();
       }
       *outcome.mutable_output() = request.success().output();
+      std::vector<std::string> keys = BlobKeys(outcome.output());
+      keys.push_back(ArtifactKey(row->tenant, outcome.output().sha256()));
+      QD_RETURN_IF_ERROR(KeepReachable(op.txn, keys));
       if (const std::string& inputs = request.success().input_digest(); !inputs.empty()) {
         QD_RETURN_IF_ERROR(CheckDigest(inputs));
-        QD_RETURN_IF_ERROR(op.txn.PutRecord(ResultsOf(row->tenant), {inputs, row->name}));
+        QD_RETURN_IF_ERROR(op.txn.PutResult(row->tenant, inputs, row->seq));
       }
       QD_RETURN_IF_ERROR(op.txn.PutOutcome(row->seq, outcome));
       row->released_in_row = 0;
@@ -270,10 +276,9 @@ absl::StatusOr<v1::FindResultResponse> Queue::FindResult(const v1::FindResultReq
   v1::FindResultResponse response;
   QD_RETURN_IF_ERROR(store_->Read([&](ReadTxn& txn) -> absl::Status {
     QD_ASSIGN_OR_RETURN(const JobRow lease, CurrentLease(txn, options_, request.lease(), now));
-    QD_ASSIGN_OR_RETURN(const auto job,
-                        txn.GetRecord(ResultsOf(lease.tenant), request.input_digest()));
-    if (!job.has_value()) return absl::NotFoundError("no job had these inputs");
-    QD_ASSIGN_OR_RETURN(const JobRow row, txn.GetJob(*job));  // NotFound: it was removed.
+    QD_ASSIGN_OR_RETURN(const auto job, txn.FindResult(lease.tenant, request.input_digest()));
+    if (!job.has_value()) return absl::NotFoundError("no job that is still there had these inputs");
+    QD_ASSIGN_OR_RETURN(const JobRow row, txn.GetJob(*job));
     if (row.state != v1::JOB_STATE_SUCCEEDED) return absl::NotFoundError("the job did not succeed");
     QD_ASSIGN_OR_RETURN(v1::Job outcome, txn.GetOutcome(row.seq));
     response.set_job(row.name);

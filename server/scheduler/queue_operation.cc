@@ -23,6 +23,7 @@ void AddCounters(const QueueCounters& more, QueueCounters* sum) {
   sum->retries_scheduled += more.retries_scheduled;
   sum->releases += more.releases;
   sum->clock_timeouts += more.clock_timeouts;
+  sum->jobs_removed += more.jobs_removed;
 }
 
 absl::Time ClockDue(const JobRow& row) {
@@ -177,6 +178,11 @@ absl::Status QueueOperation::SettleSweep(int64_t sweep_seq) {
 }
 
 absl::Status QueueOperation::Requeue(JobRow* row, JobCommand command) {
+  if (row->state == v1::JOB_STATE_SUCCEEDED && row->record.has_checkpoint()) {
+    // Its files may have been removed since.
+    QD_RETURN_IF_ERROR(txn.PutCheckpoint(row->seq, v1::Manifest()));
+    row->record.clear_has_checkpoint();
+  }
   row->counted_attempts = row->released_in_row = 0;
   row->not_before = absl::InfinitePast();
   row->end_time = absl::InfiniteFuture();

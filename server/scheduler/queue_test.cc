@@ -55,6 +55,84 @@ TEST(Queue, AResultIsFoundByItsInputsWithinItsTenant) {
   EXPECT_TRUE(absl::IsNotFound(find(t.MustLease(), digest).status()));
 }
 
+TEST(Queue, AResultIsForgottenWithItsJob) {
+  QueueOptions options;
+  options.retention = absl::Hours(1);
+  TestQueue t(options);
+  t.Register(TestWorker("w"));
+  const std::string digest(64, 'a');
+  t.Submit(QuantizeRequest());
+  v1::CompleteJobRequest complete;
+  *complete.mutable_lease() = t.MustLease();
+  complete.mutable_success()->set_input_digest(digest);
+  ASSERT_TRUE(t.queue->CompleteJob(complete, t.now).ok());
+  const auto kept = [&] {
+    bool found = false;
+    EXPECT_TRUE(t.store
+                    ->Read([&](ReadTxn& txn) -> absl::Status {
+                      found = txn.FindResult("default", digest)->has_value();
+                      return absl::OkStatus();
+                    })
+                    .ok());
+    return found;
+  };
+  t.Advance(absl::Minutes(59));
+  EXPECT_TRUE(kept());
+  t.Advance(absl::Minutes(2));
+  EXPECT_FALSE(kept());
+}
+
+TEST(Queue, WhatIsBeingRemovedIsNotReferredTo) {
+  TestQueue t;
+  t.Register(TestWorker("w"));
+  const std::string sha(64, 'a');
+  const auto mark = [&](const std::string& key, bool doomed) {
+    ASSERT_TRUE(t.store->Run([&](Txn& txn) {
+                         return txn.PutGarbageMark({key, t.now, doomed});
+                       })
+                    .ok());
+  };
+  const auto marks = [&] {
+    size_t count = 0;
+    EXPECT_TRUE(t.store
+                    ->Read([&](ReadTxn& txn) -> absl::Status {
+                      count = txn.AllGarbageMarks()->size();
+                      return absl::OkStatus();
+                    })
+                    .ok());
+    return count;
+  };
+  v1::SubmitJobRequest submit = QuantizeRequest();
+  submit.mutable_spec()->mutable_quantize()->set_model("artifacts/" + sha);
+  mark("artifacts/default/" + sha, true);
+  const absl::Status refused = t.queue->SubmitJob(submit, t.now).status();
+  EXPECT_TRUE(absl::IsUnavailable(refused)) << refused;
+  EXPECT_TRUE(RetryAfterOf(refused).has_value());
+  mark("artifacts/default/" + sha, false);
+  t.Submit(submit);
+  EXPECT_EQ(marks(), 0u);
+
+  // A file that was uploaded, a checkpoint, an output.
+  v1::JobEvent file;
+  file.mutable_artifact()->mutable_file()->mutable_blob()->set_sha256(sha);
+  v1::JobEvent checkpoint;
+  checkpoint.mutable_checkpoint()->set_blocks_done(1);
+  *checkpoint.mutable_checkpoint()->mutable_manifest()->add_files() = file.artifact().file();
+  v1::CompleteJobRequest complete;
+  *complete.mutable_lease() = t.MustLease();
+  *complete.mutable_success()->mutable_output()->add_files() = file.artifact().file();
+  complete.mutable_success()->mutable_output()->set_sha256(std::string(64, 'b'));
+  for (const bool doomed : {true, false}) {
+    mark("blobs/" + sha, doomed);
+    EXPECT_EQ(t.Report(complete.lease(), 1, {file}).ok(), !doomed);
+    mark("blobs/" + sha, doomed);
+    EXPECT_EQ(t.Report(complete.lease(), 2, {checkpoint}).ok(), !doomed);
+    mark("blobs/" + sha, doomed);
+    EXPECT_EQ(t.queue->CompleteJob(complete, t.now).ok(), !doomed);
+    EXPECT_EQ(marks(), doomed ? 1u : 0u);
+  }
+}
+
 TEST(Queue, RunsAJobFromSubmitToSuccess) {
   TestQueue t;
   t.Register(TestWorker("w"));

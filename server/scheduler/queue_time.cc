@@ -95,9 +95,9 @@ absl::StatusOr<TickResponse> Tick(QueueOperation& op, const TickRequest& request
   QD_RETURN_IF_ERROR(
       op.txn.DeleteRequestsBefore(op.now - op.options.request_id_time, kTickBatch).status());
   if (op.options.retention < absl::InfiniteDuration()) {
-    QD_RETURN_IF_ERROR(
-        op.txn.DeleteJobsEndedBefore(op.now - op.options.retention, kTickBatch).status(),
-        "removing old jobs");
+    QD_ASSIGN_OR_RETURN(op.effects.counters.jobs_removed,
+                        op.txn.DeleteJobsEndedBefore(op.now - op.options.retention, kTickBatch),
+                        "removing old jobs");
   }
   QD_ASSIGN_OR_RETURN(const bool ready, op.txn.BecomesRunnable(request.last_tick, op.now));
   op.effects.runnable = op.effects.runnable || ready;

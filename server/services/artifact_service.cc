@@ -18,21 +18,29 @@ constexpr int kPageSizeDefault = 50;
 constexpr int kPageSizeMax = 1000;
 
 absl::StatusOr<v1::FindMissingBlobsResponse> FindMissing(
-    ArtifactStore* store, const v1::FindMissingBlobsRequest& request) {
+    const ServiceContext& context, const v1::FindMissingBlobsRequest& request) {
   if (request.blobs_size() > kBlobsMax) {
     return FieldError("blobs",
                       absl::StrCat("has ", request.blobs_size(), " entries; at most ", kBlobsMax));
   }
+  std::vector<std::string> keys;
+  for (const v1::Blob& blob : request.blobs()) {
+    QD_RETURN_IF_ERROR(CheckBlob(blob));
+    keys.push_back(BlobKey(blob.sha256()));
+  }
+  QD_RETURN_IF_ERROR(context.keeper->Keep(keys));
   v1::FindMissingBlobsResponse response;
   for (const v1::Blob& blob : request.blobs()) {
-    QD_ASSIGN_OR_RETURN(const bool there, store->Has(blob));
+    QD_ASSIGN_OR_RETURN(const bool there, context.artifacts->Has(blob));
     if (!there) *response.add_missing() = blob;
   }
   return response;
 }
 
-absl::StatusOr<v1::StartUploadResponse> Start(ArtifactStore* store, const v1::Blob& blob) {
-  QD_ASSIGN_OR_RETURN(UploadState state, store->StartUpload(blob));
+absl::StatusOr<v1::StartUploadResponse> Start(const ServiceContext& context, const v1::Blob& blob) {
+  QD_RETURN_IF_ERROR(CheckBlob(blob));
+  QD_RETURN_IF_ERROR(context.keeper->Keep({BlobKey(blob.sha256())}));
+  QD_ASSIGN_OR_RETURN(UploadState state, context.artifacts->StartUpload(blob));
   v1::StartUploadResponse response;
   response.set_upload(std::move(state.upload));
   response.set_committed_bytes(state.committed_bytes);
@@ -43,10 +51,11 @@ absl::StatusOr<v1::StartUploadResponse> Start(ArtifactStore* store, const v1::Bl
 
 }  // namespace
 
-absl::Status CheckFiles(ArtifactStore* store, v1::Manifest* manifest) {
+absl::Status CheckFiles(const ServiceContext& context, v1::Manifest* manifest) {
   QD_RETURN_IF_ERROR(ResolveManifest(manifest));
+  QD_RETURN_IF_ERROR(context.keeper->Keep(BlobKeys(*manifest)));
   for (const v1::ManifestFile& file : manifest->files()) {
-    QD_ASSIGN_OR_RETURN(const bool there, store->Has(file.blob()));
+    QD_ASSIGN_OR_RETURN(const bool there, context.artifacts->Has(file.blob()));
     if (there) continue;
     const std::string subject =
         absl::StrCat("blobs/", file.blob().sha256(), "/", file.blob().size_bytes());
@@ -63,15 +72,14 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::FindMissingBlobs(
     grpc::CallbackServerContext* rpc, const v1::FindMissingBlobsRequest* request,
     v1::FindMissingBlobsResponse* response) {
   return ServeRead(Call(context_, rpc, kService, "FindMissingBlobs", *request), context_->disk,
-                   response,
-                   [this, request] { return FindMissing(context_->artifacts, *request); });
+                   response, [this, request] { return FindMissing(*context_, *request); });
 }
 
 grpc::ServerUnaryReactor* ArtifactServiceImpl::StartUpload(grpc::CallbackServerContext* rpc,
                                                            const v1::StartUploadRequest* request,
                                                            v1::StartUploadResponse* response) {
   return ServeRead(Call(context_, rpc, kService, "StartUpload", *request), context_->disk, response,
-                   [this, request] { return Start(context_->artifacts, request->blob()); });
+                   [this, request] { return Start(*context_, request->blob()); });
 }
 
 grpc::ServerReadReactor<v1::UploadBlobRequest>* ArtifactServiceImpl::UploadBlob(
@@ -145,19 +153,21 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::GetArtifact(grpc::CallbackServerC
 grpc::ServerUnaryReactor* ArtifactServiceImpl::CreateArtifact(
     grpc::CallbackServerContext* rpc, const v1::CreateArtifactRequest* request,
     v1::Artifact* response) {
-  return ServeRead(
-      Call(context_, rpc, kService, "CreateArtifact", *request), context_->disk, response,
-      [this, request]() -> absl::StatusOr<v1::Artifact> {
-        const auto tenant = ParseTenantName(request->parent());
-        if (!tenant.ok()) return FieldError("parent", tenant.status().message());
-        if (request->manifest().files().empty()) return FieldError("manifest.files", "is empty");
-        v1::Artifact artifact;
-        *artifact.mutable_manifest() = request->manifest();
-        QD_RETURN_IF_ERROR(CheckFiles(context_->artifacts, artifact.mutable_manifest()));
-        artifact.set_name(ArtifactName({*tenant, artifact.manifest().sha256()}));
-        QD_RETURN_IF_ERROR(context_->artifacts->PutArtifact(artifact));
-        return context_->artifacts->GetArtifact(*tenant, artifact.manifest().sha256());
-      });
+  return ServeRead(Call(context_, rpc, kService, "CreateArtifact", *request), context_->disk,
+                   response, [this, request]() -> absl::StatusOr<v1::Artifact> {
+                     const auto tenant = ParseTenantName(request->parent());
+                     if (!tenant.ok()) return FieldError("parent", tenant.status().message());
+                     if (request->manifest().files().empty())
+                       return FieldError("manifest.files", "is empty");
+                     v1::Artifact artifact;
+                     *artifact.mutable_manifest() = request->manifest();
+                     QD_RETURN_IF_ERROR(CheckFiles(*context_, artifact.mutable_manifest()));
+                     artifact.set_name(ArtifactName({*tenant, artifact.manifest().sha256()}));
+                     QD_RETURN_IF_ERROR(context_->keeper->Keep(
+                         {ArtifactKey(*tenant, artifact.manifest().sha256())}));
+                     QD_RETURN_IF_ERROR(context_->artifacts->PutArtifact(artifact));
+                     return context_->artifacts->GetArtifact(*tenant, artifact.manifest().sha256());
+                   });
 }
 
 }  // namespace quantd

@@ -37,8 +37,8 @@ class ArtifactServiceImpl final : public v1::ArtifactService::CallbackService {
   const ServiceContext* const context_;
 };
 
-// Every path and blob of the manifest is right and there; FailedPrecondition + BLOB_MISSING names
-// one that is not. Fills in what ResolveManifest fills in.
-absl::Status CheckFiles(ArtifactStore* store, v1::Manifest* manifest);
+// Every path and blob of the manifest is right and there, and stays there for a grace time;
+// FailedPrecondition + BLOB_MISSING names one that is not. Fills in what ResolveManifest fills in.
+absl::Status CheckFiles(const ServiceContext& context, v1::Manifest* manifest);
 
 }  // namespace quantd

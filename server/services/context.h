@@ -16,6 +16,7 @@
 #include "server/auth/audit_log.h"
 #include "server/auth/guard.h"
 #include "server/auth/secret_keeper.h"
+#include "server/garbage/keeper.h"
 #include "server/metrics/server_metrics.h"
 #include "server/scheduler/queue.h"
 #include "server/services/catalog_cache.h"
@@ -38,6 +39,7 @@ struct StreamTimes {
 struct ServiceContext {
   Queue* queue = nullptr;
   ArtifactStore* artifacts = nullptr;
+  Keeper* keeper = nullptr;
   Hub* hub = nullptr;
   ServerMetrics* metrics = nullptr;
   CatalogCache* catalog = nullptr;

@@ -17,10 +17,10 @@ constexpr char kService[] = "quantd.v1.WorkerService";
 constexpr char kCatalogService[] = "quantd.v1.CatalogService";
 
 template <typename Request>
-absl::Status CheckEvents(ArtifactStore* store, Request* request) {
+absl::Status CheckEvents(const ServiceContext& context, Request* request) {
   for (v1::JobEvent& event : *request->mutable_events()) {
     if (event.has_checkpoint() && event.checkpoint().has_manifest()) {
-      QD_RETURN_IF_ERROR(CheckFiles(store, event.mutable_checkpoint()->mutable_manifest()),
+      QD_RETURN_IF_ERROR(CheckFiles(context, event.mutable_checkpoint()->mutable_manifest()),
                          "checkpoint of ", request->lease().job());
     }
   }
@@ -99,7 +99,7 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::ReportJob(grpc::CallbackServerConte
   }
   call.Post(context_->disk, [call, request, response] {
     v1::ReportJobRequest checked = *request;
-    if (const absl::Status events = CheckEvents(call.context().artifacts, &checked); !events.ok()) {
+    if (const absl::Status events = CheckEvents(call.context(), &checked); !events.ok()) {
       return call.Finish(events);
     }
     call.context().queue->ReportJob(std::move(checked), call.context().now(),
@@ -117,11 +117,10 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::CompleteJob(grpc::CallbackServerCon
   if (call.refused()) return call.reactor();
   call.Post(context_->disk, [call, request, response] {
     const auto checked = std::make_shared<v1::CompleteJobRequest>(*request);
-    absl::Status files = CheckEvents(call.context().artifacts, checked.get());
+    absl::Status files = CheckEvents(call.context(), checked.get());
     if (files.ok() && checked->has_success() && checked->success().has_output()) {
-      files = Annotate(
-          CheckFiles(call.context().artifacts, checked->mutable_success()->mutable_output()),
-          absl::StrCat("output of ", request->lease().job()));
+      files = Annotate(CheckFiles(call.context(), checked->mutable_success()->mutable_output()),
+                       absl::StrCat("output of ", request->lease().job()));
     }
     if (!files.ok()) return call.Finish(files);
     call.context().queue->CompleteJob(
@@ -142,16 +141,15 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::CompleteJob(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* WorkerServiceImpl::FindResult(grpc::CallbackServerContext* rpc,
                                                         const v1::FindResultRequest* request,
                                                         v1::FindResultResponse* response) {
-  return ServeRead(Call(context_, rpc, kService, "FindResult", *request), context_->disk, response,
-                   [this, request]() -> absl::StatusOr<v1::FindResultResponse> {
-                     QD_ASSIGN_OR_RETURN(auto found,
-                                         context_->queue->FindResult(*request, context_->now()));
-                     if (!found.success().has_output()) return found;
-                     const absl::Status files =
-                         CheckFiles(context_->artifacts, found.mutable_success()->mutable_output());
-                     if (!files.ok()) return absl::NotFoundError(files.message());
-                     return found;
-                   });
+  return ServeRead(
+      Call(context_, rpc, kService, "FindResult", *request), context_->disk, response,
+      [this, request]() -> absl::StatusOr<v1::FindResultResponse> {
+        QD_ASSIGN_OR_RETURN(auto found, context_->queue->FindResult(*request, context_->now()));
+        if (!found.success().has_output()) return found;
+        const absl::Status files = CheckFiles(*context_, found.mutable_success()->mutable_output());
+        if (!files.ok()) return absl::NotFoundError(files.message());
+        return found;
+      });
 }
 
 grpc::ServerUnaryReactor* WorkerServiceImpl::ReleaseJob(grpc::CallbackServerContext* rpc,

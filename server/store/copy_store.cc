@@ -25,7 +25,7 @@ constexpr Table kTables[] = {
     {"settings", nullptr},   {"records", nullptr},   {"needs", "id"},
     {"sweeps", "seq"},       {"jobs", "seq"},        {"job_blobs", nullptr},
     {"job_labels", nullptr}, {"events", "position"}, {"dependencies", nullptr},
-    {"workers", nullptr},    {"requests", nullptr},
+    {"workers", nullptr},    {"requests", nullptr},  {"results", nullptr},
 };
 
 struct Column {

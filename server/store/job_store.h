@@ -103,12 +103,28 @@ struct RequestRow {
   absl::Time time = absl::InfinitePast();
 };
 
-// A small record of another room (an access token, a sealed secret, what a job's inputs were), by
-// collection and key. The
+// A small record of another room (an access token, a sealed secret), by collection and key. The
 // store does not look into it.
 struct KeptRecord {
   std::string key;
   std::string body;
+};
+
+// What a job may lead to in the artifact store, for whoever removes the rest.
+struct JobReferences {
+  int64_t seq = 0;
+  std::string tenant;
+  v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
+  v1::JobSpec spec;
+  v1::Job outcome;  // With `output` only.
+  v1::Manifest checkpoint;
+};
+
+// Something in the artifact store that no job leads to, since when it was found so.
+struct GarbageMark {
+  std::string key;
+  absl::Time since = absl::InfinitePast();
+  bool doomed = false;  // Is being removed: nothing may lead to it any more.
 };
 
 // Filters of a list; the newest first. `before_seq` is the pagination key: only older rows (0: from
@@ -189,6 +205,10 @@ class ReadTxn {
   virtual absl::StatusOr<std::optional<RequestRow>> GetRequest(absl::string_view tenant,
                                                                absl::string_view request_id) = 0;
 
+  // The job that was last said to be what `inputs` (a digest) lead to in this tenant.
+  virtual absl::StatusOr<std::optional<int64_t>> FindResult(absl::string_view tenant,
+                                                            absl::string_view inputs) = 0;
+
   // A collection's records, ordered by key.
   virtual absl::StatusOr<std::vector<KeptRecord>> Records(absl::string_view collection) = 0;
   // One record's body.
@@ -196,6 +216,14 @@ class ReadTxn {
                                                                absl::string_view key) = 0;
   // What the schedulers over this store share beside the rows; empty when it was never put.
   virtual absl::StatusOr<std::string> GetSetting(absl::string_view name) = 0;
+
+  // Garbage. All jobs, ordered by seq: those after `after`, at most `limit`.
+  virtual absl::StatusOr<std::vector<JobReferences>> ReadReferences(int64_t after,
+                                                                    int64_t limit) = 0;
+  // Of these keys, or all there are, ordered by key.
+  virtual absl::StatusOr<std::vector<GarbageMark>> GarbageMarks(
+      const std::vector<std::string>& keys) = 0;
+  virtual absl::StatusOr<std::vector<GarbageMark>> AllGarbageMarks() = 0;
 
   // Scheduling. Needs that some QUEUED job has, with their keys.
   virtual absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> QueuedNeeds() = 0;
@@ -245,11 +273,18 @@ class Txn : public ReadTxn {
   virtual absl::Status InsertRequest(const RequestRow& row) = 0;
   virtual absl::StatusOr<int64_t> DeleteRequestsBefore(absl::Time time, int64_t limit) = 0;
 
+  // Says that this job is what the inputs lead to, in place of an earlier one; forgotten with it.
+  virtual absl::Status PutResult(absl::string_view tenant, absl::string_view inputs,
+                                 int64_t job) = 0;
+
   // Inserts or replaces.
   virtual absl::Status PutRecord(absl::string_view collection, const KeptRecord& record) = 0;
   // Fine when it is not there.
   virtual absl::Status DeleteRecord(absl::string_view collection, absl::string_view key) = 0;
   virtual absl::Status PutSetting(absl::string_view name, absl::string_view value) = 0;
+  // Inserts or replaces.
+  virtual absl::Status PutGarbageMark(const GarbageMark& mark) = 0;
+  virtual absl::Status DeleteGarbageMarks(const std::vector<std::string>& keys) = 0;
   // Tells the other schedulers over this store, once the transaction is on disk (JobStore::Follow).
   // At most 2,000 bytes of text without a newline.
   virtual void Publish(std::string news) = 0;
@@ -257,9 +292,9 @@ class Txn : public ReadTxn {
   // Larger than every number it ever returned, over restarts too.
   virtual absl::StatusOr<int64_t> NextFencingToken() = 0;
 
-  // Retention. Removes ended jobs (with events, spec, outcome) that ended before `time`, that no
-  // unended job depends on and that belong to no sweep with unended jobs; at most `limit`. Sweeps
-  // whose jobs are all gone go too. Returns the number of jobs removed.
+  // Retention. Removes ended jobs (with events, spec, outcome, what FindResult finds) that ended
+  // before `time`, that no unended job depends on and that belong to no sweep with unended jobs; at
+  // most `limit`. Sweeps whose jobs are all gone go too. Returns the number of jobs removed.
   virtual absl::StatusOr<int64_t> DeleteJobsEndedBefore(absl::Time time, int64_t limit) = 0;
 };
 

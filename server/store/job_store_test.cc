@@ -396,6 +396,68 @@ TEST_P(JobStoreTest, SettingsAreKept) {
   EXPECT_EQ(get(), bytes);
 }
 
+TEST_P(JobStoreTest, GarbageIsMarkedByKey) {
+  const absl::Time time = absl::FromUnixMicros(1'750'000'000'123'456);
+  const auto run = [&](const std::function<absl::Status(Txn&)>& write) {
+    const absl::Status status = store_->Run(write);
+    EXPECT_TRUE(status.ok()) << status;
+  };
+  run([&](Txn& txn) -> absl::Status {
+    for (const char* key : {"blobs/b", "blobs/a", "artifacts/t/a"}) {
+      QD_RETURN_IF_ERROR(txn.PutGarbageMark({.key = key, .since = time}));
+    }
+    return txn.PutGarbageMark({.key = "blobs/a", .since = time + absl::Seconds(1), .doomed = true});
+  });
+  Reopen();
+  using Marks = std::vector<GarbageMark>;
+  const auto all = [&] { return Read<Marks>([](ReadTxn& txn) { return txn.AllGarbageMarks(); }); };
+  const Marks marks = all();
+  ASSERT_EQ(marks.size(), 3u);
+  EXPECT_EQ(marks[0].key, "artifacts/t/a");
+  EXPECT_EQ(marks[1].key, "blobs/a");
+  EXPECT_EQ(marks[1].since, time + absl::Seconds(1));
+  EXPECT_TRUE(marks[1].doomed);
+  EXPECT_FALSE(marks[2].doomed);
+  const Marks some = Read<Marks>([](ReadTxn& txn) {
+    return txn.GarbageMarks({"blobs/b", "blobs/none", "blobs/a"});
+  });
+  ASSERT_EQ(some.size(), 2u);
+  EXPECT_EQ(some[0].key, "blobs/a");
+  EXPECT_EQ(Read<Marks>([](ReadTxn& txn) { return txn.GarbageMarks({}); }).size(), 0u);
+  run([](Txn& txn) { return txn.DeleteGarbageMarks({}); });
+  run([](Txn& txn) { return txn.DeleteGarbageMarks({"blobs/a", "never there"}); });
+  EXPECT_EQ(all().size(), 2u);
+}
+
+TEST_P(JobStoreTest, ReferencesOfAllJobsAreReadInPages) {
+  const JobRow bare = Insert("bare");
+  const JobRow full = Insert("full", [](JobRow* r) { r->state = v1::JOB_STATE_RUNNING; });
+  ASSERT_TRUE(store_
+                  ->Run([&](Txn& txn) -> absl::Status {
+                    v1::Job outcome;
+                    outcome.mutable_output()->set_sha256("output");
+                    QD_RETURN_IF_ERROR(txn.PutOutcome(full.seq, outcome));
+                    v1::Manifest checkpoint;
+                    checkpoint.set_sha256("checkpoint");
+                    return txn.PutCheckpoint(full.seq, checkpoint);
+                  })
+                  .ok());
+  using Page = std::vector<JobReferences>;
+  const Page all = Read<Page>([](ReadTxn& txn) { return txn.ReadReferences(0, 10); });
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[0].seq, bare.seq);
+  EXPECT_EQ(all[0].spec.display_name(), "bare");
+  EXPECT_EQ(all[0].outcome.output().sha256(), "");
+  EXPECT_EQ(all[1].tenant, "t");
+  EXPECT_EQ(all[1].state, v1::JOB_STATE_RUNNING);
+  EXPECT_EQ(all[1].outcome.output().sha256(), "output");
+  EXPECT_EQ(all[1].checkpoint.sha256(), "checkpoint");
+  const Page first = Read<Page>([](ReadTxn& txn) { return txn.ReadReferences(0, 1); });
+  ASSERT_EQ(first.size(), 1u);
+  EXPECT_EQ(Read<Page>([&](ReadTxn& txn) { return txn.ReadReferences(first[0].seq, 9); }).size(),
+            1u);
+}
+
 TEST_P(JobStoreTest, RetentionKeepsWhatIsNeeded) {
   const absl::Time old = absl::FromUnixSeconds(10);
   SweepRow sweep;
@@ -405,6 +467,14 @@ TEST_P(JobStoreTest, RetentionKeepsWhatIsNeeded) {
   const auto ended = [&](JobRow* r) { r->state = v1::JOB_STATE_SUCCEEDED, r->end_time = old; };
   const JobRow gone = Insert("gone", ended);
   const JobRow needed = Insert("needed", ended);
+  ASSERT_TRUE(store_
+                  ->Run([&](Txn& txn) -> absl::Status {
+                    QD_RETURN_IF_ERROR(txn.PutResult("t", "of gone", gone.seq));
+                    QD_RETURN_IF_ERROR(txn.PutResult("t", "of both", gone.seq));
+                    QD_RETURN_IF_ERROR(txn.PutResult("t", "of both", needed.seq));
+                    return txn.PutResult("other", "of gone", needed.seq);
+                  })
+                  .ok());
   const JobRow waiting = Insert("waiting");
   Insert("of-live-sweep", [&](JobRow* r) { ended(r), r->sweep_seq = sweep.seq; });
   Insert("live", [&](JobRow* r) { r->sweep_seq = sweep.seq; });
@@ -427,6 +497,12 @@ TEST_P(JobStoreTest, RetentionKeepsWhatIsNeeded) {
                   .ok());
   EXPECT_EQ(removed, 1);
   EXPECT_FALSE(Exists("gone"));
+  Reopen();
+  using Found = std::optional<int64_t>;
+  EXPECT_EQ(Read<Found>([](ReadTxn& txn) { return txn.FindResult("t", "of gone"); }), Found());
+  EXPECT_EQ(Read<Found>([](ReadTxn& txn) { return txn.FindResult("t", "of both"); }), needed.seq);
+  EXPECT_EQ(Read<Found>([](ReadTxn& txn) { return txn.FindResult("other", "of gone"); }),
+            needed.seq);
   for (const char* kept : {"needed", "waiting", "of-live-sweep", "live", "young"}) {
     EXPECT_TRUE(Exists(kept)) << kept;
   }

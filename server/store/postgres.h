@@ -25,6 +25,9 @@ class PostgresConnection final : public SqlConnection {
     return "SELECT CAST(value AS BIGINT) FROM "
            "jsonb_array_elements_text(CAST(CAST(? AS TEXT) AS JSONB))";
   }
+  absl::string_view TextsOfJson() const override {
+    return "SELECT value FROM jsonb_array_elements_text(CAST(CAST(? AS TEXT) AS JSONB))";
+  }
   // The integers in the first row of the last of several statements; empty without a row.
   absl::StatusOr<std::vector<int64_t>> Integers(const std::string& sql);
 

@@ -108,10 +108,25 @@ CREATE TABLE records(
   collection TEXT NOT NULL, key TEXT NOT NULL, body BYTEA NOT NULL,
   PRIMARY KEY(collection, key));
 )sql",
+    // What inputs led to: before, a record for each, which outlived its job.
+    R"sql(
+CREATE TABLE results(
+  tenant TEXT NOT NULL, inputs TEXT NOT NULL,
+  job BIGINT NOT NULL REFERENCES jobs(seq) ON DELETE CASCADE,
+  PRIMARY KEY(tenant, inputs));
+CREATE INDEX results_job ON results(job);
+INSERT INTO results SELECT substr(r.collection, 9), r.key, j.seq FROM records r
+  JOIN jobs j ON j.name = convert_from(r.body, 'UTF8') WHERE r.collection LIKE 'results/%';
+DELETE FROM records WHERE collection LIKE 'results/%';
+)sql",
+    // What lies in the artifact store and no job leads to.
+    R"sql(
+CREATE TABLE garbage(key TEXT PRIMARY KEY, since BIGINT NOT NULL, doomed BIGINT NOT NULL);
+)sql",
 };
 constexpr int64_t kVersion = std::size(kMigrations);
 
-absl::Status Migrate(PostgresConnection* connection) {
+absl::Status Migrate(PostgresConnection* connection, int64_t wanted) {
   QD_RETURN_IF_ERROR(connection->Execute(kPostgresWriteLock));
   QD_ASSIGN_OR_RETURN(
       const int64_t tables,
@@ -136,21 +151,21 @@ absl::Status Migrate(PostgresConnection* connection) {
         "; this program knows up to ", kVersion, "); start that version, or give another one"));
   }
   if (version == kVersion) return absl::OkStatus();
-  for (; version < kVersion; ++version) {
+  for (; version < wanted; ++version) {
     QD_RETURN_IF_ERROR(connection->Execute(kMigrations[version]),
                        "migrating the database from version ", version, " to ", version + 1);
   }
   return connection->Execute(
-      absl::StrCat("UPDATE counters SET value=", kVersion, " WHERE name='schema'"));
+      absl::StrCat("UPDATE counters SET value=", wanted, " WHERE name='schema'"));
 }
 
 }  // namespace
 
 int64_t PostgresSchemaVersion() { return kVersion; }
 
-absl::Status PreparePostgresSchema(PostgresConnection* connection) {
+absl::Status PreparePostgresSchema(PostgresConnection* connection, int64_t wanted) {
   QD_RETURN_IF_ERROR(connection->Execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"));
-  if (absl::Status status = Migrate(connection); !status.ok()) {
+  if (absl::Status status = Migrate(connection, wanted); !status.ok()) {
     connection->Execute("ROLLBACK").IgnoreError();
     return status;
   }

@@ -14,7 +14,9 @@ int64_t PostgresSchemaVersion();
 inline constexpr char kPostgresWriteLock[] = "SELECT pg_advisory_xact_lock(1903256625, 1)";
 
 // Creates or migrates, in one transaction under the write lock: after a crash in the middle the
-// database is as it was before, and of several schedulers that start at once one does it.
-absl::Status PreparePostgresSchema(PostgresConnection* connection);
+// database is as it was before, and of several schedulers that start at once one does it. Tests of
+// migrations stop at an older version.
+absl::Status PreparePostgresSchema(PostgresConnection* connection,
+                                   int64_t wanted = PostgresSchemaVersion());
 
 }  // namespace quantd

@@ -4,6 +4,10 @@
 
 #include <limits>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/json_text.h"
+
 namespace quantd {
 
 int64_t ToMicros(absl::Time time) {
@@ -16,6 +20,13 @@ absl::Time FromMicros(int64_t micros) {
   if (micros == std::numeric_limits<int64_t>::max()) return absl::InfiniteFuture();
   if (micros == std::numeric_limits<int64_t>::min()) return absl::InfinitePast();
   return absl::FromUnixMicros(micros);
+}
+
+std::string JsonOf(const std::vector<std::string>& texts) {
+  return absl::StrCat("[", absl::StrJoin(texts, ",", [](std::string* out, const std::string& text) {
+                        absl::StrAppend(out, "\"", EscapeJson(text), "\"");
+                      }),
+                      "]");
 }
 
 void SqlQuery::Next(google::protobuf::MessageLite* value) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
@@ -21,6 +22,9 @@ namespace quantd {
 
 int64_t ToMicros(absl::Time time);
 absl::Time FromMicros(int64_t micros);
+
+// A list for TextsOfJson.
+std::string JsonOf(const std::vector<std::string>& texts);
 
 // A prepared statement. Parameters and columns count from 0.
 class SqlStatement {
@@ -103,6 +107,8 @@ class SqlConnection {
   virtual std::string IndexHint(absl::string_view index) const { return ""; }
   // Rows of one integer column "value" from a parameter of the form "[1,2,3]".
   virtual absl::string_view IntegersOfJson() const = 0;
+  // Rows of one text column "value" from a parameter that JsonOf makes.
+  virtual absl::string_view TextsOfJson() const = 0;
 
   // A prepared statement ('?' for a parameter) with its parameters bound in order.
   template <typename... Values>

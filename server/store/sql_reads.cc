@@ -43,6 +43,23 @@ absl::Status ReadRow(SqlQuery* query, SweepLoad* row) {
   return absl::OkStatus();
 }
 
+absl::Status ReadRow(SqlQuery* query, JobReferences* row) {
+  query->Next(&row->seq);
+  query->Next(&row->tenant);
+  query->Next(&row->state);
+  query->Next(&row->spec);
+  query->Next(&row->outcome);
+  query->Next(&row->checkpoint);
+  return query->Parsed();
+}
+
+absl::Status ReadRow(SqlQuery* query, GarbageMark* row) {
+  query->Next(&row->key);
+  query->Next(&row->since);
+  query->Next(&row->doomed);
+  return absl::OkStatus();
+}
+
 std::string Placeholders(size_t count) {
   return absl::StrJoin(std::vector<std::string>(count, "?"), ", ");
 }
@@ -272,6 +289,14 @@ absl::StatusOr<std::optional<RequestRow>> SqlTxn::GetRequest(absl::string_view t
   return std::move(rows.front());
 }
 
+absl::StatusOr<std::optional<int64_t>> SqlTxn::FindResult(absl::string_view tenant,
+                                                          absl::string_view inputs) {
+  QD_ASSIGN_OR_RETURN(
+      const int64_t job,
+      db_.Integer(0, "SELECT job FROM results WHERE tenant=? AND inputs=?", tenant, inputs));
+  return job == 0 ? std::nullopt : std::optional<int64_t>(job);
+}
+
 absl::StatusOr<std::vector<KeptRecord>> SqlTxn::Records(absl::string_view collection) {
   auto query =
       db_.Query("SELECT key, body FROM records WHERE collection=? ORDER BY key", collection);
@@ -301,6 +326,27 @@ absl::StatusOr<std::string> SqlTxn::GetSetting(absl::string_view name) {
   QD_ASSIGN_OR_RETURN(const bool there, query.Step());
   if (there) query.Next(&value);
   return value;
+}
+
+absl::StatusOr<std::vector<JobReferences>> SqlTxn::ReadReferences(int64_t after, int64_t limit) {
+  return Rows<JobReferences>(
+      db_.Query("SELECT j.seq, j.tenant, j.state, s.body, o.body, c.body FROM jobs j "
+                "LEFT JOIN job_blobs s ON s.job=j.seq AND s.kind=1 "
+                "LEFT JOIN job_blobs o ON o.job=j.seq AND o.kind=2 "
+                "LEFT JOIN job_blobs c ON c.job=j.seq AND c.kind=3 "
+                "WHERE j.seq>? ORDER BY j.seq LIMIT ?",
+                after, limit));
+}
+
+absl::StatusOr<std::vector<GarbageMark>> SqlTxn::GarbageMarks(
+    const std::vector<std::string>& keys) {
+  const std::string sql = absl::StrCat("SELECT key, since, doomed FROM garbage WHERE key IN (",
+                                       db_.TextsOfJson(), ") ORDER BY key");
+  return Rows<GarbageMark>(db_.Query(sql, JsonOf(keys)));
+}
+
+absl::StatusOr<std::vector<GarbageMark>> SqlTxn::AllGarbageMarks() {
+  return Rows<GarbageMark>(db_.Query("SELECT key, since, doomed FROM garbage ORDER BY key"));
 }
 
 absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> SqlTxn::QueuedNeeds() {

@@ -150,6 +150,15 @@ absl::StatusOr<int64_t> SqlTxn::DeleteRequestsBefore(absl::Time time, int64_t li
   return db_.changed_rows();
 }
 
+absl::Status SqlTxn::PutResult(absl::string_view tenant, absl::string_view inputs, int64_t job) {
+  return db_
+      .Query(
+          "INSERT INTO results(tenant, inputs, job) VALUES(?, ?, ?) "
+          "ON CONFLICT(tenant, inputs) DO UPDATE SET job=excluded.job",
+          tenant, inputs, job)
+      .Run();
+}
+
 absl::Status SqlTxn::PutRecord(absl::string_view collection, const KeptRecord& record) {
   return db_
       .Query(
@@ -170,6 +179,21 @@ absl::Status SqlTxn::PutSetting(absl::string_view name, absl::string_view value)
           "ON CONFLICT(name) DO UPDATE SET value=excluded.value",
           name, value)
       .Run();
+}
+
+absl::Status SqlTxn::PutGarbageMark(const GarbageMark& mark) {
+  return db_
+      .Query(
+          "INSERT INTO garbage(key, since, doomed) VALUES(?, ?, ?) "
+          "ON CONFLICT(key) DO UPDATE SET since=excluded.since, doomed=excluded.doomed",
+          mark.key, mark.since, mark.doomed)
+      .Run();
+}
+
+absl::Status SqlTxn::DeleteGarbageMarks(const std::vector<std::string>& keys) {
+  const std::string sql =
+      absl::StrCat("DELETE FROM garbage WHERE key IN (", db_.TextsOfJson(), ")");
+  return db_.Query(sql, JsonOf(keys)).Run();
 }
 
 absl::StatusOr<int64_t> SqlTxn::NextFencingToken() {

@@ -43,10 +43,16 @@ class SqlTxn final : public Txn {
   absl::StatusOr<std::vector<JobRow>> WorkerLeases(absl::string_view worker) override;
   absl::StatusOr<std::optional<RequestRow>> GetRequest(absl::string_view tenant,
                                                        absl::string_view request_id) override;
+  absl::StatusOr<std::optional<int64_t>> FindResult(absl::string_view tenant,
+                                                    absl::string_view inputs) override;
   absl::StatusOr<std::vector<KeptRecord>> Records(absl::string_view collection) override;
   absl::StatusOr<std::optional<std::string>> GetRecord(absl::string_view collection,
                                                        absl::string_view key) override;
   absl::StatusOr<std::string> GetSetting(absl::string_view name) override;
+  absl::StatusOr<std::vector<JobReferences>> ReadReferences(int64_t after, int64_t limit) override;
+  absl::StatusOr<std::vector<GarbageMark>> GarbageMarks(
+      const std::vector<std::string>& keys) override;
+  absl::StatusOr<std::vector<GarbageMark>> AllGarbageMarks() override;
   absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> QueuedNeeds() override;
   absl::StatusOr<std::string> GetNeeds(int64_t needs) override;
   absl::StatusOr<std::vector<SweepLoad>> SweepLoads() override;
@@ -72,9 +78,12 @@ class SqlTxn final : public Txn {
   absl::Status DeleteWorker(absl::string_view name) override;
   absl::Status InsertRequest(const RequestRow& row) override;
   absl::StatusOr<int64_t> DeleteRequestsBefore(absl::Time time, int64_t limit) override;
+  absl::Status PutResult(absl::string_view tenant, absl::string_view inputs, int64_t job) override;
   absl::Status PutRecord(absl::string_view collection, const KeptRecord& record) override;
   absl::Status DeleteRecord(absl::string_view collection, absl::string_view key) override;
   absl::Status PutSetting(absl::string_view name, absl::string_view value) override;
+  absl::Status PutGarbageMark(const GarbageMark& mark) override;
+  absl::Status DeleteGarbageMarks(const std::vector<std::string>& keys) override;
   void Publish(std::string news) override { news_.push_back(std::move(news)); }
   absl::StatusOr<int64_t> NextFencingToken() override;
   absl::StatusOr<int64_t> DeleteJobsEndedBefore(absl::Time time, int64_t limit) override;

@@ -21,6 +21,7 @@ class SqliteConnection final : public SqlConnection {
   int64_t changed_rows() const override { return sqlite3_changes64(handle_); }
   std::string IndexHint(absl::string_view index) const override;
   absl::string_view IntegersOfJson() const override { return "SELECT value FROM json_each(?)"; }
+  absl::string_view TextsOfJson() const override { return IntegersOfJson(); }
 
   // What went wrong last, as a status: ResourceExhausted for a full disk, Unavailable for what may
   // pass, AlreadyExists for a broken uniqueness, DataLoss for a damaged file, else Internal.

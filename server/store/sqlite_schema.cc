@@ -112,21 +112,37 @@ CREATE TABLE records(
   PRIMARY KEY(collection, key)) WITHOUT ROWID;
 )sql",
     "CREATE TABLE settings(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;",
+    // What inputs led to: before, a record for each, which outlived its job.
+    R"sql(
+CREATE TABLE results(
+  tenant TEXT NOT NULL, inputs TEXT NOT NULL,
+  job INTEGER NOT NULL REFERENCES jobs(seq) ON DELETE CASCADE,
+  PRIMARY KEY(tenant, inputs)) WITHOUT ROWID;
+CREATE INDEX results_job ON results(job);
+INSERT INTO results SELECT substr(r.collection, 9), r.key, j.seq FROM records r
+  JOIN jobs j ON j.name = CAST(r.body AS TEXT) WHERE r.collection LIKE 'results/%';
+DELETE FROM records WHERE collection LIKE 'results/%';
+)sql",
+    // What lies in the artifact store and no job leads to.
+    R"sql(
+CREATE TABLE garbage(
+  key TEXT PRIMARY KEY, since INTEGER NOT NULL, doomed INTEGER NOT NULL) WITHOUT ROWID;
+)sql",
 };
 constexpr int64_t kVersion = std::size(kMigrations);
 
-absl::Status Migrate(SqliteConnection* connection, int64_t from) {
-  for (int64_t version = from; version < kVersion; ++version) {
+absl::Status Migrate(SqliteConnection* connection, int64_t from, int64_t to) {
+  for (int64_t version = from; version < to; ++version) {
     QD_RETURN_IF_ERROR(connection->Execute(kMigrations[version]),
                        "migrating the database from version ", version, " to ", version + 1);
   }
   return connection->Execute(
-      absl::StrCat("PRAGMA application_id=", kApplicationId, "; PRAGMA user_version=", kVersion));
+      absl::StrCat("PRAGMA application_id=", kApplicationId, "; PRAGMA user_version=", to));
 }
 
 }  // namespace
 
-absl::Status PrepareSchema(SqliteConnection* connection) {
+absl::Status PrepareSchema(SqliteConnection* connection, int64_t wanted) {
   QD_ASSIGN_OR_RETURN(const int64_t id, connection->Integer(0, "PRAGMA application_id"));
   QD_ASSIGN_OR_RETURN(const int64_t version, connection->Integer(0, "PRAGMA user_version"));
   QD_ASSIGN_OR_RETURN(const int64_t tables,
@@ -142,7 +158,9 @@ absl::Status PrepareSchema(SqliteConnection* connection) {
   }
   if (version == kVersion) return absl::OkStatus();
   QD_RETURN_IF_ERROR(connection->Execute("BEGIN IMMEDIATE"));
-  if (absl::Status status = Migrate(connection, version); !status.ok()) {
+  if (absl::Status status =
+          Migrate(connection, version, wanted == kNewestSchema ? kVersion : wanted);
+      !status.ok()) {
     connection->Execute("ROLLBACK").IgnoreError();
     return status;
   }

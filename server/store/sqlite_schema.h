@@ -7,8 +7,10 @@
 
 namespace quantd {
 
+inline constexpr int64_t kNewestSchema = 0;
+
 // Creates or migrates, in one transaction: after a crash in the middle the file is as it was
-// before.
-absl::Status PrepareSchema(SqliteConnection* connection);
+// before. Tests of migrations stop at an older version.
+absl::Status PrepareSchema(SqliteConnection* connection, int64_t version = kNewestSchema);
 
 }  // namespace quantd
