@@ -19,6 +19,7 @@ struct QuantizeCodebook {
   const Codebook* codebook = nullptr;
   float* absmax = nullptr;   // [ceil(count / block_size)]
   uint8_t* codes = nullptr;  // [count]
+  void* stream = nullptr;    // cuda only; `codebook` stays the host's.
 };
 
 // values[i] = table[codes[i]] * absmax[i / block_size], in float32. Every code is inside the table.
@@ -30,6 +31,7 @@ struct DequantizeCodebook {
   const float* table = nullptr;
   const float* absmax = nullptr;
   float* values = nullptr;
+  void* stream = nullptr;  // cuda only.
 };
 
 void QuantizeCodebookReference(const QuantizeCodebook& args);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/device_test.h"
 #include "kernels/random_test.h"
 
 namespace quantd::kernels {
@@ -41,6 +42,52 @@ TEST(CodebookBlocksTest, VariantsAgree) {
       DequantizeCodebookCpu(
           {slow.codes.data(), count, block_size, book->values, slow.absmax.data(), back[1].data()});
       EXPECT_EQ(back[0], back[1]);
+    }
+  }
+}
+
+// Every step is one rounding that both machines make alike, so there is nothing to bound.
+TEST(CodebookBlocksTest, CudaAgreesBitForBit) {
+  QD_SKIP_WITHOUT_GPU();
+  const Backend& cuda = *FindBackend("cuda");
+  std::vector<float> values = RandomWeights(37, 193, 13);  // Ends with a short block.
+  values[5] = 1e-41f;  // Subnormal, and a block of nothing else.
+  std::fill(values.begin() + 256, values.begin() + 512, -3e-39f);
+  // On a bound, and beside one.
+  values[1024] = 1;
+  std::copy(Nf4Codebook().bounds, Nf4Codebook().bounds + 15, values.begin() + 1025);
+  values[1040] = std::nextafter(Nf4Codebook().bounds[3], 2.0f);
+  const auto count = static_cast<int64_t>(values.size());
+  for (const Codebook* book : {&Nf4Codebook(), &Fp4Codebook(), &DynamicCodebook()}) {
+    for (const int64_t block_size : {1, 5, 32, 64, 256, 4096, 100000}) {
+      const Coded expected = Quantize(values, block_size, *book, QuantizeCodebookCpu);
+      const OnDevice<float> input(values), absmax(expected.absmax.size()), output(values.size());
+      const OnDevice<float> table(std::vector<float>(book->values, book->values + book->entries));
+      const OnDevice<uint8_t> codes(values.size());
+      cuda.quantize_codebook({.values = input.data(),
+                              .count = count,
+                              .block_size = block_size,
+                              .codebook = book,
+                              .absmax = absmax.data(),
+                              .codes = codes.data()});
+      ExpectNoDeviceError();
+      EXPECT_EQ(codes.Read(), expected.codes) << block_size;
+      EXPECT_EQ(absmax.Read(), expected.absmax) << block_size;
+      std::vector<float> back(values.size());
+      DequantizeCodebookCpu({.codes = expected.codes.data(),
+                             .count = count,
+                             .block_size = block_size,
+                             .table = book->values,
+                             .absmax = expected.absmax.data(),
+                             .values = back.data()});
+      cuda.dequantize_codebook({.codes = codes.data(),
+                                .count = count,
+                                .block_size = block_size,
+                                .table = table.data(),
+                                .absmax = absmax.data(),
+                                .values = output.data()});
+      ExpectNoDeviceError();
+      EXPECT_EQ(output.Read(), back) << block_size;
     }
   }
 }

@@ -17,10 +17,12 @@ namespace quantd::kernels {
 //     e = sign(d) * max(|d| - |d|^(norm - 1) / beta, 0);  z = mean(q - (w - e) * s)
 //   code = clamp(round(w * s + z), 0, m);  scale = 1 / s.
 //
-// In float32, halves to even. Sums over a group run in kHqqLanes interleaved parts that are added
-// pairwise at the end, so that all variants agree bit for bit; the mean error is summed in double.
-// Scales and zeros have an entry a group. Out and in disjoint. Allocates 12 bytes a group,
-// thread-safe. Returns the iterations done.
+// In float32, halves to even, the power in float64 and rounded once. Sums over a group run in
+// kHqqLanes interleaved parts that are added pairwise at the end, the mean error's in double in
+// kHqqErrorParts, so that all variants agree bit for bit (but for powers that two libraries round
+// differently, of numbers that err by more than HqqShrinkBelow). Scales and zeros have an entry a
+// group. Out and in disjoint. Thread-safe. Returns the iterations done. reference and cpu allocate
+// 12 bytes a group; cuda takes `scratch` instead, and waits for its stream.
 struct HqqGroups {
   const float* weight = nullptr;
   int64_t rows = 0;
@@ -34,9 +36,14 @@ struct HqqGroups {
   float* scales = nullptr;
   float* zeros = nullptr;
   uint8_t* codes = nullptr;  // [rows, columns]
+  void* scratch = nullptr;   // cuda only: HqqScratchBytes, 16-byte aligned.
+  void* stream = nullptr;    // cuda only.
 };
 
 constexpr int kHqqLanes = 16;
+constexpr int kHqqErrorParts = 1024;
+
+constexpr int64_t HqqScratchBytes(int64_t groups) { return 16 + groups * 4; }
 
 int HqqGroupsReference(const HqqGroups& args);
 int HqqGroupsCpu(const HqqGroups& args);

@@ -8,17 +8,6 @@
 
 namespace quantd::kernels {
 
-HqqParams HqqParamsOfRange(float low, float high, int bits, bool round_zero) {
-  const float range = high - low;
-  HqqParams params;
-  params.inverse = static_cast<float>((1 << bits) - 1) * (1 / range);
-  if (range <= 1e-4f) params.inverse = 1;
-  params.inverse = std::min(params.inverse, 2e4f);
-  params.zero = -low * params.inverse;
-  if (round_zero) params.zero = std::nearbyint(params.zero);
-  return params;
-}
-
 float HqqFold(float (&parts)[kHqqLanes]) {
   for (int width = kHqqLanes / 2; width > 0; width /= 2) {
     for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
@@ -26,9 +15,13 @@ float HqqFold(float (&parts)[kHqqLanes]) {
   return parts[0];
 }
 
-float HqqShrinkBelow(float norm, float beta) {
-  // |d| = |d|^(norm - 1) / beta solved for |d|, less a hundredth for the rounding of pow.
-  return 0.99f * std::pow(1 / beta, 1 / (2 - norm));
+double HqqSumOfErrors(const float* errors, int64_t groups) {
+  std::vector<double> parts(kHqqErrorParts);
+  for (int64_t group = 0; group < groups; ++group) parts[group % kHqqErrorParts] += errors[group];
+  for (int width = kHqqErrorParts / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
+  }
+  return parts[0];
 }
 
 HqqStep HqqGroupStep(const float* weight, int64_t count, int64_t stride, HqqParams params,
@@ -40,11 +33,9 @@ HqqStep HqqGroupStep(const float* weight, int64_t count, int64_t stride, HqqPara
     const float w = weight[i * stride];
     const float code = std::clamp(std::nearbyint(w * params.inverse + params.zero), 0.0f, code_max);
     const float difference = w - (code - params.zero) / params.inverse;
-    const float size = std::abs(difference);
-    const float shrunk = std::max(size - 1 / args.beta * std::pow(size, args.norm - 1), 0.0f);
-    const float outlier = difference < 0 ? -shrunk : shrunk;
+    const float outlier = HqqShrink(difference, args.norm, args.beta);
     sums[i % kHqqLanes] += code - (w - outlier) * params.inverse;
-    errors[i % kHqqLanes] += size;
+    errors[i % kHqqLanes] += std::abs(difference);
   }
   return {.zero = HqqFold(sums) / static_cast<float>(count), .error = HqqFold(errors)};
 }

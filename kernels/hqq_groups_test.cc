@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "kernels/device_test.h"
 #include "kernels/random_test.h"
 
 namespace quantd::kernels {
@@ -64,6 +65,48 @@ TEST(HqqGroupsTest, VariantsAgree) {
             EXPECT_EQ(slow.scales, fast.scales);
             EXPECT_EQ(slow.zeros, fast.zeros);
             EXPECT_EQ(slow.codes, fast.codes);
+          }
+        }
+      }
+    }
+  }
+}
+
+// All of a group's arithmetic is the CPU's, in its order: nothing but a power can differ, and then
+// only where two libraries round one of float64 to different floats. Weights times 40 have powers.
+TEST(HqqGroupsTest, CudaAgreesBitForBit) {
+  QD_SKIP_WITHOUT_GPU();
+  for (const Shape shape : {Shape{64, 101}, Shape{101, 64}, Shape{33, 7}, Shape{4096, 64},
+                            Shape{64, 3000}, Shape{1, 5}}) {
+    const std::vector<float> plain = RandomWeights(shape.rows, shape.columns, 33);
+    for (const float factor : {1.0f, 40.0f}) {
+      std::vector<float> weight = plain;
+      for (float& value : weight) value *= factor;
+      for (const int axis : {0, 1}) {
+        for (const int bits : {1, 2, 4, 8}) {
+          for (const int iterations : {0, 1, 20}) {
+            HqqGroups args = {
+                .axis = axis, .bits = bits, .round_zero = bits == 4, .iterations = iterations};
+            const Coded expected = Quantize(weight, shape, args, HqqGroupsCpu);
+            const OnDevice<float> input(weight), scales(expected.scales.size()),
+                zeros(expected.zeros.size());
+            const OnDevice<uint8_t> codes(weight.size()),
+                scratch(HqqScratchBytes(static_cast<int64_t>(expected.scales.size())));
+            args.weight = input.data();
+            args.rows = shape.rows;
+            args.columns = shape.columns;
+            args.scales = scales.data();
+            args.zeros = zeros.data();
+            args.codes = codes.data();
+            args.scratch = scratch.data();
+            EXPECT_EQ(FindBackend("cuda")->hqq_groups(args), expected.iterations);
+            ExpectNoDeviceError();
+            SCOPED_TRACE(testing::Message() << shape.rows << " x " << shape.columns << ", axis "
+                                            << axis << ", " << bits << " bits, times " << factor
+                                            << ", " << iterations << " iterations");
+            EXPECT_EQ(scales.Read(), expected.scales);
+            EXPECT_EQ(zeros.Read(), expected.zeros);
+            EXPECT_EQ(codes.Read(), expected.codes);
           }
         }
       }

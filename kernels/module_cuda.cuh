@@ -26,6 +26,9 @@ void PackBitsCuda(const PackBits& args);
 void UnpackBitsCuda(const UnpackBits& args);
 void GptqBlockCuda(const GptqBlock& args);  // columns <= 256
 void DequantizeRowsCuda(const DequantizeRows& args);
+void QuantizeCodebookCuda(const QuantizeCodebook& args);
+void DequantizeCodebookCuda(const DequantizeCodebook& args);
+int HqqGroupsCuda(const HqqGroups& args);
 void PackW4Cuda(const PackW4& args);
 void UnpackW4Cuda(const UnpackW4& args);
 const char* GemmW4A16Cuda(const GemmW4A16& args);

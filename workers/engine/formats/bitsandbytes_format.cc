@@ -124,14 +124,23 @@ absl::StatusOr<State> ReadState(const TensorView& view, const std::string& where
   return state;
 }
 
+// Pairs of codes are numbers of 16 bits, the first code in the low byte, so that whole runs are
+// shifted at once. The first code of a pair becomes the high four bits of its byte.
 at::Tensor PackNibbles(const at::Tensor& codes) {
-  const at::Tensor pairs = codes.view({-1, 2});
-  return (pairs.select(1, 0) * 16 + pairs.select(1, 1)).unsqueeze(1).contiguous();
+  const at::Tensor pairs = codes.view({-1}).view(at::kShort);
+  return pairs.bitwise_left_shift(4)
+      .bitwise_or_(pairs.bitwise_right_shift(8))
+      .bitwise_and_(0xff)
+      .to(at::kByte)
+      .unsqueeze(1);
 }
 
 at::Tensor UnpackNibbles(const at::Tensor& packed) {
-  const at::Tensor bytes = packed.reshape({-1});
-  return at::stack({bytes.floor_divide(16), bytes.bitwise_and(15)}, 1).reshape({-1});
+  const at::Tensor bytes = packed.reshape({-1}).to(at::kShort);
+  return bytes.bitwise_and(15)
+      .bitwise_left_shift_(8)
+      .bitwise_or_(bytes.bitwise_right_shift(4))
+      .view(at::kByte);
 }
 
 std::vector<NamedTensor> PackCodebook(absl::string_view module, const CodebookLinear& linear) {

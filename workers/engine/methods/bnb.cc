@@ -12,6 +12,7 @@
 #include "workers/engine/methods/common.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -27,25 +28,29 @@ at::Tensor Table(const kernels::Codebook& book) {
   return at::from_blob(const_cast<float*>(book.values), {book.entries}, at::kFloat).clone();
 }
 
-// Codes and absmax of the flattened `values` (float32, contiguous, on the CPU).
+// Codes and absmax of the flattened `values` (float32, contiguous), where they are.
 struct Blocks {
   at::Tensor codes;   // uint8, like `values`.
   at::Tensor absmax;  // float32 [blocks]
 };
 Blocks QuantizeBlocks(const at::Tensor& values, int64_t block_size, const kernels::Codebook& book) {
   const int64_t count = values.numel();
-  Blocks blocks = {.codes = at::empty(values.sizes(), at::kByte),
-                   .absmax = at::empty({(count + block_size - 1) / block_size}, at::kFloat)};
-  kernels::Active().backend->quantize_codebook({.values = values.const_data_ptr<float>(),
-                                                .count = count,
-                                                .block_size = block_size,
-                                                .codebook = &book,
-                                                .absmax = blocks.absmax.mutable_data_ptr<float>(),
-                                                .codes = blocks.codes.mutable_data_ptr<uint8_t>()});
+  const at::Device device = values.device();
+  Blocks blocks = {.codes = at::empty(values.sizes(), values.options().dtype(at::kByte)),
+                   .absmax = at::empty({(count + block_size - 1) / block_size}, values.options())};
+  KernelsOn(device).quantize_codebook({.values = values.const_data_ptr<float>(),
+                                       .count = count,
+                                       .block_size = block_size,
+                                       .codebook = &book,
+                                       .absmax = blocks.absmax.mutable_data_ptr<float>(),
+                                       .codes = blocks.codes.mutable_data_ptr<uint8_t>(),
+                                       .stream = StreamOn(device)});
   return blocks;
 }
 
-QuantizedScales QuantizeScales(const at::Tensor& absmax) {
+// On the CPU, wherever `absmax` is: their mean is then summed in the same order, and they are few.
+QuantizedScales QuantizeScales(const at::Tensor& of_blocks) {
+  const at::Tensor absmax = of_blocks.to(at::kCPU);
   const at::Tensor offset = absmax.mean(at::kDouble).to(at::kFloat);
   const kernels::Codebook& book = kernels::DynamicCodebook();
   const Blocks blocks = QuantizeBlocks(absmax - offset, kScaleBlock, book);
@@ -100,7 +105,8 @@ class Bnb4BitMethod : public Method {
                         .options = FourBitOptions(),
                         .formats = {"bitsandbytes", "gguf", "hf", "pytorch"},
                         .needs_calibration = false,
-                        .reference = "https://arxiv.org/abs/2305.14314"};
+                        .reference = "https://arxiv.org/abs/2305.14314",
+                        .on_device = true};
     return info;
   }
 
@@ -124,7 +130,7 @@ class Bnb4BitMethod : public Method {
 
   absl::StatusOr<LinearResult> Quantize(LinearJob job) const override {
     return TorchCall(absl::StrCat("quantizing ", job.name), [&]() -> absl::StatusOr<LinearResult> {
-      const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+      const at::Tensor weight = job.weight.contiguous();
       QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
       CodebookLinear linear;
       linear.type = job.options->at("quant_type").get<std::string>();
@@ -140,7 +146,7 @@ class Bnb4BitMethod : public Method {
       } else {
         linear.absmax = blocks.absmax;
       }
-      return WithRoundingLoss(std::move(linear), weight);
+      return WithRoundingLoss(linear.To(weight.device()), weight);
     });
   }
 };

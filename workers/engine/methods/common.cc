@@ -93,8 +93,13 @@ absl::StatusOr<LinearResult> WithRoundingLoss(QuantizedWeight linear, const at::
   QD_ASSIGN_OR_RETURN(const at::Tensor decoded, Dequantize(linear, at::kFloat));
   LinearResult result;
   result.loss = (decoded - weight).square().sum(at::kDouble).item<double>() / 2;
-  const auto* affine = std::get_if<QuantizedLinear>(&linear);
-  result.linear = affine != nullptr ? affine->To(at::kCPU) : std::move(linear);
+  if (const auto* affine = std::get_if<QuantizedLinear>(&linear)) {
+    result.linear = affine->To(at::kCPU);
+  } else if (const auto* table = std::get_if<CodebookLinear>(&linear)) {
+    result.linear = table->To(at::kCPU);
+  } else {
+    result.linear = std::move(linear);
+  }
   return result;
 }
 

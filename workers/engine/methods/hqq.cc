@@ -7,10 +7,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "kernels/table.h"
 #include "workers/engine/methods/common.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/dtype.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -76,7 +76,8 @@ class HqqMethod : public Method {
         .options = HqqOptions(),
         .formats = {"hqq", "gguf", "hf", "pytorch"},
         .needs_calibration = false,
-        .reference = "https://mobiusml.github.io/hqq_blog/"};
+        .reference = "https://mobiusml.github.io/hqq_blog/",
+        .on_device = true};
     return info;
   }
 
@@ -117,7 +118,8 @@ class HqqMethod : public Method {
  private:
   static absl::StatusOr<LinearResult> QuantizeOrThrow(const LinearJob& job) {
     const nlohmann::json& options = *job.options;
-    const at::Tensor weight = job.weight.to(at::kCPU).contiguous();
+    const at::Tensor weight = job.weight.contiguous();
+    const at::Device device = weight.device();
     QD_RETURN_IF_ERROR(CheckFinite(absl::StrCat(job.name, ".weight"), weight));
     const int64_t outputs = weight.size(0);
     const int64_t inputs = weight.size(1);
@@ -127,14 +129,17 @@ class HqqMethod : public Method {
     const int64_t groups = weight.numel() / group;
     const std::vector<int64_t> shape = axis == 1 ? std::vector<int64_t>{outputs, inputs / group}
                                                  : std::vector<int64_t>{outputs / group, inputs};
-    const at::Tensor scales = at::empty(shape, at::kFloat);
-    const at::Tensor zeros = at::empty(shape, at::kFloat);
+    const at::Tensor scales = at::empty(shape, weight.options());
+    const at::Tensor zeros = at::empty(shape, weight.options());
+    const at::TensorOptions bytes = weight.options().dtype(at::kByte);
+    const at::Tensor scratch =
+        device.is_cpu() ? at::Tensor() : at::empty({kernels::HqqScratchBytes(groups)}, bytes);
     QuantizedLinear linear = {.bits = options.at("bits").get<int>(),
                               .group_size = options.at("group_size").get<int64_t>(),
                               .symmetric = false,
-                              .codes = at::empty({outputs, inputs}, at::kByte),
+                              .codes = at::empty({outputs, inputs}, bytes),
                               .axis = axis};
-    kernels::Active().backend->hqq_groups(
+    KernelsOn(device).hqq_groups(
         {.weight = weight.const_data_ptr<float>(),
          .rows = axis == 1 ? groups : group,
          .columns = axis == 1 ? group : groups,
@@ -144,13 +149,15 @@ class HqqMethod : public Method {
          .iterations = options.at("optimize").get<bool>() ? options.at("iterations").get<int>() : 0,
          .scales = scales.mutable_data_ptr<float>(),
          .zeros = zeros.mutable_data_ptr<float>(),
-         .codes = linear.codes.mutable_data_ptr<uint8_t>()});
+         .codes = linear.codes.mutable_data_ptr<uint8_t>(),
+         .scratch = scratch.defined() ? scratch.mutable_data_ptr() : nullptr,
+         .stream = StreamOn(device)});
     QD_ASSIGN_OR_RETURN(const at::ScalarType dtype,
                         ParseComputeDtype(options.at("compute_dtype").get<std::string>()));
     linear.scales = scales.to(dtype);
     linear.zeros = zeros.to(dtype);
     if (axis == 0) linear.group_size = group;
-    if (axis == 1) linear.group_index = OrderedGroups(inputs, group);
+    if (axis == 1) linear.group_index = OrderedGroups(inputs, group).to(device);
     if (!at::isfinite(linear.zeros).all().item<bool>()) {
       return absl::InvalidArgumentError(absl::StrCat(
           job.name, ": a group lies so far from zero that its zero point does not fit ",

@@ -194,9 +194,31 @@ at::Tensor CodebookLinear::Scales() const {
 
 absl::StatusOr<at::Tensor> CodebookLinear::Dequantize(at::ScalarType dtype) const {
   return TorchCall("decoding a quantized layer", [&] {
-    const at::Tensor values = Look(codebook, codes) * Spread(Scales(), block_size, codes.numel());
-    return values.view(codes.sizes()).to(dtype);
+    const at::Device device = codes.device();
+    const at::Tensor scales = Scales();
+    const at::Tensor values = at::empty(codes.sizes(), codes.options().dtype(at::kFloat));
+    KernelsOn(device).dequantize_codebook({.codes = codes.const_data_ptr<uint8_t>(),
+                                           .count = codes.numel(),
+                                           .block_size = block_size,
+                                           .table = codebook.const_data_ptr<float>(),
+                                           .absmax = scales.const_data_ptr<float>(),
+                                           .values = values.mutable_data_ptr<float>(),
+                                           .stream = StreamOn(device)});
+    return values.to(dtype);
   });
+}
+
+CodebookLinear CodebookLinear::To(at::Device device) const {
+  CodebookLinear moved = *this;
+  std::vector<at::Tensor*> tensors = {&moved.codes, &moved.codebook, &moved.absmax};
+  if (moved.nested.has_value()) {
+    QuantizedScales& scales = *moved.nested;
+    tensors.insert(tensors.end(), {&scales.codes, &scales.codebook, &scales.absmax});
+  }
+  for (at::Tensor* tensor : tensors) {
+    if (tensor->defined()) *tensor = tensor->to(device);
+  }
+  return moved;
 }
 
 absl::Status BlockLinear::Check() const {
@@ -220,12 +242,17 @@ absl::StatusOr<at::Tensor> BlockLinear::Dequantize(at::ScalarType dtype) const {
 
 absl::StatusOr<at::Tensor> Dequantize(const QuantizedWeight& weight, at::ScalarType dtype,
                                       at::Device device) {
-  const auto* affine = std::get_if<QuantizedLinear>(&weight);
-  if (affine != nullptr && !device.is_cpu()) {
-    return TorchCall("moving a quantized layer",
-                     [&] { return affine->To(device).Dequantize(dtype); });
-  }
-  return std::visit([&](const auto& linear) { return linear.Dequantize(dtype); }, weight);
+  return std::visit(
+      [&](const auto& linear) -> absl::StatusOr<at::Tensor> {
+        if constexpr (requires { linear.To(device); }) {
+          if (!device.is_cpu()) {
+            return TorchCall("moving a quantized layer",
+                             [&] { return linear.To(device).Dequantize(dtype); });
+          }
+        }
+        return linear.Dequantize(dtype);
+      },
+      weight);
 }
 
 absl::Status Check(const QuantizedWeight& weight) {

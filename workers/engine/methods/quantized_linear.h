@@ -2,9 +2,8 @@
 // (which write and read it), so that neither knows the other. Three kinds of codes, one variant
 // over them.
 //
-// All tensors are contiguous and on the CPU (within a method a QuantizedLinear may be on the job's
-// device: see To); they are shared, not copied, when a struct is copied.
-// N = outputs, K = inputs.
+// All tensors are contiguous and on the CPU (within a method, codes that have a To may be on the
+// job's device); they are shared, not copied, when a struct is copied. N = outputs, K = inputs.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -86,6 +85,8 @@ struct CodebookLinear {
   at::Tensor Scales() const;
   absl::StatusOr<at::Tensor> Dequantize(at::ScalarType dtype) const;
   absl::Status Check() const;
+  // All tensors there. Throws what libtorch throws.
+  CodebookLinear To(at::Device device) const;
 };
 
 // A layout of fixed-size blocks of bytes (GGUF); a row of it lives for ever.

@@ -13,9 +13,9 @@
 #include "base/status_macros.h"
 #include "workers/engine/methods/common.h"
 #include "workers/engine/methods/gptq.h"
-#include "workers/engine/methods/hadamard.h"
 #include "workers/engine/methods/rotated_weights.h"
 #include "workers/engine/methods/rtn.h"
+#include "workers/engine/models/hadamard.h"
 #include "workers/engine/models/online_rotation.h"
 
 namespace quantd::engine {

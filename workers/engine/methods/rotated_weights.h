@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "workers/engine/methods/hadamard.h"
+#include "workers/engine/models/hadamard.h"
 #include "workers/engine/models/weights.h"
 
 namespace quantd::engine {

@@ -1,39 +1,64 @@
-// A Sylvester matrix of order a * b is the Kronecker product of those of a and b: two products with
-// small dense matrices, near the square root of the order each, instead of one with a large one.
+// 16-bit activations go through kernels/hadamard_rows.h wherever there are kernels for their place;
+// everything else, weights among it, is multiplied with the factors of hadamard.h.
 #include "workers/engine/models/online_rotation.h"
 
-#include <bit>
-#include <cmath>
+#include <ATen/ops/empty_like.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
 #include <map>
 #include <string>
 #include <tuple>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "workers/engine/models/hadamard.h"
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/kernels.h"
 
 namespace quantd::engine {
 namespace {
 
-// [order, order] of 1 and -1, over the square root of the order.
-at::Tensor Sylvester(int64_t order, const at::TensorOptions& options) {
+// The largest order that the kernels have room for on every GPU.
+constexpr int64_t kKernelBlockMax = 32768;
+// Blocks stand for themselves, so the kernels' rows are cut to what suits them: narrow blocks (a
+// head of 64) are taken together, up to so many columns.
+constexpr int64_t kKernelColumns = 4096;
+
+// Made once for each order, type and place.
+const Rotation& Sylvester(int64_t order, const at::TensorOptions& options) {
   static absl::Mutex mutex;
-  static auto& made = *new std::map<std::tuple<int64_t, std::string, int>, at::Tensor>();
+  static auto& made = *new std::map<std::tuple<int64_t, std::string, int>, Rotation>();
   absl::MutexLock lock(&mutex);
-  at::Tensor& matrix =
-      made[{order, options.device().str(), static_cast<int>(options.dtype().toScalarType())}];
-  if (!matrix.defined()) {
-    std::vector<float> signs;
-    for (int64_t row = 0; row < order; ++row) {
-      for (int64_t column = 0; column < order; ++column) {
-        signs.push_back(std::popcount(static_cast<uint64_t>(row & column)) % 2 == 0 ? 1 : -1);
-      }
-    }
-    matrix =
-        at::tensor(signs).view({order, order}).to(options) / std::sqrt(static_cast<double>(order));
-  }
-  return matrix;
+  const int dtype = static_cast<int>(options.dtype().toScalarType());
+  const auto [place, added] = made.try_emplace({order, options.device().str(), dtype});
+  if (added) place->second = Rotation::Make(order, 0, /*random_signs=*/false).To(options);
+  return place->second;
+}
+
+// Gradients pass libtorch's operators only.
+bool HasKernel(const at::Tensor& x, int64_t block) {
+  const bool sixteen = x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16;
+  return sixteen && !x.requires_grad() && block <= kKernelBlockMax && x.numel() % 8 == 0 &&
+         KernelDevice(x.device()) == x.device() && KernelsOn(x.device()).hadamard_rows != nullptr;
+}
+
+at::Tensor RotateByKernel(const at::Tensor& x, int64_t block) {
+  const at::Tensor input = x.contiguous();
+  at::Tensor output = at::empty_like(input);
+  int64_t columns = std::max<int64_t>(block, 8);
+  while (columns < kKernelColumns && input.numel() % (2 * columns) == 0) columns *= 2;
+  const char* error =
+      KernelsOn(x.device())
+          .hadamard_rows({.rows = input.numel() / columns,
+                          .columns = columns,
+                          .power = block,
+                          .bfloat16 = x.scalar_type() == at::kBFloat16,
+                          .input = static_cast<const uint16_t*>(input.const_data_ptr()),
+                          .output = static_cast<uint16_t*>(output.mutable_data_ptr()),
+                          .stream = StreamOn(x.device())});
+  TORCH_CHECK(error == nullptr, error);
+  return output;
 }
 
 }  // namespace
@@ -42,14 +67,9 @@ int64_t OnlineBlock(int64_t width) { return width & -width; }
 
 at::Tensor RotateOnline(const at::Tensor& x, int64_t block) {
   if (block <= 1) return x;
+  if (HasKernel(x, block)) return RotateByKernel(x, block);
   const at::ScalarType dtype = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const int log = std::countr_zero(static_cast<uint64_t>(block));
-  const int64_t inner = int64_t{1} << (log + 1) / 2, outer = block / inner;
-  const at::TensorOptions options = x.options().dtype(dtype);
-  at::Tensor rotated = x.to(dtype).reshape({-1, outer, inner});
-  rotated = at::matmul(rotated, Sylvester(inner, options));
-  if (outer > 1) rotated = at::matmul(Sylvester(outer, options), rotated);
-  return rotated.reshape(x.sizes()).to(x.scalar_type());
+  return Sylvester(block, x.options().dtype(dtype)).Apply(x.to(dtype)).to(x.scalar_type());
 }
 
 }  // namespace quantd::engine

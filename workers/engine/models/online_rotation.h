@@ -15,8 +15,9 @@ int64_t OnlineBlock(int64_t width);
 
 // x [..., K] -> x (I (x) H_block / sqrt(block)), K a multiple of `block`, a power of two; x itself
 // for block 1 and 0. Symmetric and its own inverse: W rotated so undoes it on the other side of a
-// product. Computed in float32 (float64 stays), returned in x's dtype on its device. Throws what
-// libtorch throws.
+// product. Returned in x's dtype on its device, float64 computed in float64 and all else in
+// float32: before its one rounding to 16 bits an element is within the bound of
+// kernels/hadamard_rows.h. Throws what libtorch throws.
 at::Tensor RotateOnline(const at::Tensor& x, int64_t block);
 
 }  // namespace quantd::engine

@@ -4,12 +4,15 @@
 #include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
 
+#include "absl/strings/str_cat.h"
+#include "workers/engine/models/hadamard.h"
 #include "workers/engine/models/head_codes.h"
 #include "workers/engine/models/input_quantization.h"
 #include "workers/engine/models/model.h"
 #include "workers/engine/models/online_rotation.h"
 #include "workers/engine/models/test_util.h"
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/kernels.h"
 
 namespace quantd::engine {
 namespace {
@@ -31,6 +34,65 @@ TEST(OnlineRotation, IsSylvestersMatrixInBlocks) {
   }
   const at::Tensor half = at::randn({5, 64}).to(at::kBFloat16);
   EXPECT_EQ(RotateOnline(half, 64).scalar_type(), at::kBFloat16);
+}
+
+// Where the tests' 16-bit tensors go.
+std::vector<at::Device> Places() {
+  std::vector<at::Device> places = {at::kCPU};
+  const absl::StatusOr<at::Device> gpu = SelectDevice("cuda:0");
+  if (gpu.ok() && KernelDevice(*gpu).is_cuda()) places.push_back(*gpu);
+  return places;
+}
+
+struct Turned {
+  int64_t rows, width, block;
+};
+
+// The kernels and libtorch against methods' rotation of weights in float64.
+TEST(OnlineRotation, EveryWayIsTheOneRotationWithinItsBound) {
+  EXPECT_TRUE(SetDeterministic(kTestSeed).ok());
+  for (const at::Device place : Places()) {
+    for (const at::ScalarType type : {at::kHalf, at::kBFloat16, at::kFloat}) {
+      // Of heads, of widths that are no power of two, of as many columns as there are; 12 numbers
+      // have no kernel.
+      for (const Turned& sizes : {Turned{7, 64, 64},
+                                  {32, 128, 128},
+                                  {3, 192, 64},
+                                  {2, 14336, 2048},
+                                  {3, 8192, 8192},
+                                  {1, 16384, 16384},
+                                  {3, 24, 8},
+                                  {2, 20, 4},
+                                  {1, 12, 4},
+                                  {4, 6, 2}}) {
+        SCOPED_TRACE(absl::StrCat(place.str(), " ", c10::toString(type), " ", sizes.rows, " ",
+                                  sizes.width, " ", sizes.block));
+        // Not contiguous, as queries are.
+        const at::Tensor x =
+            (at::randn({sizes.width, sizes.rows}) * 3).to(type).to(place).transpose(0, 1);
+        const at::Tensor turned = RotateOnline(x, sizes.block);
+        EXPECT_EQ(turned.scalar_type(), type);
+        EXPECT_EQ(turned.device(), place);
+        const at::Tensor wide = x.to(at::kCPU, at::kDouble).contiguous();
+        const at::Tensor exact = Rotation::Make(sizes.block, 0, /*random_signs=*/false).Apply(wide);
+        // hadamard_rows.h; libtorch adds up to 128 numbers twice, in any order.
+        const double steps =
+            type == at::kFloat ? 2.0 * 128 + 3 : std::log2(static_cast<double>(sizes.block)) + 3;
+        const double unit = type == at::kHalf ? 0x1p-11 : type == at::kBFloat16 ? 0x1p-8 : 0x1p-24;
+        const at::Tensor sums = wide.abs()
+                                    .view({-1, sizes.block})
+                                    .sum(-1, /*keepdim=*/true)
+                                    .expand({-1, sizes.block})
+                                    .reshape(wide.sizes());
+        const at::Tensor error =
+            sums * (steps * 0x1p-24 / std::sqrt(static_cast<double>(sizes.block)));
+        // Rounded once to the type; numbers below its normal ones are 2^-25 off at most.
+        const at::Tensor bound = error + (exact.abs() + error).mul(unit).clamp_min(0x1p-25);
+        const at::Tensor off = (turned.to(at::kCPU, at::kDouble) - exact).abs();
+        EXPECT_TRUE((off <= bound).all().item<bool>()) << (off / bound).max().item<double>();
+      }
+    }
+  }
 }
 
 TEST(HeadCodes, HoldValuesToHalfAStep) {

@@ -1,9 +1,10 @@
 // Every order that a model in use needs is orthogonal, whole where it can be, and undone by its
 // transpose.
-#include "workers/engine/methods/hadamard.h"
+#include "workers/engine/models/hadamard.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/allclose.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
@@ -11,6 +12,7 @@
 #include <cmath>
 
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/kernels.h"
 
 namespace quantd::engine {
 namespace {
@@ -55,6 +57,41 @@ TEST(HadamardTest, RotationIsOrthogonalAndUndone) {
       // Every channel is spread over all: no entry is larger than 1 / sqrt(size).
       EXPECT_NEAR(matrix.abs().max().item<double>(), 1 / std::sqrt(size), 1e-12) << size;
     }
+  }
+}
+
+// kernels/hadamard_rows.h takes [order, power] as one rotation of order * power columns: with
+// Paley's matrix it is the rotation of weights without signs.
+TEST(HadamardTest, TheKernelsTurnActivationsByTheSameMatrix) {
+  at::Generator generator = at::detail::createCPUGenerator(7);
+  struct Sizes {
+    int64_t order, power;
+  };
+  for (const Sizes& sizes : {Sizes{12, 128}, {28, 32}, {28, 512}, {20, 4}}) {
+    const int64_t n = sizes.order * sizes.power;
+    const Rotation rotation = Rotation::Make(n, 0, /*random_signs=*/false);
+    ASSERT_EQ(rotation.block(), n);
+    const at::Tensor matrix = PaleyHadamard(sizes.order).to(at::kFloat).contiguous();
+    const at::Tensor x = at::randn({3, n}, generator, at::kDouble).to(at::kHalf);
+    const at::Tensor y = at::empty_like(x);
+    const char* error = KernelsOn(at::kCPU).hadamard_rows(
+        {.rows = 3,
+         .columns = n,
+         .power = sizes.power,
+         .order = sizes.order,
+         .matrix = matrix.const_data_ptr<float>(),
+         .input = static_cast<const uint16_t*>(x.const_data_ptr()),
+         .output = static_cast<uint16_t*>(y.mutable_data_ptr())});
+    ASSERT_EQ(error, nullptr) << error;
+    const at::Tensor wide = x.to(at::kDouble);
+    const at::Tensor exact = rotation.Apply(wide);
+    // The header's bound, and one rounding to binary16.
+    const double steps =
+        std::log2(static_cast<double>(sizes.power)) + static_cast<double>(sizes.order) + 2;
+    const at::Tensor sums = wide.abs().sum(-1, /*keepdim=*/true) *
+                            (steps * 0x1p-24 / std::sqrt(static_cast<double>(n)));
+    const at::Tensor bound = sums + (exact.abs() + sums).mul(0x1p-11).clamp_min(0x1p-25);
+    EXPECT_TRUE(((y.to(at::kDouble) - exact).abs() <= bound).all().item<bool>()) << n;
   }
 }
 

@@ -1,5 +1,6 @@
 // Orthogonal rotations by Hadamard matrices of (nearly) any size, kept as Kronecker factors so that
-// a rotation costs n times the sum of the factors and not n squared.
+// a rotation costs n times the sum of the factors and not n squared: what weights are rotated with
+// (methods/), and what the rotation of activations (online_rotation.h) is measured against.
 //
 // Orders 2^k by Sylvester's construction; q + 1 and 2 (q + 1) for prime powers q of the right kind
 // by Paley's; products of these by Kronecker. That covers every hidden size and head size of the
@@ -29,16 +30,20 @@ class Rotation {
   int64_t size() const { return size_; }
   // Columns that are mixed with each other; size() unless it is block-diagonal.
   int64_t block() const { return block_; }
-  // x float64 [..., size] -> x R, or x R^T. Throws what libtorch throws.
+  // x [..., size] of the type and place of the factors (float64 on the CPU, see To) -> x R, or
+  // x R^T. Without signs the last dimension may be any multiple of block(): R repeats along it.
+  // Throws what libtorch throws.
   at::Tensor Apply(const at::Tensor& x) const;
   at::Tensor ApplyTransposed(const at::Tensor& x) const;
+  // The same rotation for an x of another type or place.
+  Rotation To(const at::TensorOptions& options) const;
 
  private:
   at::Tensor Multiply(const at::Tensor& x, bool transposed) const;
   int64_t size_ = 1;
   int64_t block_ = 1;
-  std::vector<at::Tensor> factors_;  // float64 [f, f]; the product of all f is block_.
-  at::Tensor signs_;                 // float64 [size]
+  std::vector<at::Tensor> factors_;  // [f, f]; the product of all f is block_.
+  at::Tensor signs_;                 // [size]; undefined: none.
 };
 
 }  // namespace quantd::engine

@@ -2,13 +2,14 @@
 // gives I + S of order q + 1 with S = [[0, 1], [-1, Q]], and q = 1 mod 4 gives order 2 (q + 1) by
 // putting [[1, 1], [1, -1]] and [[1, -1], [-1, -1]] for the entries and the diagonal of
 // [[0, 1], [1, Q]].
-#include "workers/engine/methods/hadamard.h"
+#include "workers/engine/models/hadamard.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/kron.h>
 #include <ATen/ops/randint.h>
 
+#include <bit>
 #include <cmath>
 
 #include "workers/engine/tensor/aten.h"
@@ -16,8 +17,9 @@
 namespace quantd::engine {
 namespace {
 
-// A dense factor of this size is multiplied with at full speed; larger powers of two are split.
-constexpr int64_t kFactorMax = 64;
+// A dense factor of up to 2^this is multiplied with at full speed; larger powers of two are split
+// into factors that are as equal as they can be.
+constexpr int kFactorBitsMax = 7;
 // Paley's matrices are made for orders up to this; models need a few hundred.
 constexpr int64_t kPaleyMax = 2048;
 
@@ -178,12 +180,12 @@ Rotation Rotation::Make(int64_t size, uint64_t seed, bool random_signs) {
   const int64_t paley = PaleyPart(size, &power);
   rotation.block_ = paley * power;
   if (paley > 1) rotation.factors_.push_back(PaleyHadamard(paley));
-  for (int64_t left = power; left > 1;) {
-    const int64_t factor = std::min(left, kFactorMax);
-    rotation.factors_.push_back(Sylvester(factor));
-    left /= factor;
+  int bits = std::countr_zero(static_cast<uint64_t>(power));
+  for (int left = (bits + kFactorBitsMax - 1) / kFactorBitsMax; left > 0; --left) {
+    const int taken = (bits + left - 1) / left;
+    rotation.factors_.push_back(Sylvester(int64_t{1} << taken));
+    bits -= taken;
   }
-  rotation.signs_ = at::ones({size}, at::kDouble);
   if (random_signs) {
     at::Generator generator = at::detail::createCPUGenerator(seed);
     rotation.signs_ = at::randint(0, 2, {size}, generator).to(at::kDouble) * 2 - 1;
@@ -204,11 +206,19 @@ at::Tensor Rotation::Multiply(const at::Tensor& x, bool transposed) const {
 }
 
 at::Tensor Rotation::Apply(const at::Tensor& x) const {
-  return Multiply(x * signs_, /*transposed=*/false);
+  return Multiply(signs_.defined() ? x * signs_ : x, /*transposed=*/false);
 }
 
 at::Tensor Rotation::ApplyTransposed(const at::Tensor& x) const {
-  return Multiply(x, /*transposed=*/true) * signs_;
+  const at::Tensor y = Multiply(x, /*transposed=*/true);
+  return signs_.defined() ? y * signs_ : y;
+}
+
+Rotation Rotation::To(const at::TensorOptions& options) const {
+  Rotation moved = *this;
+  for (at::Tensor& factor : moved.factors_) factor = factor.to(options);
+  if (signs_.defined()) moved.signs_ = signs_.to(options);
+  return moved;
 }
 
 }  // namespace quantd::engine
