@@ -6,8 +6,44 @@
 namespace quantd::kernels {
 namespace {
 
-template <int kRowsOfInput>
-constexpr int kRowTiles = kTile<kRowsOfInput>.rows() / kW4TileRows;
+// What a block takes: by how many rows of input there are, the first four with many warps to
+// decode. Codes that take few instructions want two groups with two blocks each, one being decoded
+// while the tensor cores work on the other. Where outputs are so few that their columns would be
+// split among eight blocks, half as many outputs a block leave less to add up.
+constexpr Tile kTiles[] = {
+    {16, 4, 1, 32, 112}, {32, 4, 1, 32, 112}, {64, 4, 1, 32, 112}, {128, 2, 2, 40, 232},
+    {16, 2, 2, 40, 232}, {32, 2, 2, 40, 232}, {64, 2, 2, 40, 232}, {64, 2, 1, 40, 232},
+};
+constexpr int kPaired = 4;
+constexpr int kFewOutputs = 7;
+
+// The fastest of them as measured; columns below this are too few for tiles that split them less.
+int WhichTile(const GemmW4A16& args) {
+  constexpr int64_t kPairedColumnsMin = 4096;
+  constexpr int kOf64 = 2;
+  const W4Shape& shape = args.shape;
+  const int width = TileWidth(args.m);
+  if (width == kOf64) {
+    const int splits = shape.columns < kPairedColumnsMin ? 4 : 8;
+    if (FewOutputs(kTiles[width], shape.rows, splits)) return kFewOutputs;
+    return IsTable(shape.kind) ? width : kPaired + width;
+  }
+  const bool paired = shape.kind == W4Kind::kSymmetric && shape.columns >= kPairedColumnsMin;
+  return width < kOf64 && paired ? kPaired + width : width;
+}
+
+// Whether WhichTile may say so.
+constexpr bool IsUsed(W4Kind kind, int which) {
+  if (which < kPaired || which == kFewOutputs) return which != 2 || IsTable(kind);
+  return kind == W4Kind::kSymmetric || (which == kPaired + 2 && !IsTable(kind));
+}
+
+// Products that are on their way while the next operand is decoded.
+template <Tile kTile>
+constexpr int kInFlight = kTile.rows_of_input == 64 ? 2 : 1;
+
+template <Tile kTile>
+constexpr int kRowTiles = kTile.rows() / kW4TileRows;
 constexpr int kSwizzleColumns = 64;  // 128 bytes.
 
 struct Plan {
@@ -21,14 +57,14 @@ struct Plan {
 };
 
 // The copying warp's one thread.
-template <int kRowsOfInput>
+template <Tile kTile>
 __device__ inline void Produce(const GemmW4A16& args, const CUtensorMap* map, const Plan& plan,
                                uint32_t ring, uint32_t full, uint32_t empty) {
-  const Part part = PartOfBlock<kRowsOfInput>(plan.split);
-  constexpr uint32_t kBoxBytes = kRowsOfInput * kSwizzleColumns * 2;
+  const Part part = PartOfBlock<kTile>(plan.split);
+  constexpr uint32_t kBoxBytes = kTile.rows_of_input * kSwizzleColumns * 2;
   const int slices = plan.split.slices;
   const auto first_tile = static_cast<int>(part.row / kW4TileRows);
-  const int slice_tiles = kRowTiles<kRowsOfInput> / slices;
+  const int slice_tiles = kRowTiles<kTile> / slices;
   const int tiles = min(slice_tiles, plan.row_tiles_stored - first_tile);
   // Of a step; the last one may have fewer chunks.
   const auto chunk = [&](int index) { return (part.begin + index) * slices; };
@@ -122,11 +158,11 @@ __device__ inline void Scale(const RowParams<Type>& row, uint32_t (&a)[4]) {
 
 // One stage: 128 columns of the group's rows times the inputs. `release` is called when nothing of
 // the stage before is read any more.
-template <W4Kind kKind, typename Type, int kRowsOfInput, typename Release>
+template <W4Kind kKind, typename Type, Tile kTile, typename Release>
 __device__ inline void ComputeStage(const char* weights, uint32_t input, const Plan& plan,
-                                    const uint32_t* table, TileSums<float, kRowsOfInput>& sums,
+                                    const uint32_t* table, TileSums<float, kTile>& sums,
                                     const Release& release) {
-  constexpr int kBlocks = kTile<kRowsOfInput>.blocks;
+  constexpr int kBlocks = kTile.blocks;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32 % 4;
   const char* tile[kBlocks];
@@ -140,8 +176,10 @@ __device__ inline void ComputeStage(const char* weights, uint32_t input, const P
         *reinterpret_cast<const uint4*>(tile[block] + 512 + lane * 16);
   }
   RowParams<Type> params[kBlocks];
-  // Two sets of registers: one is decoded into while the tensor cores read the other.
-  uint32_t a[2][kBlocks][4];
+  // Sets of registers: one is decoded into while the tensor cores read the others. As many as
+  // divide the steps, so that the next stage begins with one that is no longer read.
+  constexpr int kSets = 2 * kInFlight<kTile>;
+  uint32_t a[kSets][kBlocks][4];
 #pragma unroll
   for (int step = 0; step < 8; ++step) {
 #pragma unroll
@@ -151,35 +189,34 @@ __device__ inline void ComputeStage(const char* weights, uint32_t input, const P
                                 step / 2 * plan.tile_groups / 4, params[block]);
       }
       if constexpr (kTable<kKind>) {
-        DecodeWord(words[block][step], table, a[step % 2][block]);
+        DecodeWord(words[block][step], table, a[step % kSets][block]);
       } else {
-        DecodeWord<kKind>(words[block][step], params[block].zero, a[step % 2][block], Type());
+        DecodeWord<kKind>(words[block][step], params[block].zero, a[step % kSets][block], Type());
       }
-      Scale<Type>(params[block], a[step % 2][block]);
+      Scale<Type>(params[block], a[step % kSets][block]);
     }
     WgmmaFence();
     const uint64_t b =
-        WgmmaMatrix(input + step / 4 * kRowsOfInput * kSwizzleColumns * 2 + step % 4 * 32);
+        WgmmaMatrix(input + step / 4 * kTile.rows_of_input * kSwizzleColumns * 2 + step % 4 * 32);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      Wgmma<Type, kRowsOfInput>(sums[block], a[step % 2][block], b);
+      Wgmma<Type, kTile.rows_of_input>(sums[block], a[step % kSets][block], b);
     }
     WgmmaCommit();
-    WgmmaWait<1>();
-    if (step == 0) release();
+    WgmmaWait<kInFlight<kTile>>();
+    if (step == kInFlight<kTile> - 1) release();
   }
 }
 
-template <W4Kind kKind, typename Type, int kRowsOfInput>
+template <W4Kind kKind, typename Type, Tile kTile>
 __device__ inline void Consume(const GemmW4A16& args, const Plan& plan, char* ring, uint32_t full,
                                uint32_t empty, const uint32_t* table) {
-  constexpr TileShape kShape = kTile<kRowsOfInput>;
-  const Part part = PartOfBlock<kRowsOfInput>(plan.split);
+  const Part part = PartOfBlock<kTile>(plan.split);
   const int group = GroupOfWarp();
-  TileSums<float, kRowsOfInput> sums = {};
-  FenceSums<float, kRowsOfInput>(sums);
+  TileSums<float, kTile> sums = {};
+  FenceSums<float, kTile>(sums);
   const int slices = plan.split.slices;
-  const int slice = group * slices / kShape.groups;
+  const int slice = group * slices / kTile.groups;
   int stage = 0;
   uint32_t parity = 0;
   // The last step may have no chunk for the last groups.
@@ -188,24 +225,25 @@ __device__ inline void Consume(const GemmW4A16& args, const Plan& plan, char* ri
     BarrierWait(full + stage * 8, parity);
     char* const weights = ring + stage * plan.stage_bytes;
     const int before = stage == 0 ? plan.stages - 1 : stage - 1;
-    ComputeStage<kKind, Type, kRowsOfInput>(
-        weights + group * kShape.blocks * 4 * plan.tile_bytes,
-        SharedAddress(weights + plan.weight_bytes) + slice * kRowsOfInput * kW4TileColumns * 2,
-        plan, table, sums, [&] {
-          if (index > part.begin && threadIdx.x % 128 == 0) BarrierArrive(empty + before * 8);
-        });
+    ComputeStage<kKind, Type, kTile>(weights + group * kTile.blocks * 4 * plan.tile_bytes,
+                                     SharedAddress(weights + plan.weight_bytes) +
+                                         slice * kTile.rows_of_input * kW4TileColumns * 2,
+                                     plan, table, sums, [&] {
+                                       if (index > part.begin && threadIdx.x % 128 == 0)
+                                         BarrierArrive(empty + before * 8);
+                                     });
     if (++stage == plan.stages) {
       stage = 0;
       parity ^= 1;
     }
   }
   WgmmaWait<0>();
-  FenceSums<float, kRowsOfInput>(sums);
+  FenceSums<float, kTile>(sums);
   WaitForPrevious();
   // The ring is free: all groups are past their last stage once they meet here.
-  SyncComputing<kShape.groups * 128>();
+  SyncComputing<kTile.groups * 128>();
   const int64_t rows = args.shape.rows;
-  WriteTile<kRowsOfInput, float>(
+  WriteTile<kTile, float>(
       {args.m, rows, args.output}, part, plan.split, ring, sums, [&](int64_t row) {
         const int64_t left = rows - row;
         const bool biased = args.bias != nullptr && left > 0;
@@ -221,13 +259,13 @@ __device__ inline void Consume(const GemmW4A16& args, const Plan& plan, char* ri
       });
 }
 
-// Shared memory: barriers | ring | table.
-template <W4Kind kKind, typename Type, int kRowsOfInput>
-__global__ void __launch_bounds__(kTile<kRowsOfInput>.threads(), 1)
+// For kTiles[kWhich]. Shared memory: barriers | ring | table.
+template <W4Kind kKind, typename Type, int kWhich>
+__global__ void __launch_bounds__(kTiles[kWhich].threads(), 1)
     WgmmaKernel(GemmW4A16 args, Plan plan, TableValues values,
                 const __grid_constant__ CUtensorMap map) {
 #if QD_WGMMA
-  constexpr TileShape kShape = kTile<kRowsOfInput>;
+  constexpr Tile kTile = kTiles[kWhich];
   extern __shared__ __align__(1024) char shared[];
   char* const ring = shared + kTileFixedBytes;
   char* const table = ring + plan.stages * plan.stage_bytes;
@@ -236,32 +274,44 @@ __global__ void __launch_bounds__(kTile<kRowsOfInput>.threads(), 1)
   LetNextStart();
   if (threadIdx.x == 0) {
     FetchMap(&map);
-    InitStages(kShape.groups, plan.stages, full, empty);
+    InitStages(kTile.groups, plan.stages, full, empty);
   }
   if constexpr (kTable<kKind>) FillTable<Type>(reinterpret_cast<uint32_t*>(table), values);
   __syncthreads();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kShape.copy_registers));
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kTile.copy_registers));
     if (threadIdx.x == 0) {
-      Produce<kRowsOfInput>(args, &map, plan, SharedAddress(ring), full, empty);
+      Produce<kTile>(args, &map, plan, SharedAddress(ring), full, empty);
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kShape.compute_registers));
-    Consume<kKind, Type, kRowsOfInput>(args, plan, ring, full, empty,
-                                       reinterpret_cast<uint32_t*>(table) + threadIdx.x % 32);
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kTile.compute_registers));
+    Consume<kKind, Type, kTile>(args, plan, ring, full, empty,
+                                reinterpret_cast<uint32_t*>(table) + threadIdx.x % 32);
   }
 #endif
 }
 
 using Kernel = void (*)(GemmW4A16, Plan, TableValues, CUtensorMap);
 
+template <W4Kind kKind, typename Type, int kWhich>
+constexpr Kernel KernelOf() {
+  if constexpr (IsUsed(kKind, kWhich)) {
+    return WgmmaKernel<kKind, Type, kWhich>;
+  } else {
+    return nullptr;
+  }
+}
+
+// One for each of kTiles.
 template <W4Kind kKind, typename Type>
-constexpr Kernel kKernels[] = {WgmmaKernel<kKind, Type, 16>, WgmmaKernel<kKind, Type, 32>,
-                               WgmmaKernel<kKind, Type, 64>, WgmmaKernel<kKind, Type, 128>};
+constexpr Kernel kKernels[] = {KernelOf<kKind, Type, 0>(), KernelOf<kKind, Type, 1>(),
+                               KernelOf<kKind, Type, 2>(), KernelOf<kKind, Type, 3>(),
+                               KernelOf<kKind, Type, 4>(), KernelOf<kKind, Type, 5>(),
+                               KernelOf<kKind, Type, 6>(), KernelOf<kKind, Type, 7>()};
 
 template <W4Kind kKind>
-Kernel Choose(bool bfloat16, int width) {
-  return bfloat16 ? kKernels<kKind, Bfloat>[width] : kKernels<kKind, Half>[width];
+Kernel Choose(bool bfloat16, int which) {
+  return bfloat16 ? kKernels<kKind, Bfloat>[which] : kKernels<kKind, Half>[which];
 }
 
 }  // namespace
@@ -269,25 +319,25 @@ Kernel Choose(bool bfloat16, int width) {
 const char* GemmW4Wgmma(const GemmW4A16& args) {
   const W4Shape& shape = args.shape;
   const Gpu& gpu = CurrentGpu();
-  const int width = TileWidth(args.m);
-  const int rows_of_input = 16 << width;
+  const int which = WhichTile(args);
+  const Tile& tile = kTiles[which];
+  const int rows_of_input = tile.rows_of_input;
   TableValues values = {};
   if (IsTable(shape.kind)) {
     for (int code = 0; code < 16; ++code) values.value[code] = W4Table(shape.kind)[code];
   }
   const Kernel kernel =
-      shape.kind == W4Kind::kSymmetric   ? Choose<W4Kind::kSymmetric>(args.bfloat16, width)
-      : shape.kind == W4Kind::kZeroPoint ? Choose<W4Kind::kZeroPoint>(args.bfloat16, width)
-                                         : Choose<W4Kind::kNf4>(args.bfloat16, width);
+      shape.kind == W4Kind::kSymmetric   ? Choose<W4Kind::kSymmetric>(args.bfloat16, which)
+      : shape.kind == W4Kind::kZeroPoint ? Choose<W4Kind::kZeroPoint>(args.bfloat16, which)
+                                         : Choose<W4Kind::kNf4>(args.bfloat16, which);
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, gpu.shared_bytes_max);
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  Plan plan = {.split = ChooseSplit(reinterpret_cast<const void*>(kernel), shape.rows, args.m,
-                                    rows_of_input, static_cast<int>(W4ColumnTiles(shape))),
+  Plan plan = {.split = ChooseSplit(reinterpret_cast<const void*>(kernel), tile, shape.rows, args.m,
+                                    static_cast<int>(W4ColumnTiles(shape))),
                .tile_bytes = static_cast<int>(W4TileBytes(shape)),
                .tile_groups = static_cast<int>(W4TileGroups(shape)),
                .row_tiles_stored = static_cast<int>(W4RowTiles(shape))};
-  const TileShape tile = ShapeOfTile(rows_of_input);
   plan.weight_bytes = (tile.rows() / kW4TileRows * plan.tile_bytes + 1023) / 1024 * 1024;
   plan.stage_bytes = plan.weight_bytes + plan.split.slices * rows_of_input * kW4TileColumns * 2;
   const int fixed = kTileFixedBytes + (IsTable(shape.kind) ? kTableBytes : 0);
@@ -300,7 +350,7 @@ const char* GemmW4Wgmma(const GemmW4A16& args) {
     return "gemm_w4a16: no tensor map for the input";
   }
   return LaunchEarly(kernel,
-                     {GridOf(plan.split, shape.rows, rows_of_input), tile.threads(), shared_bytes,
+                     {GridOf(plan.split, tile, shape.rows), tile.threads(), shared_bytes,
                       Stream(args), plan.split.splits},
                      args, plan, values, map);
 }

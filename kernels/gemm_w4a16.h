@@ -15,7 +15,7 @@ enum class W4Kind {
   kNf4,        // w = scale * NF4[code] (Dettmers et al., 2023)
   kFp4,        // w = scale * FP4[code] (bitsandbytes' e2m1 table, scaled to [-1, 1])
 };
-QD_HOST_DEVICE inline bool IsTable(W4Kind kind) {
+QD_HOST_DEVICE constexpr bool IsTable(W4Kind kind) {
   return kind == W4Kind::kNf4 || kind == W4Kind::kFp4;
 }
 

@@ -139,11 +139,14 @@ const char* GemmW4A16Cuda(const GemmW4A16& args) {
   if (args.m == 0 || args.shape.rows == 0) return nullptr;
   if (args.shape.columns % 8 != 0) return "gemm_w4a16: the columns are not a multiple of 8";
   const Gpu& gpu = CurrentGpu();
-  // Measured: up to 16 rows of input, wgmma wins where it needs no splits to occupy the GPU, and
-  // where there are few outputs for many columns.
+  // Measured: up to 16 rows of input, wgmma wins where it needs no splits to occupy the GPU, where
+  // there are few outputs for many columns, and at 4096 columns, which leave the small kernel's
+  // teams four steps each; tables want its warps.
   const bool large = args.shape.rows >= 128 * gpu.processors;
   const bool narrow = args.shape.columns > 2 * args.shape.rows;
-  const bool many = args.m > kW4SmallRows || (args.m > 8 && (large || narrow));
+  const bool middle =
+      !IsTable(args.shape.kind) && args.shape.columns >= 4096 && args.shape.columns < 8192;
+  const bool many = args.m > kW4SmallRows || (args.m > 8 && (large || narrow || middle));
   return many && gpu.capability == 90 ? GemmW4Wgmma(args) : GemmInPieces(args);
 }
 

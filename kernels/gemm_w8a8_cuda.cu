@@ -6,8 +6,11 @@ namespace quantd::kernels {
 namespace {
 
 constexpr int kChunk = 128;  // Columns of a stage: one row of the swizzle.
-template <int kRowsOfInput>
-constexpr int kWeightBytes = kTile<kRowsOfInput>.rows() * kChunk;
+// What a block takes, by how many rows of input there are; the last one is for few outputs.
+constexpr Tile kTiles[] = {{16, 2, 2, 40, 232},  {32, 2, 2, 40, 232},  {64, 2, 2, 40, 232},
+                           {128, 2, 2, 40, 232}, {256, 2, 1, 40, 232}, {64, 2, 1, 40, 232}};
+template <Tile kTile>
+constexpr int kWeightBytes = kTile.rows() * kChunk;
 
 struct Plan {
   Split split;
@@ -23,12 +26,12 @@ __device__ inline uint16_t Finish(const GemmW8A8& args, int32_t sum, int64_t m, 
 }
 
 // The copying warp's one thread. What lies beyond the last column comes as zeros.
-template <int kRowsOfInput>
+template <Tile kTile>
 __device__ inline void Produce(const GemmW8A8& args, const CUtensorMap* weight_map,
                                const CUtensorMap* input_map, const Plan& plan, uint32_t ring,
                                uint32_t full, uint32_t empty) {
-  const Part part = PartOfBlock<kRowsOfInput>(plan.split);
-  constexpr int kWeights = kWeightBytes<kRowsOfInput>;
+  const Part part = PartOfBlock<kTile>(plan.split);
+  constexpr int kWeights = kWeightBytes<kTile>;
   const int slices = plan.split.slices;
   const auto weights = [&](int index) {
     const int stage = index % plan.stages;
@@ -42,8 +45,9 @@ __device__ inline void Produce(const GemmW8A8& args, const CUtensorMap* weight_m
   const auto input = [&](int index) {
     const int stage = index % plan.stages;
     for (int slice = 0; slice < slices; ++slice) {
-      CopyBox(ring + stage * plan.stage_bytes + kWeights + slice * kRowsOfInput * kChunk, input_map,
-              ((part.begin + index) * slices + slice) * kChunk, part.m, full + stage * 8);
+      CopyBox(ring + stage * plan.stage_bytes + kWeights + slice * kTile.rows_of_input * kChunk,
+              input_map, ((part.begin + index) * slices + slice) * kChunk, part.m,
+              full + stage * 8);
     }
   };
   const int count = part.end - part.begin;
@@ -59,30 +63,29 @@ __device__ inline void Produce(const GemmW8A8& args, const CUtensorMap* weight_m
   }
 }
 
-template <typename Type, int kRowsOfInput>
+template <typename Type, Tile kTile>
 __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* ring, uint32_t full,
                                uint32_t empty) {
-  constexpr TileShape kShape = kTile<kRowsOfInput>;
-  const Part part = PartOfBlock<kRowsOfInput>(plan.split);
+  const Part part = PartOfBlock<kTile>(plan.split);
   const int group = GroupOfWarp();
-  TileSums<int32_t, kRowsOfInput> sums = {};
-  FenceSums<int32_t, kRowsOfInput>(sums);
-  const int slice = group * plan.split.slices / kShape.groups;
+  TileSums<int32_t, kTile> sums = {};
+  FenceSums<int32_t, kTile>(sums);
+  const int slice = group * plan.split.slices / kTile.groups;
   int stage = 0;
   uint32_t parity = 0;
   for (int index = part.begin; index < part.end; ++index) {
     BarrierWait(full + stage * 8, parity);
     const uint32_t weights = SharedAddress(ring + stage * plan.stage_bytes);
-    const uint32_t input = weights + kWeightBytes<kRowsOfInput> + slice * kRowsOfInput * kChunk;
+    const uint32_t input = weights + kWeightBytes<kTile> + slice * kTile.rows_of_input * kChunk;
     WgmmaFence();
 #pragma unroll
     for (int step = 0; step < kChunk / 32; ++step) {
       const uint64_t b = WgmmaMatrix(input + step * 32);
 #pragma unroll
-      for (int block = 0; block < kShape.blocks; ++block) {
+      for (int block = 0; block < kTile.blocks; ++block) {
         const uint64_t a =
-            WgmmaMatrix(weights + (group * kShape.blocks + block) * 64 * kChunk + step * 32);
-        WgmmaInt8<kRowsOfInput>(sums[block], a, b);
+            WgmmaMatrix(weights + (group * kTile.blocks + block) * 64 * kChunk + step * 32);
+        WgmmaInt8<kTile.rows_of_input>(sums[block], a, b);
       }
     }
     WgmmaCommit();
@@ -97,11 +100,11 @@ __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* rin
     }
   }
   WgmmaWait<0>();
-  FenceSums<int32_t, kRowsOfInput>(sums);
+  FenceSums<int32_t, kTile>(sums);
   WaitForPrevious();
   // The ring is free: all groups are past their last stage once they meet here.
-  SyncComputing<kShape.groups * 128>();
-  WriteTile<kRowsOfInput, int32_t>(
+  SyncComputing<kTile.groups * 128>();
+  WriteTile<kTile, int32_t>(
       {args.m, args.rows, args.output}, part, plan.split, ring, sums, [&](int64_t row) {
         const int64_t left = args.rows - row;
         const bool biased = args.bias != nullptr && left > 0;
@@ -124,13 +127,13 @@ __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* rin
       });
 }
 
-// Shared memory: barriers | ring.
-template <typename Type, int kRowsOfInput>
-__global__ void __launch_bounds__(kTile<kRowsOfInput>.threads(), 1)
+// For kTiles[kWhich]. Shared memory: barriers | ring.
+template <typename Type, int kWhich>
+__global__ void __launch_bounds__(kTiles[kWhich].threads(), 1)
     Int8Kernel(GemmW8A8 args, Plan plan, const __grid_constant__ CUtensorMap weight_map,
                const __grid_constant__ CUtensorMap input_map) {
 #if QD_WGMMA
-  constexpr TileShape kShape = kTile<kRowsOfInput>;
+  constexpr Tile kTile = kTiles[kWhich];
   extern __shared__ __align__(1024) char shared[];
   char* const ring = shared + kTileFixedBytes;
   const uint32_t full = SharedAddress(shared);
@@ -139,47 +142,51 @@ __global__ void __launch_bounds__(kTile<kRowsOfInput>.threads(), 1)
   if (threadIdx.x == 0) {
     FetchMap(&weight_map);
     FetchMap(&input_map);
-    InitStages(kShape.groups, plan.stages, full, empty);
+    InitStages(kTile.groups, plan.stages, full, empty);
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kShape.copy_registers));
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kTile.copy_registers));
     if (threadIdx.x == 0) {
-      Produce<kRowsOfInput>(args, &weight_map, &input_map, plan, SharedAddress(ring), full, empty);
+      Produce<kTile>(args, &weight_map, &input_map, plan, SharedAddress(ring), full, empty);
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kShape.compute_registers));
-    Consume<Type, kRowsOfInput>(args, plan, ring, full, empty);
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kTile.compute_registers));
+    Consume<Type, kTile>(args, plan, ring, full, empty);
   }
 #endif
 }
 
 using Kernel = void (*)(GemmW8A8, Plan, CUtensorMap, CUtensorMap);
 
+// One for each of kTiles.
 template <typename Type>
-constexpr Kernel kKernels[] = {Int8Kernel<Type, 16>, Int8Kernel<Type, 32>, Int8Kernel<Type, 64>,
-                               Int8Kernel<Type, 128>, Int8Kernel<Type, 256>};
+constexpr Kernel kKernels[] = {Int8Kernel<Type, 0>, Int8Kernel<Type, 1>, Int8Kernel<Type, 2>,
+                               Int8Kernel<Type, 3>, Int8Kernel<Type, 4>, Int8Kernel<Type, 5>};
 
 // Tiles of 256 rows of input read less from shared memory for each sum; of 128 where those would
 // be half empty.
-int WidthFor(int64_t m) {
+int WhichTile(const GemmW8A8& args) {
   constexpr int64_t kManyRows = 1024;
-  const bool whole = (m + 127) / 128 % 2 == 0;
-  return whole || m > kManyRows ? 4 : TileWidth(m);
+  constexpr int kOf64 = 2, kOf256 = 4, kFewOutputs = 5;
+  const bool whole = (args.m + 127) / 128 % 2 == 0;
+  if (whole || args.m > kManyRows) return kOf256;
+  const int width = TileWidth(args.m);
+  return width == kOf64 && FewOutputs(kTiles[width], args.rows, 4) ? kFewOutputs : width;
 }
 
 const char* OnWgmma(const GemmW8A8& args) {
   const Gpu& gpu = CurrentGpu();
-  const int width = WidthFor(args.m);
-  const int rows_of_input = 16 << width;
+  const int which = WhichTile(args);
+  const Tile& tile = kTiles[which];
+  const int rows_of_input = tile.rows_of_input;
   const auto chunks = static_cast<int>((args.columns + kChunk - 1) / kChunk);
-  const Kernel kernel = args.bfloat16 ? kKernels<Bfloat>[width] : kKernels<Half>[width];
+  const Kernel kernel = args.bfloat16 ? kKernels<Bfloat>[which] : kKernels<Half>[which];
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, gpu.shared_bytes_max);
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  Plan plan = {.split = ChooseSplit(reinterpret_cast<const void*>(kernel), args.rows, args.m,
-                                    rows_of_input, chunks)};
-  const TileShape tile = ShapeOfTile(rows_of_input);
+  Plan plan = {
+      .split = ChooseSplit(reinterpret_cast<const void*>(kernel), tile, args.rows, args.m, chunks)};
   plan.stage_bytes = (tile.rows() + plan.split.slices * rows_of_input) * kChunk;
   plan.stages =
       std::min((gpu.shared_bytes_max - kTileFixedBytes) / plan.stage_bytes, kTileStagesMax);
@@ -192,7 +199,7 @@ const char* OnWgmma(const GemmW8A8& args) {
   }
   return LaunchEarly(
       kernel,
-      {GridOf(plan.split, args.rows, rows_of_input), tile.threads(),
+      {GridOf(plan.split, tile, args.rows), tile.threads(),
        kTileFixedBytes + plan.stages * plan.stage_bytes, Stream(args), plan.split.splits},
       args, plan, weight_map, input_map);
 }

@@ -22,7 +22,9 @@ constexpr Backend kCuda = {.name = "cuda",
                            .unpack_w4 = UnpackW4Cuda,
                            .gemm_w4a16 = GemmW4A16Cuda,
                            .quantize_rows = QuantizeRowsCuda,
-                           .gemm_w8a8 = GemmW8A8Cuda};
+                           .gemm_w8a8 = GemmW8A8Cuda,
+                           .norm_rows = NormRowsCuda,
+                           .rope_heads = RopeHeadsCuda};
 
 std::string TextOf(cudaError_t error) {
   if (error == cudaSuccess) return {};

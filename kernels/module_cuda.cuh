@@ -35,6 +35,8 @@ const char* GemmW4A16Cuda(const GemmW4A16& args);
 const char* HadamardRowsCuda(const HadamardRows& args);
 void QuantizeRowsCuda(const QuantizeRows& args);
 const char* GemmW8A8Cuda(const GemmW8A8& args);
+void NormRowsCuda(const NormRows& args);
+void RopeHeadsCuda(const RopeHeads& args);
 const char* Gemm16Cublas(const Gemm16& args);
 
 }  // namespace quantd::kernels

@@ -16,8 +16,10 @@
 #include "kernels/hadamard_rows.h"
 #include "kernels/hqq_groups.h"
 #include "kernels/int8_rows.h"
+#include "kernels/norm_rows.h"
 #include "kernels/pack_bits.h"
 #include "kernels/quantize_rows.h"
+#include "kernels/rope_heads.h"
 #include "kernels/rtn_rows.h"
 
 namespace quantd::kernels {
@@ -47,6 +49,8 @@ struct Backend {
   const char* (*gemm_w4a16)(const GemmW4A16&) = nullptr;
   void (*quantize_rows)(const QuantizeRows&) = nullptr;
   const char* (*gemm_w8a8)(const GemmW8A8&) = nullptr;
+  void (*norm_rows)(const NormRows&) = nullptr;
+  void (*rope_heads)(const RopeHeads&) = nullptr;
 };
 
 // Null for an unknown name, and for "cuda" where LoadCudaModule finds none.

@@ -15,30 +15,24 @@
 
 namespace quantd::kernels {
 
-// How a tile of so many rows of input is shared out.
-struct TileShape {
-  int groups;             // Of warps that compute. Decoding for few rows wants many warps.
+// The outputs that a block makes, of so many rows of input, and how they are shared out.
+struct Tile {
+  int rows_of_input;
+  int groups;             // Of warps that compute.
   int blocks;             // Of 64 outputs, of a group.
   int copy_registers;     // Of a thread that copies,
   int compute_registers;  // and of one that computes.
   QD_HOST_DEVICE constexpr int rows() const { return groups * blocks * 64; }
   QD_HOST_DEVICE constexpr int threads() const { return (groups + 1) * 128; }
 };
-QD_HOST_DEVICE constexpr TileShape ShapeOfTile(int rows_of_input) {
-  return rows_of_input <= 64    ? TileShape{4, 1, 32, 112}
-         : rows_of_input <= 128 ? TileShape{2, 2, 40, 232}
-                                : TileShape{2, 1, 40, 232};
-}
-template <int kRowsOfInput>
-constexpr TileShape kTile = ShapeOfTile(kRowsOfInput);
 constexpr int kTileStagesMax = 8;
 constexpr int kSplitsMax = 8;  // Larger clusters are not possible everywhere.
 // Barriers; what follows is aligned for the copy engine.
 constexpr int kTileFixedBytes = 1024;
 // Sums on their way out, those of a row of input together; padded so that rows start in other
 // banks.
-template <int kRowsOfInput>
-constexpr int kStagingRowBytes = kTile<kRowsOfInput>.rows() * 4 + 16;
+template <Tile kTile>
+constexpr int kStagingRowBytes = kTile.rows() * 4 + 16;
 
 // How a product's columns, in chunks of 128, are split: among the blocks of a cluster and in turn
 // among `slices` sets of a block's groups of warps, whose tile then has as many times fewer
@@ -59,7 +53,7 @@ struct Part {
   int begin, end;  // Steps.
 };
 
-template <int kRowsOfInput>
+template <Tile kTile>
 __device__ inline Part PartOfBlock(const Split& split) {
   const int index = static_cast<int>(blockIdx.z);
   const int steps = (split.chunks + split.slices - 1) / split.slices;
@@ -68,8 +62,8 @@ __device__ inline Part PartOfBlock(const Split& split) {
   const int first = block / (kInputBlocksAtATime * row_blocks) * kInputBlocksAtATime;
   const int count = min(kInputBlocksAtATime, split.input_blocks - first);
   const int place = block - first * row_blocks;
-  return {static_cast<int64_t>(place / count) * (kTile<kRowsOfInput>.rows() / split.slices),
-          (first + place % count) * kRowsOfInput, steps * index / split.splits,
+  return {static_cast<int64_t>(place / count) * (kTile.rows() / split.slices),
+          (first + place % count) * kTile.rows_of_input, steps * index / split.splits,
           steps * (index + 1) / split.splits};
 }
 
@@ -79,12 +73,12 @@ __device__ inline int GroupOfWarp() {
 }
 
 // The accumulators of a thread: block of 64 outputs, element.
-template <typename Sum, int kRowsOfInput>
-using TileSums = Sum[kTile<kRowsOfInput>.blocks][kRowsOfInput / 2];
+template <typename Sum, Tile kTile>
+using TileSums = Sum[kTile.blocks][kTile.rows_of_input / 2];
 
 // The compiler may not move what writes or reads the sums across this, into the products' pipeline.
-template <typename Sum, int kRowsOfInput>
-__device__ inline void FenceSums(TileSums<Sum, kRowsOfInput>& sums) {
+template <typename Sum, Tile kTile>
+__device__ inline void FenceSums(TileSums<Sum, kTile>& sums) {
 #pragma unroll
   for (auto& block : sums) {
 #pragma unroll
@@ -268,26 +262,24 @@ __device__ inline void WriteRows(const Gather<kRowBytes, Sum>& gather, int m, in
 // block, so that memory is written in whole lines. `finish_for(row)` gives what makes eight sums
 // the 16 bytes that are stored, finish(eight, m). Where the columns are split, every block adds up
 // a share of the tile, always in the same order.
-template <int kRowsOfInput, typename Sum, typename FinishFor>
+template <Tile kTile, typename Sum, typename FinishFor>
 __device__ inline void WriteTile(const TileOutput& output, const Part& part, const Split& split,
-                                 char* ring, const TileSums<Sum, kRowsOfInput>& sums,
+                                 char* ring, const TileSums<Sum, kTile>& sums,
                                  const FinishFor& finish_for) {
-  constexpr TileShape kShape = kTile<kRowsOfInput>;
-  constexpr int kRowBytes = kStagingRowBytes<kRowsOfInput>;
-  constexpr int kThreads = kShape.groups * 128;
+  constexpr int kRowBytes = kStagingRowBytes<kTile>;
+  constexpr int kThreads = kTile.groups * 128;
   const int lane = threadIdx.x % 32;
   const int thread = static_cast<int>(threadIdx.x) - 128;
-  const int eights = kShape.rows() / 8 / split.slices;
+  const int eights = kTile.rows() / 8 / split.slices;
   const int64_t row = part.row + thread % eights * 8;
   const auto finish = finish_for(row);
 #pragma unroll
-  for (int block = 0; block < kShape.blocks; ++block) {
+  for (int block = 0; block < kTile.blocks; ++block) {
     // Element i of a lane: row lane / 4 (+ 8), column 8 * (i / 4) + 2 * (lane % 4) + i % 2.
-    const int to_row =
-        (thread / 128 * kShape.blocks + block) * 64 + thread / 32 % 4 * 16 + lane / 4;
+    const int to_row = (thread / 128 * kTile.blocks + block) * 64 + thread / 32 % 4 * 16 + lane / 4;
     char* const to = ring + lane % 4 * 2 * kRowBytes + to_row * 4;
 #pragma unroll
-    for (int i = 0; i < kRowsOfInput / 2; ++i) {
+    for (int i = 0; i < kTile.rows_of_input / 2; ++i) {
       *reinterpret_cast<Sum*>(to + (i / 4 * 8 + i % 2) * kRowBytes + i / 2 % 2 * 32) =
           sums[block][i];
     }
@@ -295,7 +287,7 @@ __device__ inline void WriteTile(const TileOutput& output, const Part& part, con
   SyncComputing<kThreads>();
   if (split.splits > 1) MeetInCluster();
   const int64_t left = output.m_count - part.m;
-  const int count = static_cast<int>(left < kRowsOfInput ? left : kRowsOfInput);
+  const int count = static_cast<int>(left < kTile.rows_of_input ? left : kTile.rows_of_input);
   const int index = static_cast<int>(blockIdx.z);
   const int begin = count * index / split.splits + thread / eights;
   const int end = row < output.rows ? count * (index + 1) / split.splits : 0;
@@ -348,6 +340,11 @@ inline int TileWidth(int64_t m) {
   return width;
 }
 
+// Whether so few tiles cover the outputs that each would be split `splits` times.
+inline bool FewOutputs(const Tile& tile, int64_t rows, int splits) {
+  return (rows + tile.rows() - 1) / tile.rows() * splits <= CurrentGpu().processors;
+}
+
 // How many clusters of so many blocks, each of which fills a processor, run at the same time.
 inline int ClustersAtATime(const void* kernel, int threads, int blocks) {
   static int known[kSplitsMax + 1];
@@ -372,23 +369,24 @@ inline int ClustersAtATime(const void* kernel, int threads, int blocks) {
 
 // The split that takes the shortest time: rounds of clusters, each as long as its steps and what
 // starting, ending and adding up cost, in units of a step. `kernel` may use all shared memory.
-inline Split ChooseSplit(const void* kernel, int64_t rows, int64_t m, int rows_of_input,
+inline Split ChooseSplit(const void* kernel, const Tile& tile, int64_t rows, int64_t m,
                          int chunks) {
   constexpr int kEnds = 7, kAdding = 2;
-  const TileShape shape = ShapeOfTile(rows_of_input);
+  const int rows_of_input = tile.rows_of_input;
   const int64_t input_blocks = (m + rows_of_input - 1) / rows_of_input;
   Split best = {chunks, 1, 1, static_cast<int>(input_blocks)};
   int64_t best_cost = -1;
   // More inputs a step would leave room for too few of them.
-  const int slices_max = rows_of_input > 128 ? 1 : rows_of_input > 32 ? 2 : 4;
+  const int slices_max =
+      rows_of_input > 128 ? 1 : std::min(tile.groups, rows_of_input > 32 ? 2 : 4);
   for (int slices = 1; slices <= slices_max; slices *= 2) {
     const int steps = (chunks + slices - 1) / slices;
-    const int tile_rows = shape.rows() / slices;
+    const int tile_rows = tile.rows() / slices;
     const int64_t tiles = (rows + tile_rows - 1) / tile_rows * input_blocks;
     // Two stages alone do not hide all of what a step waits for.
     const bool crowded = slices * rows_of_input > 128;
     for (int splits = 1; splits <= kSplitsMax && splits <= steps; ++splits) {
-      const int at_a_time = ClustersAtATime(kernel, shape.threads(), splits);
+      const int at_a_time = ClustersAtATime(kernel, tile.threads(), splits);
       const int64_t rounds = (tiles + at_a_time - 1) / at_a_time;
       const int64_t step = (steps + splits - 1) / splits;
       const int64_t cost =
@@ -402,8 +400,8 @@ inline Split ChooseSplit(const void* kernel, int64_t rows, int64_t m, int rows_o
   return best;
 }
 
-inline dim3 GridOf(const Split& split, int64_t rows, int rows_of_input) {
-  const int tile_rows = ShapeOfTile(rows_of_input).rows() / split.slices;
+inline dim3 GridOf(const Split& split, const Tile& tile, int64_t rows) {
+  const int tile_rows = tile.rows() / split.slices;
   return {static_cast<unsigned>((rows + tile_rows - 1) / tile_rows * split.input_blocks), 1u,
           static_cast<unsigned>(split.splits)};
 }

@@ -101,49 +101,70 @@ absl::StatusOr<std::vector<int64_t>> EncodePrompt(const LoadedModel& model, cons
   return ids;
 }
 
-absl::StatusOr<Sequence> ScoredSequence(const LoadedModel& model, const std::string& bos,
-                                        const std::string& prompt,
-                                        const std::string& continuation) {
-  // White space at the border belongs to the continuation.
-  const std::string context(PythonStripRight(prompt));
-  const std::string ending = prompt.substr(context.size()) + continuation;
+namespace {
+
+// The token before a continuation that has no prompt.
+absl::StatusOr<int64_t> PrefixId(const LoadedModel& model) {
+  if (model.BosId()) return *model.BosId();
+  const std::vector<int32_t>& ends = model.tokenizer->eos_ids();
+  if (!ends.empty()) return ends[0];
+  return absl::InvalidArgumentError(
+      "an empty prompt needs a begin-of-text or end-of-text token; the model names none");
+}
+
+absl::StatusOr<Sequence> WithoutPrompt(const LoadedModel& model, const std::string& ending) {
   Sequence sequence;
-  if (context.empty()) {
-    QD_ASSIGN_OR_RETURN(sequence.ids, model.Encode(ending, false));
-    sequence.scored = static_cast<int64_t>(sequence.ids.size());
-    const std::vector<int32_t>& ends = model.tokenizer->eos_ids();
-    const std::optional<int64_t> prefix = model.BosId()  ? model.BosId()
-                                          : ends.empty() ? std::nullopt
-                                                         : std::optional<int64_t>(ends[0]);
-    if (!prefix) {
-      return absl::InvalidArgumentError(
-          "an empty prompt needs a begin-of-text or end-of-text token; the model names none");
-    }
-    if (!sequence.ids.empty() && sequence.ids[0] == *prefix) {
-      --sequence.scored;
-    } else {
-      sequence.ids.insert(sequence.ids.begin(), *prefix);
-    }
+  QD_ASSIGN_OR_RETURN(sequence.ids, model.Encode(ending, false));
+  sequence.scored = static_cast<int64_t>(sequence.ids.size());
+  QD_ASSIGN_OR_RETURN(const int64_t prefix, PrefixId(model));
+  if (!sequence.ids.empty() && sequence.ids[0] == prefix) {
+    --sequence.scored;
   } else {
-    QD_ASSIGN_OR_RETURN(const std::vector<int64_t> context_ids, EncodePrompt(model, bos, context));
-    QD_ASSIGN_OR_RETURN(const std::vector<int64_t> whole,
-                        EncodePrompt(model, bos, context + ending));
-    sequence.scored = static_cast<int64_t>(whole.size()) - static_cast<int64_t>(context_ids.size());
-    // The context's own tokens, then the rest of the whole's.
-    sequence.ids = context_ids;
-    if (sequence.scored > 0) {
-      sequence.ids.insert(sequence.ids.end(), whole.end() - sequence.scored, whole.end());
-    }
-  }
-  // The last one is only predicted.
-  const int64_t kept = model.PositionsMax() > 0 ? model.PositionsMax() + 1 : INT64_MAX;
-  if (static_cast<int64_t>(sequence.ids.size()) > kept) {
-    sequence.ids.erase(sequence.ids.begin(), sequence.ids.end() - kept);
-  }
-  if (sequence.scored < 1 || sequence.scored >= static_cast<int64_t>(sequence.ids.size())) {
-    sequence.scored = 0;
+    sequence.ids.insert(sequence.ids.begin(), prefix);
   }
   return sequence;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Sequence>> ScoredSequences(const LoadedModel& model,
+                                                      const std::string& bos,
+                                                      const std::string& prompt,
+                                                      absl::Span<const std::string> continuations) {
+  // White space at the border belongs to the continuation.
+  const std::string context(PythonStripRight(prompt));
+  std::vector<int64_t> context_ids;
+  if (!context.empty()) {
+    QD_ASSIGN_OR_RETURN(context_ids, EncodePrompt(model, bos, context));
+  }
+  const int64_t kept = model.PositionsMax() > 0 ? model.PositionsMax() + 1 : INT64_MAX;
+  std::vector<Sequence> sequences;
+  for (const std::string& continuation : continuations) {
+    const std::string ending = prompt.substr(context.size()) + continuation;
+    Sequence sequence;
+    if (context.empty()) {
+      QD_ASSIGN_OR_RETURN(sequence, WithoutPrompt(model, ending));
+    } else {
+      QD_ASSIGN_OR_RETURN(const std::vector<int64_t> whole,
+                          EncodePrompt(model, bos, context + ending));
+      sequence.scored =
+          static_cast<int64_t>(whole.size()) - static_cast<int64_t>(context_ids.size());
+      // The context's own tokens, then the rest of the whole's.
+      sequence.ids = context_ids;
+      if (sequence.scored > 0) {
+        sequence.ids.insert(sequence.ids.end(), whole.end() - sequence.scored, whole.end());
+      }
+    }
+    // The last one is only predicted.
+    if (static_cast<int64_t>(sequence.ids.size()) > kept) {
+      sequence.ids.erase(sequence.ids.begin(), sequence.ids.end() - kept);
+    }
+    if (sequence.scored < 1 || sequence.scored >= static_cast<int64_t>(sequence.ids.size())) {
+      sequence.scored = 0;
+    }
+    sequences.push_back(std::move(sequence));
+  }
+  return sequences;
 }
 
 }  // namespace quantd::engine

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "workers/engine/evaluation/chat.h"
 #include "workers/engine/evaluation/loaded_model.h"
 #include "workers/engine/evaluation/scorer.h"
@@ -39,10 +40,13 @@ absl::StatusOr<std::vector<std::string>> Continuations(const TaskRow& row, bool 
 absl::StatusOr<std::vector<int64_t>> EncodePrompt(const LoadedModel& model, const std::string& bos,
                                                   const std::string& text);
 
-// Context and continuation are split by counting the context's tokens, even where a token spans the
-// border; the last of the model's positions + 1 tokens stay. `scored` is 0 where the continuation
-// has no token or does not fit the model.
-absl::StatusOr<Sequence> ScoredSequence(const LoadedModel& model, const std::string& bos,
-                                        const std::string& prompt, const std::string& continuation);
+// One for each of `continuations`, which share a prompt. Context and continuation are split by
+// counting the context's tokens, even where a token spans the border; the last of the model's
+// positions + 1 tokens stay. `scored` is 0 where the continuation has no token or does not fit the
+// model.
+absl::StatusOr<std::vector<Sequence>> ScoredSequences(const LoadedModel& model,
+                                                      const std::string& bos,
+                                                      const std::string& prompt,
+                                                      absl::Span<const std::string> continuations);
 
 }  // namespace quantd::engine

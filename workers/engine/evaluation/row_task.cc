@@ -19,8 +19,10 @@ namespace {
 
 using nlohmann::json;
 
-// Documents between two checkpoints: seconds of work on a CPU.
+// Documents between two checkpoints: seconds of work on a CPU, or where answers are generated,
 constexpr int64_t kDocumentsPerPart = 32;
+// and where a GPU only scores: batches of equal lengths are then large enough to occupy it.
+constexpr int64_t kDocumentsPerPartScored = 1024;
 // GSM8K's training file is 4 MB, SQuAD's 40.
 constexpr int64_t kDataBytesMax = int64_t{1} << 30;
 // Of a prompt's SHA-256, in its sample: enough to tell prompts apart.
@@ -101,11 +103,11 @@ class Asker {
       Answer& answer = (*answers)[i - first];
       // What cannot be scored stays not a number.
       answer.log_probs.assign(texts.size(), std::nan(""));
+      QD_ASSIGN_OR_RETURN(std::vector<Sequence> of_document,
+                          ScoredSequences(context_.model, bos_, loaded_.prompts[i], texts));
       for (size_t k = 0; k < texts.size(); ++k) {
-        QD_ASSIGN_OR_RETURN(Sequence sequence,
-                            ScoredSequence(context_.model, bos_, loaded_.prompts[i], texts[k]));
-        if (sequence.scored == 0) continue;
-        sequences.push_back(std::move(sequence));
+        if (of_document[k].scored == 0) continue;
+        sequences.push_back(std::move(of_document[k]));
         places.emplace_back(i - first, k);
       }
     }
@@ -242,14 +244,18 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
     context.job.events.Metric(absl::StrCat(context.key, "/", main),
                               NumberOrNan(running[main]["value"]), "", {{"partial", "true"}});
   };
+  const bool scored_on_gpu = !row.generate && !context.model.model->decoder().device().is_cpu();
+  const int64_t per_part = scored_on_gpu ? kDocumentsPerPartScored : kDocumentsPerPart;
+  // A part is told from one of another machine, which holds other documents.
   const std::string fingerprint = TaskFingerprint(
-      context, absl::StrCat(loaded.digest, row.digest,
-                            loaded.settings.chat ? loaded.settings.chat->digest : ""));
+      context,
+      absl::StrCat(loaded.digest, row.digest,
+                   loaded.settings.chat ? loaded.settings.chat->digest : "", " ", per_part));
   QD_ASSIGN_OR_RETURN(std::vector<json> samples, RunParts(context.job,
                                                           {.name = context.key,
                                                            .fingerprint = fingerprint,
                                                            .items = total,
-                                                           .items_per_part = kDocumentsPerPart},
+                                                           .items_per_part = per_part},
                                                           compute, on_part));
   return Finish(row, context.key, std::move(samples),
                 {{"protocol", Protocol(context, loaded)}, {"dataDigest", loaded.digest}});

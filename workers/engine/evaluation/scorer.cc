@@ -20,8 +20,10 @@
 namespace quantd::engine {
 namespace {
 
-// Large enough to keep the matrix product efficient, small beside any model's weights.
-constexpr int64_t kLogitsBytesMax = int64_t{64} << 20;
+// Large enough to keep the matrix product efficient, small beside any model's weights. A GPU reads
+// all of the head for every piece, and waits for the CPU between two.
+constexpr int64_t kLogitsBytesMaxCpu = int64_t{64} << 20;
+constexpr int64_t kLogitsBytesMaxCuda = int64_t{256} << 20;
 // Tokens in a forward pass when the user leaves the choice to us: beyond these neither a CPU nor a
 // GPU gets faster on the models that fit it.
 constexpr int64_t kBatchTokensCpu = 4096;
@@ -36,7 +38,9 @@ int64_t RoundUp(int64_t count) { return (count + kBlock - 1) / kBlock * kBlock; 
 }  // namespace
 
 int64_t LogitRowsMax(const LoadedModel& model) {
-  const int64_t rows = kLogitsBytesMax / (4 * model.model->config().vocab_size);
+  const bool on_cpu = model.model->decoder().device().is_cpu();
+  const int64_t rows =
+      (on_cpu ? kLogitsBytesMaxCpu : kLogitsBytesMaxCuda) / (4 * model.model->config().vocab_size);
   return std::max(kBlock, rows / kBlock * kBlock);
 }
 

@@ -55,7 +55,7 @@ class Scorer {
   int64_t batch_limit_;  // Sinks when memory runs out.
 };
 
-// Rows of logits that are made at a time: at most kLogitsBytesMax of float32.
+// Rows of logits that are made at a time: at most 64 MiB of float32, on a GPU 256.
 int64_t LogitRowsMax(const LoadedModel& model);
 
 }  // namespace quantd::engine

@@ -22,10 +22,6 @@ namespace {
 using kernels::W4Kind;
 using kernels::W4Shape;
 
-const uint16_t* Sixteen(const at::Tensor& tensor) {
-  return tensor.defined() ? static_cast<const uint16_t*>(tensor.const_data_ptr()) : nullptr;
-}
-
 // input [..., K] as [M, K], and an output [M, N] for it.
 struct Operands {
   Operands(const at::Tensor& input, int64_t outputs)
@@ -54,10 +50,10 @@ class W4Product : public PackedWeight {
                             .gemm_w4a16({.shape = shape_,
                                          .m = operands.rows.size(0),
                                          .bfloat16 = input.scalar_type() == at::kBFloat16,
-                                         .input = Sixteen(operands.rows),
+                                         .input = SixteenBits(operands.rows),
                                          .packed = packed_.const_data_ptr(),
-                                         .bias = Sixteen(bias),
-                                         .output = const_cast<uint16_t*>(Sixteen(operands.output)),
+                                         .bias = SixteenBits(bias),
+                                         .output = MutableSixteenBits(operands.output),
                                          .weight_is_settled = true,
                                          .stream = StreamOn(packed_.device())});
     TORCH_CHECK(error == nullptr, error);
@@ -97,7 +93,7 @@ class W8Product : public PackedWeight {
           .quantize_rows({.rows = rows.size(0),
                           .columns = rows.size(1),
                           .bfloat16 = bfloat16,
-                          .input = Sixteen(rows),
+                          .input = SixteenBits(rows),
                           .codes = codes.mutable_data_ptr<int8_t>(),
                           .scales = scales.mutable_data_ptr<float>(),
                           .stream = stream});
@@ -110,9 +106,9 @@ class W8Product : public PackedWeight {
                                         .input_scales = scales.const_data_ptr<float>(),
                                         .weight = codes_.const_data_ptr<int8_t>(),
                                         .weight_scales = scales_.const_data_ptr<float>(),
-                                        .bias = Sixteen(bias),
+                                        .bias = SixteenBits(bias),
                                         .bfloat16 = bfloat16,
-                                        .output = const_cast<uint16_t*>(Sixteen(operands.output)),
+                                        .output = MutableSixteenBits(operands.output),
                                         .weight_is_settled = true,
                                         .stream = stream});
     TORCH_CHECK(error == nullptr, error);
@@ -212,8 +208,8 @@ absl::StatusOr<std::shared_ptr<const PackedWeight>> Pack(const W4Parts& parts, a
   KernelsOn(device).pack_w4(
       {.shape = parts.shape,
        .codes = codes.const_data_ptr<uint8_t>(),
-       .scales = Sixteen(scales),
-       .zeros = Sixteen(zeros),
+       .scales = SixteenBits(scales),
+       .zeros = SixteenBits(zeros),
        .table_scales = table_scales.defined() ? table_scales.const_data_ptr<float>() : nullptr,
        .packed = packed.mutable_data_ptr(),
        .stream = StreamOn(device)});

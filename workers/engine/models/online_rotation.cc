@@ -38,9 +38,8 @@ const Rotation& Sylvester(int64_t order, const at::TensorOptions& options) {
 
 // Gradients pass libtorch's operators only.
 bool HasKernel(const at::Tensor& x, int64_t block) {
-  const bool sixteen = x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16;
-  return sixteen && !x.requires_grad() && block <= kKernelBlockMax && x.numel() % 8 == 0 &&
-         KernelDevice(x.device()) == x.device() && KernelsOn(x.device()).hadamard_rows != nullptr;
+  return KernelsTake(x) && block <= kKernelBlockMax && x.numel() % 8 == 0 &&
+         KernelsOn(x.device()).hadamard_rows != nullptr;
 }
 
 at::Tensor RotateByKernel(const at::Tensor& x, int64_t block) {
@@ -48,15 +47,14 @@ at::Tensor RotateByKernel(const at::Tensor& x, int64_t block) {
   at::Tensor output = at::empty_like(input);
   int64_t columns = std::max<int64_t>(block, 8);
   while (columns < kKernelColumns && input.numel() % (2 * columns) == 0) columns *= 2;
-  const char* error =
-      KernelsOn(x.device())
-          .hadamard_rows({.rows = input.numel() / columns,
-                          .columns = columns,
-                          .power = block,
-                          .bfloat16 = x.scalar_type() == at::kBFloat16,
-                          .input = static_cast<const uint16_t*>(input.const_data_ptr()),
-                          .output = static_cast<uint16_t*>(output.mutable_data_ptr()),
-                          .stream = StreamOn(x.device())});
+  const char* error = KernelsOn(x.device())
+                          .hadamard_rows({.rows = input.numel() / columns,
+                                          .columns = columns,
+                                          .power = block,
+                                          .bfloat16 = x.scalar_type() == at::kBFloat16,
+                                          .input = SixteenBits(input),
+                                          .output = MutableSixteenBits(output),
+                                          .stream = StreamOn(x.device())});
   TORCH_CHECK(error == nullptr, error);
   return output;
 }

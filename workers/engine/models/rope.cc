@@ -1,9 +1,10 @@
 // Frequencies in the order of operations that transformers uses, so that float32 rounds the same
-// way.
+// way. In 16 bits on a GPU kernels/rope_heads.h turns the heads in one pass, to the same bits.
 #include "workers/engine/models/rope.h"
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/stack.h>
@@ -13,6 +14,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+
+#include "workers/engine/tensor/kernels.h"
 
 namespace quantd::engine {
 namespace {
@@ -161,7 +164,47 @@ RopeTable::Rows RopeTable::Compute(const at::Tensor& inverse_frequencies,
           (angles.sin() * rope_.attention_factor).to(device_, dtype_)};
 }
 
+namespace {
+
+bool HasKernel(const at::Tensor& x, const RopeTable::Rows& rows) {
+  const int64_t turned = rows.cos.size(-1);
+  const auto even = [](int64_t stride) { return stride % 2 == 0; };
+  return KernelsTake(x) && KernelsOn(x.device()).rope_heads != nullptr && x.dim() == 4 &&
+         x.stride(3) == 1 && even(x.stride(0)) && even(x.stride(1)) && even(x.stride(2)) &&
+         x.size(3) % 4 == 0 && turned % 4 == 0 && even(x.storage_offset()) &&
+         even(rows.cos.storage_offset()) && even(rows.sin.storage_offset()) &&
+         rows.cos.is_contiguous() && rows.sin.is_contiguous() &&
+         rows.cos.scalar_type() == x.scalar_type() && rows.cos.device() == x.device();
+}
+
+// The result lies in memory as the linears leave heads: [B, T, H, D].
+at::Tensor RopeByKernel(const at::Tensor& x, const RopeTable::Rows& rows) {
+  const int64_t batch = x.size(0), heads = x.size(1), tokens = x.size(2), dim = x.size(3);
+  const int64_t turned = rows.cos.size(-1);
+  const at::Tensor output = at::empty({batch, tokens, heads, dim}, x.options()).transpose(1, 2);
+  const bool per_sequence = rows.cos.dim() == 3 && rows.cos.size(0) > 1;
+  KernelsOn(x.device())
+      .rope_heads({.batch = batch,
+                   .heads = heads,
+                   .tokens = tokens,
+                   .dim = dim,
+                   .turned = turned,
+                   .bfloat16 = x.scalar_type() == at::kBFloat16,
+                   .input = SixteenBits(x),
+                   .from = {x.stride(0), x.stride(1), x.stride(2)},
+                   .cos = SixteenBits(rows.cos),
+                   .sin = SixteenBits(rows.sin),
+                   .table_batch_stride = per_sequence ? tokens * turned : 0,
+                   .output = MutableSixteenBits(output),
+                   .to = {output.stride(0), output.stride(1), output.stride(2)},
+                   .stream = StreamOn(x.device())});
+  return output;
+}
+
+}  // namespace
+
 at::Tensor ApplyRope(const at::Tensor& x, const RopeTable::Rows& rows) {
+  if (HasKernel(x, rows)) return RopeByKernel(x, rows);
   const bool per_sequence = rows.cos.dim() == 3;
   const at::Tensor cos = per_sequence ? rows.cos.unsqueeze(1) : rows.cos;
   const at::Tensor sin = per_sequence ? rows.sin.unsqueeze(1) : rows.sin;

@@ -24,6 +24,19 @@ const kernels::Backend& KernelsOn(at::Device device) {
   return device.is_cuda() ? *kernels::ActiveOnDevice() : *kernels::Active().backend;
 }
 
+bool KernelsTake(const at::Tensor& x) {
+  const bool sixteen = x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16;
+  return sixteen && !x.requires_grad() && KernelDevice(x.device()) == x.device();
+}
+
+const uint16_t* SixteenBits(const at::Tensor& tensor) {
+  return tensor.defined() ? static_cast<const uint16_t*>(tensor.const_data_ptr()) : nullptr;
+}
+
+uint16_t* MutableSixteenBits(const at::Tensor& tensor) {
+  return static_cast<uint16_t*>(tensor.mutable_data_ptr());
+}
+
 std::string KernelsName(at::Device device) {
   return std::string(KernelsOn(KernelDevice(device)).name);
 }

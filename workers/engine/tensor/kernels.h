@@ -19,6 +19,12 @@ absl::Status CheckKernels(at::Device device);
 at::Device KernelDevice(at::Device device);
 // The kernels for tensors on a device that KernelDevice gave.
 const kernels::Backend& KernelsOn(at::Device device);
+// Whether activations can be given to kernels where they are: 16 bits, and no gradient, which
+// passes libtorch's operators only. Not every column has every operation.
+bool KernelsTake(const at::Tensor& x);
+// The bits of a 16-bit tensor; null where it is undefined.
+const uint16_t* SixteenBits(const at::Tensor& tensor);
+uint16_t* MutableSixteenBits(const at::Tensor& tensor);
 // For records, of a job on `device`: "reference", "cpu" or "cuda".
 std::string KernelsName(at::Device device);
 // The stream that libtorch's operators use now; null for the CPU.

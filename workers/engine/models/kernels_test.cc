@@ -1,0 +1,72 @@
+// What a GPU's kernels do in one pass is what libtorch's operators do on the CPU.
+#include "workers/engine/tensor/kernels.h"
+
+#include <ATen/ops/randn.h>
+#include <gtest/gtest.h>
+
+#include "workers/engine/models/norm.h"
+#include "workers/engine/models/rope.h"
+#include "workers/engine/models/test_util.h"
+#include "workers/engine/tensor/aten.h"
+
+namespace quantd::engine {
+namespace {
+
+class ModelKernels : public testing::TestWithParam<at::ScalarType> {
+ protected:
+  void SetUp() override {
+    const absl::StatusOr<at::Device> gpu = SelectDevice("cuda:0");
+    if (!gpu.ok()) GTEST_SKIP() << gpu.status();
+    if (!KernelDevice(*gpu).is_cuda()) GTEST_SKIP() << "no kernels for the GPU";
+    gpu_ = *gpu;
+    EXPECT_TRUE(SetDeterministic(kTestSeed).ok());
+  }
+  at::Device gpu_ = at::kCPU;
+};
+
+// The same products and sums, rounded alike: the same bits, also where only a part of a head is
+// turned and where sequences start at different positions.
+TEST_P(ModelKernels, RopeGivesTheSameBits) {
+  const at::ScalarType type = GetParam();
+  struct Sizes {
+    int64_t batch, tokens, heads, dim, turned;
+  };
+  for (const Sizes& sizes : {Sizes{2, 7, 4, 64, 64}, Sizes{1, 1, 8, 128, 128},
+                             Sizes{3, 5, 2, 80, 32}, Sizes{2, 3, 2, 12, 12}}) {
+    const at::Tensor x =
+        at::randn({sizes.batch, sizes.tokens, sizes.heads, sizes.dim}).to(type).transpose(1, 2);
+    for (const bool own_rows : {false, true}) {
+      std::vector<int64_t> shape = {sizes.tokens, sizes.turned};
+      if (own_rows) shape.insert(shape.begin(), sizes.batch);
+      const at::Tensor angles = at::randn(shape) * 3;
+      const RopeTable::Rows rows = {angles.cos().to(type), angles.sin().to(type)};
+      const at::Tensor expected = ApplyRope(x, rows);
+      const at::Tensor turned = ApplyRope(x.to(gpu_), {rows.cos.to(gpu_), rows.sin.to(gpu_)});
+      EXPECT_TRUE(turned.to(at::kCPU).equal(expected)) << sizes.dim << " " << sizes.turned;
+    }
+  }
+}
+
+TEST_P(ModelKernels, NormsAgree) {
+  const at::ScalarType type = GetParam();
+  for (const NormKind kind : {NormKind::kRms, NormKind::kRmsPlusOne}) {
+    for (const int64_t columns : {64, 96, 2048, 5120}) {
+      const at::Tensor x = (at::randn({3, 5, columns}) * 4).to(type);
+      const Linear norm = {.weight = (at::randn({columns}) * 0.3 + 1).to(type)};
+      const Linear on_gpu = {.weight = norm.weight.to(gpu_)};
+      const at::Tensor expected = ApplyNorm(x, norm, kind, 1e-5).to(at::kDouble);
+      const at::Tensor got = ApplyNorm(x.to(gpu_), on_gpu, kind, 1e-5).to(at::kCPU, at::kDouble);
+      // Both are within this of the exact y (norm_rows.h; libtorch's sums are no worse than one by
+      // one), and round twice at most.
+      const double off = 2 * (static_cast<double>(columns) + 24) * 0x1p-24;
+      const double unit = type == at::kHalf ? 0x1p-11 : 0x1p-8;
+      const at::Tensor bound = expected.abs() * (off + 4 * unit * (1 + off) * 1.01) + 0x1p-23;
+      EXPECT_TRUE(((got - expected).abs() <= bound).all().item<bool>()) << columns;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, ModelKernels, testing::Values(at::kHalf, at::kBFloat16));
+
+}  // namespace
+}  // namespace quantd::engine
