@@ -75,8 +75,10 @@ bool Shrink(absl::string_view type, google::protobuf::Any* any) {
 // Lower comes first.
 int Rank(absl::string_view type) {
   constexpr absl::string_view kOrder[] = {
-      "google.rpc.ErrorInfo",           "google.rpc.RetryInfo",    "google.rpc.BadRequest",
-      "google.rpc.PreconditionFailure", "google.rpc.ResourceInfo", "google.rpc.Help"};
+      "google.rpc.ErrorInfo",    "google.rpc.RetryInfo",
+      "google.rpc.BadRequest",   "google.rpc.PreconditionFailure",
+      "google.rpc.QuotaFailure", "google.rpc.ResourceInfo",
+      "google.rpc.Help"};
   return static_cast<int>(std::find(std::begin(kOrder), std::end(kOrder), type) -
                           std::begin(kOrder));
 }

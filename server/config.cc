@@ -17,6 +17,7 @@
 #include "proto/connect.h"
 #include "server/artifacts/s3_config.h"
 #include "server/store/postgres_job_store.h"
+#include "server/tenants_file.h"
 
 namespace quantd {
 namespace {
@@ -29,6 +30,8 @@ struct Flags {
   std::string artifacts;
   double lease_seconds = 30;
   int64_t free_mib_min = 512;
+  std::string tenants;
+  double aging_minutes = 60;
   double retention_days = 0;
   double artifact_grace_hours = 0;
   bool insecure = false;
@@ -103,6 +106,12 @@ void Describe(CLI::App& app, Flags* flags, Config* config) {
       ->capture_default_str();
   app.add_option("--free-mib-min", flags->free_mib_min,
                  "Uploads stop when less of the disk is free")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--tenants", flags->tenants,
+                 "YAML file with weights and limits of tenants (docs/quotas.md)");
+  app.add_option("--aging-minutes", flags->aging_minutes,
+                 "A job that has waited for so long counts as one priority higher; 0: never")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--retention-days", flags->retention_days,
@@ -242,6 +251,11 @@ absl::Status Finish(const Flags& flags, Config* config) {
   }
   QD_RETURN_IF_ERROR(FinishArtifacts(flags.artifacts, &server));
   server.lease_time = absl::Seconds(flags.lease_seconds);
+  if (!flags.tenants.empty()) {
+    QD_ASSIGN_OR_RETURN(server.tenants, ReadTenants(flags.tenants), "--tenants");
+  }
+  server.aging =
+      flags.aging_minutes > 0 ? absl::Minutes(flags.aging_minutes) : absl::InfiniteDuration();
   if (flags.retention_days > 0) server.retention = absl::Hours(24 * flags.retention_days);
   if (flags.artifact_grace_hours > 0) {
     if (flags.artifact_grace_hours < 1) {

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "proto/channel.h"
+#include "proto/names.h"
 #include "server/artifacts/local_artifact_store.h"
 #include "server/artifacts/s3_artifact_store.h"
 #include "server/artifacts/secret.h"
@@ -88,6 +89,38 @@ absl::StatusOr<std::string> SharedSecret(JobStore* store, absl::string_view key)
   return secret;
 }
 
+// Artifacts that were made before tenants had limits are taken into their books, once a store.
+absl::Status CountArtifacts(JobStore* store, ArtifactStore* artifacts) {
+  constexpr char kCounted[] = "artifacts counted";
+  constexpr int64_t kPage = 200;
+  std::string counted;
+  QD_RETURN_IF_ERROR(store->Read([&](ReadTxn& txn) -> absl::Status {
+    QD_ASSIGN_OR_RETURN(counted, txn.GetSetting(kCounted));
+    return absl::OkStatus();
+  }));
+  if (!counted.empty()) return absl::OkStatus();
+  std::string after;
+  while (true) {
+    QD_ASSIGN_OR_RETURN(const auto names, artifacts->ListNames(after, kPage));
+    std::vector<std::pair<TenantResource, int64_t>> sizes;
+    for (const std::string& text : names) {
+      QD_ASSIGN_OR_RETURN(TenantResource name, ParseArtifactName(text));
+      const auto artifact = artifacts->GetArtifact(name.tenant, name.id);
+      if (absl::IsUnavailable(artifact.status())) return artifact.status();
+      if (!artifact.ok()) continue;  // Damaged: it is of no use, and of no size.
+      sizes.emplace_back(std::move(name), artifact->manifest().total_bytes());
+    }
+    QD_RETURN_IF_ERROR(store->Run([&](Txn& txn) -> absl::Status {
+      for (const auto& [name, bytes] : sizes) {
+        QD_RETURN_IF_ERROR(txn.PutArtifactBytes(name.tenant, name.id, bytes));
+      }
+      return names.empty() ? txn.PutSetting(kCounted, "1") : absl::OkStatus();
+    }));
+    if (names.empty()) return absl::OkStatus();
+    after = names.back();
+  }
+}
+
 }  // namespace
 
 struct Server::Parts {
@@ -153,6 +186,8 @@ absl::Status Server::Parts::Open() {
   QueueOptions queue_options;
   queue_options.lease_time = options.lease_time;
   queue_options.retention = options.retention;
+  queue_options.tenants = options.tenants;
+  queue_options.aging = options.aging;
   queue_options.observer = hub.get();
   queue_options.find_manifest = [this](const std::string& tenant,
                                        const std::string& sha256) -> absl::StatusOr<v1::Manifest> {
@@ -161,6 +196,7 @@ absl::Status Server::Parts::Open() {
   };
   QD_ASSIGN_OR_RETURN(queue, Queue::Open(store.get(), std::move(queue_options), context.now()),
                       "opening the queue");
+  QD_RETURN_IF_ERROR(CountArtifacts(store.get(), artifacts.get()), "counting artifacts");
   keeper = std::make_unique<Keeper>(store.get(), artifacts.get());
   garbage = std::make_unique<GarbageCollector>(
       store.get(), artifacts.get(),

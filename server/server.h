@@ -39,6 +39,9 @@ struct ServerOptions {
   bool reflection = false;
   absl::Duration lease_time = absl::Seconds(30);
   int64_t free_bytes_min = int64_t{512} << 20;
+  // As QueueOptions has them.
+  TenantPolicies tenants;
+  absl::Duration aging = absl::Hours(1);
   // Jobs that ended so long ago are removed; what no job leads to is removed from the artifacts
   // after so long. Infinite: never.
   absl::Duration retention = absl::InfiniteDuration();

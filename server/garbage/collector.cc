@@ -316,6 +316,12 @@ absl::Status GarbageCollector::Remove(const std::vector<std::string>& keys) {
       QD_RETURN_IF_ERROR(txn.PutSetting(
           kRemovalsSetting,
           absl::StrCat(name_, " ", absl::ToUnixMicros(Now()), " ", removed.front())));
+      for (const std::string& key : removed) {
+        const std::vector<std::string> words = absl::StrSplit(key, '/');
+        if (words.size() == 3) {
+          QD_RETURN_IF_ERROR(txn.DeleteArtifactBytes(words[1], words[2]));
+        }
+      }
       return txn.DeleteGarbageMarks(removed);
     }));
   }

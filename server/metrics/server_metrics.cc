@@ -136,6 +136,10 @@ void AddQueue(const QueueCounters& counters, const QueueStatistics& statistics, 
         counters.retries_scheduled);
   count("quantd_jobs_removed_total", "Ended jobs removed because of their age.",
         counters.jobs_removed);
+  for (const char* limit : {"queued-max", "artifact-gib-max"}) {
+    out->Counter("quantd_quota_refusals_total", "Requests refused because of a tenant's limit.",
+                 Of(counters.quota_refusals, std::string(limit)), {{"limit", limit}});
+  }
   count("quantd_clock_timeouts_total", "Attempts ended by one of the three clocks.",
         counters.clock_timeouts);
   const std::pair<const char*, int64_t> kWorkers[] = {{"idle", statistics.workers_idle},

@@ -116,4 +116,10 @@ std::string NeedsUnmetBy(const v1::JobSpec& needs, const v1::Worker& worker) {
   return "";
 }
 
+bool HasGpu(const v1::Worker& worker) {
+  const auto& devices = worker.catalog().devices();
+  return std::any_of(devices.begin(), devices.end(),
+                     [](const v1::Device& device) { return device.type() == "cuda"; });
+}
+
 }  // namespace quantd

@@ -17,4 +17,7 @@ std::string NeedsKey(const v1::JobSpec& spec);
 // ...": "has a cuda device", "offers method \"gptq\"".
 std::string NeedsUnmetBy(const v1::JobSpec& needs, const v1::Worker& worker);
 
+// Whether what it does occupies a GPU.
+bool HasGpu(const v1::Worker& worker);
+
 }  // namespace quantd

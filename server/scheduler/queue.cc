@@ -10,7 +10,9 @@
 #include "absl/synchronization/notification.h"
 #include "base/status_macros.h"
 #include "openssl/rand.h"
+#include "proto/errors.h"
 #include "server/scheduler/queue_operation.h"
+#include "server/scheduler/references.h"
 
 namespace quantd {
 namespace {
@@ -137,6 +139,7 @@ void Queue::Write(Body<Request, Response> body, Request request, absl::Time now,
           return;
         }
         Publish(state->effects, status.ok());
+        CountRefusal(status);
         if (!status.ok()) return done(std::move(status));
         done(std::move(state->response));
       });
@@ -190,6 +193,24 @@ absl::Status Queue::Tick(absl::Time now) {
     request.last_tick = std::exchange(last_tick_, now);
   }
   return WriteAndWait<TickRequest, TickResponse>(bodies::Tick, request, now).status();
+}
+
+void Queue::CountRefusal(const absl::Status& status) {
+  if (ReasonOf(status) != kReasonQuotaExceeded) return;
+  absl::MutexLock lock(&mutex_);
+  ++counters_.quota_refusals[ReasonMetadata(status, "limit")];
+}
+
+absl::Status Queue::AdmitArtifact(const std::string& tenant, const v1::Manifest& manifest) {
+  const absl::Status admitted = store_->Run([&](Txn& txn) -> absl::Status {
+    std::vector<std::string> keys = BlobKeys(manifest);
+    keys.push_back(ArtifactKey(tenant, manifest.sha256()));
+    QD_RETURN_IF_ERROR(KeepReachable(txn, keys));
+    QD_RETURN_IF_ERROR(CheckArtifactQuota(txn, options_.tenants, tenant, manifest.total_bytes()));
+    return txn.PutArtifactBytes(tenant, manifest.sha256(), manifest.total_bytes());
+  });
+  CountRefusal(admitted);
+  return admitted;
 }
 
 absl::Status Queue::CheckLease(const v1::Lease& lease, absl::Time now) {

@@ -14,7 +14,8 @@
 //
 // Errors carry details as described in errors.h. InvalidArgument: a field violation; NotFound: no
 // such resource in this tenant; AlreadyExists: a request id used with another body;
-// FailedPrecondition: the state forbids it; Aborted + LEASE_LOST / INSTANCE_REPLACED, OutOfRange +
+// FailedPrecondition: the state forbids it; ResourceExhausted + QUOTA_EXCEEDED: the tenant has
+// enough (tenants.h); Aborted + LEASE_LOST / INSTANCE_REPLACED, OutOfRange +
 // EVENT_GAP, NotFound + WORKER_UNKNOWN for workers; ResourceExhausted / Unavailable: from the
 // store, try again later.
 //
@@ -41,6 +42,7 @@
 #include "proto/quantd/v1/job.pb.h"
 #include "proto/quantd/v1/sweep.pb.h"
 #include "proto/quantd/v1/worker.pb.h"
+#include "server/scheduler/tenants.h"
 #include "server/store/job_store.h"
 
 namespace quantd {
@@ -82,6 +84,10 @@ struct QueueOptions {
   absl::Duration lost_worker_time = absl::Hours(1);
   // Ended jobs are removed after this; InfiniteDuration keeps them.
   absl::Duration retention = absl::InfiniteDuration();
+  // Weights and limits of tenants.
+  TenantPolicies tenants;
+  // A job that has waited for so long counts as one priority higher; infinite: never.
+  absl::Duration aging = absl::Hours(1);
   // 64 random bits, for names and jitter. Thread-safe. Null: a secure generator.
   std::function<uint64_t()> random;
   // The manifest "artifacts/{sha256}" stands for, for LeaseJobResponse.inputs. Called inside a
@@ -109,7 +115,8 @@ struct QueueCounters {
   int64_t retries_scheduled = 0;
   int64_t releases = 0;
   int64_t clock_timeouts = 0;
-  int64_t jobs_removed = 0;  // By retention.
+  int64_t jobs_removed = 0;                       // By retention.
+  std::map<std::string, int64_t> quota_refusals;  // By limit, "queued-max".
 };
 
 // For metrics: what stands in the store now.
@@ -221,6 +228,9 @@ class Queue {
                         Done<v1::DeregisterWorkerResponse> done);
   absl::StatusOr<v1::DeregisterWorkerResponse> DeregisterWorker(v1::DeregisterWorkerRequest request,
                                                                 absl::Time now);
+  // Takes an artifact that a client puts together into the tenant's books: what it leads to, and it
+  // itself, stay from now on for a grace time. `name` and `manifest` are resolved.
+  absl::Status AdmitArtifact(const std::string& tenant, const v1::Manifest& manifest);
   // Whether the lease is current: for uploads that name one. OK, or Aborted + LEASE_LOST.
   absl::Status CheckLease(const v1::Lease& lease, absl::Time now);
 
@@ -252,6 +262,8 @@ class Queue {
   absl::StatusOr<Response> WriteAndWait(Body<Request, Response> body, Request request,
                                         absl::Time now);
 
+  // Counts a refusal of the tenant's limits as one.
+  void CountRefusal(const absl::Status& status);
   // What another scheduler over the same store published.
   void TakeNews(absl::string_view news);
   // Counts, and tells the observer if the transaction is on disk.

@@ -10,6 +10,7 @@
 #include "server/scheduler/references.h"
 #include "server/scheduler/resources.h"
 #include "server/scheduler/spec_checks.h"
+#include "server/scheduler/tenants.h"
 
 namespace quantd {
 namespace {
@@ -139,14 +140,15 @@ absl::StatusOr<v1::SubmitJobResponse> SubmitJob(QueueOperation& op,
   JobRow row;
   if (earlier.empty()) {
     QD_RETURN_IF_ERROR(CheckJobSpec(request.spec()));
+    QD_RETURN_IF_ERROR(CheckQueuedQuota(op.txn, op.options.tenants, tenant, 1));
+    QD_RETURN_IF_ERROR(CheckArtifactQuota(op.txn, op.options.tenants, tenant, 0));
     QD_ASSIGN_OR_RETURN(row, InsertJob(op, tenant, JobName(tenant, IdFromBits(op.Random())),
                                        request.spec(), nullptr));
     QD_RETURN_IF_ERROR(RememberRequest(op, tenant, request.request_id(), digest, row.name));
   } else {
     QD_ASSIGN_OR_RETURN(row, op.txn.GetJob(earlier));
   }
-  QD_ASSIGN_OR_RETURN(*response.mutable_job(),
-                      PresentWholeJob(op.txn, row, op.options.lease_time, op.now));
+  QD_ASSIGN_OR_RETURN(*response.mutable_job(), PresentWholeJob(op.txn, row, op.options, op.now));
   return response;
 }
 
@@ -155,7 +157,7 @@ absl::StatusOr<v1::Job> CancelJob(QueueOperation& op, const v1::CancelJobRequest
   QD_ASSIGN_OR_RETURN(JobRow row, op.txn.GetJob(request.name()));
   QD_RETURN_IF_ERROR(op.Change(&row, JobCommand::kCancel,
                                request.reason().empty() ? "cancelled" : request.reason()));
-  return PresentWholeJob(op.txn, row, op.options.lease_time, op.now);
+  return PresentWholeJob(op.txn, row, op.options, op.now);
 }
 
 absl::StatusOr<v1::Job> RetryJob(QueueOperation& op, const v1::RetryJobRequest& request) {
@@ -176,7 +178,7 @@ absl::StatusOr<v1::Job> RetryJob(QueueOperation& op, const v1::RetryJobRequest& 
     }
     QD_RETURN_IF_ERROR(op.Requeue(&row, JobCommand::kRetry));
   }
-  return PresentWholeJob(op.txn, row, op.options.lease_time, op.now);
+  return PresentWholeJob(op.txn, row, op.options, op.now);
 }
 
 }  // namespace bodies

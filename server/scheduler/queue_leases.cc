@@ -7,6 +7,7 @@
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "server/scheduler/errors.h"
+#include "server/scheduler/fairness.h"
 #include "server/scheduler/matching.h"
 #include "server/scheduler/queue_operation.h"
 #include "server/scheduler/references.h"
@@ -168,7 +169,19 @@ absl::StatusOr<std::optional<int64_t>> Choose(QueueOperation& op, const WorkerRo
   for (const SweepLoad& load : loads) {
     if (load.running >= load.max_parallel) full.push_back(load.sweep_seq);
   }
-  return op.txn.FirstRunnable(met, full, op.now);
+  QD_ASSIGN_OR_RETURN(auto heads, op.txn.RunnableHeads(met, full, op.now));
+  QD_ASSIGN_OR_RETURN(const auto tenants, TenantLoads::Read(op.txn, op.options.tenants, op.now));
+  const bool gpu = HasGpu(worker.record);
+  heads.erase(std::remove_if(heads.begin(), heads.end(),
+                             [&](const RunnableHead& head) {
+                               return !tenants.Blocked(head.tenant, gpu).empty();
+                             }),
+              heads.end());
+  QD_ASSIGN_OR_RETURN(Shares shares, Shares::Read(op.txn, op.options.tenants));
+  const RunnableHead* next = NextOf(heads, shares, op.options.aging, op.now);
+  if (next == nullptr) return std::nullopt;
+  QD_RETURN_IF_ERROR(shares.Charge(op.txn, next->tenant));
+  return next->seq;
 }
 
 absl::StatusOr<v1::LeaseJobResponse> Grant(QueueOperation& op, int64_t seq, WorkerRow* worker,
@@ -181,6 +194,7 @@ absl::StatusOr<v1::LeaseJobResponse> Grant(QueueOperation& op, int64_t seq, Work
   row.lease_expires = op.now + op.options.lease_time;
   row.lease_reported = false;
   row.attempt_events = 0;
+  row.gpus = HasGpu(worker->record) ? 1 : 0;
   row.record.set_attempt(row.record.attempt() + 1);
   row.record.set_worker(worker->name);
   row.record.clear_progress();
@@ -219,6 +233,10 @@ absl::Status ApplyOutcome(QueueOperation& op, JobRow* row, const v1::CompleteJob
       std::vector<std::string> keys = BlobKeys(outcome.output());
       keys.push_back(ArtifactKey(row->tenant, outcome.output().sha256()));
       QD_RETURN_IF_ERROR(KeepReachable(op.txn, keys));
+      if (!outcome.output().files().empty()) {
+        QD_RETURN_IF_ERROR(op.txn.PutArtifactBytes(row->tenant, outcome.output().sha256(),
+                                                   outcome.output().total_bytes()));
+      }
       if (const std::string& inputs = request.success().input_digest(); !inputs.empty()) {
         QD_RETURN_IF_ERROR(CheckDigest(inputs));
         QD_RETURN_IF_ERROR(op.txn.PutResult(row->tenant, inputs, row->seq));

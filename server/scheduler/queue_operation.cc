@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "server/scheduler/resources.h"
+#include "server/scheduler/tenants.h"
 
 namespace quantd {
 
@@ -24,6 +25,7 @@ void AddCounters(const QueueCounters& more, QueueCounters* sum) {
   sum->releases += more.releases;
   sum->clock_timeouts += more.clock_timeouts;
   sum->jobs_removed += more.jobs_removed;
+  for (const auto& [limit, count] : more.quota_refusals) sum->quota_refusals[limit] += count;
 }
 
 absl::Time ClockDue(const JobRow& row) {
@@ -61,8 +63,11 @@ absl::Status QueueOperation::Save(JobRow* row) {
   return absl::OkStatus();
 }
 
-void QueueOperation::Enter(JobRow* row, v1::JobState state, const std::string& reason) {
+absl::Status QueueOperation::Enter(JobRow* row, v1::JobState state, const std::string& reason) {
   if (IsLeased(row->state) && !IsLeased(state)) {
+    QD_RETURN_IF_ERROR(BookGpuTime(txn, *row, now));
+    // Room for one more where the tenant's limit was reached.
+    if (options.tenants.Of(row->tenant).running_max > 0) effects.runnable = true;
     row->lease_worker.clear();
     row->lease_expires = absl::InfiniteFuture();
     row->record.clear_worker();
@@ -90,13 +95,14 @@ void QueueOperation::Enter(JobRow* row, v1::JobState state, const std::string& r
     ++effects.counters.jobs_ended[{KindOf(row->record.spec()), state}];
     if (row->sweep_seq != 0) sweeps_.insert(row->sweep_seq);
   }
+  return absl::OkStatus();
 }
 
 absl::Status QueueOperation::Change(JobRow* row, JobCommand command, const std::string& reason) {
   QD_ASSIGN_OR_RETURN(const v1::JobState next, NextState(row->state, command), row->name);
   if (next == row->state) return absl::OkStatus();
   const std::string worker = row->lease_worker;
-  Enter(row, next, reason);
+  QD_RETURN_IF_ERROR(Enter(row, next, reason));
   row->clock_due = ClockDue(*row);
   v1::JobEvent event;
   event.mutable_state()->set_state(next);
@@ -178,6 +184,8 @@ absl::Status QueueOperation::SettleSweep(int64_t sweep_seq) {
 }
 
 absl::Status QueueOperation::Requeue(JobRow* row, JobCommand command) {
+  QD_RETURN_IF_ERROR(CheckQueuedQuota(txn, options.tenants, row->tenant, 1), "retrying ",
+                     row->name);
   if (row->state == v1::JOB_STATE_SUCCEEDED && row->record.has_checkpoint()) {
     // Its files may have been removed since.
     QD_RETURN_IF_ERROR(txn.PutCheckpoint(row->seq, v1::Manifest()));

@@ -62,7 +62,7 @@ class QueueOperation {
   absl::Status Requeue(JobRow* row, JobCommand command);
 
  private:
-  void Enter(JobRow* row, v1::JobState state, const std::string& reason);
+  absl::Status Enter(JobRow* row, v1::JobState state, const std::string& reason);
   absl::Status SettleSweep(int64_t sweep_seq);
 
   std::deque<int64_t> ended_;  // Their dependents are to be looked at.
@@ -76,14 +76,11 @@ absl::Time ClockDue(const JobRow& row);
 // position, reason).
 v1::Job PresentJob(const JobRow& row);
 // With everything; `now` for the waiting reason.
-absl::StatusOr<v1::Job> PresentWholeJob(ReadTxn& txn, const JobRow& row, absl::Duration lease_time,
-                                        absl::Time now);
+absl::StatusOr<v1::Job> PresentWholeJob(ReadTxn& txn, const JobRow& row,
+                                        const QueueOptions& options, absl::Time now);
 // Without spec; with the stages' states. `jobs` are the sweep's.
 v1::Sweep PresentSweep(const SweepRow& row, const std::vector<JobRow>& jobs);
 absl::StatusOr<v1::Sweep> PresentWholeSweep(ReadTxn& txn, const SweepRow& row);
-// Why a job does not run yet, in words; empty for one that runs or has ended.
-absl::StatusOr<std::string> WaitingReason(ReadTxn& txn, const JobRow& row, int64_t position,
-                                          absl::Duration lease_time, absl::Time now);
 // Alive: heard of within a lease's time.
 bool IsAlive(const WorkerRow& worker, absl::Duration lease_time, absl::Time now);
 

@@ -11,6 +11,7 @@
 #include "server/scheduler/resources.h"
 #include "server/scheduler/spec_checks.h"
 #include "server/scheduler/sweep_planner.h"
+#include "server/scheduler/tenants.h"
 
 namespace quantd {
 
@@ -95,6 +96,9 @@ absl::StatusOr<v1::SubmitSweepResponse> SubmitSweep(QueueOperation& op,
   QD_RETURN_IF_ERROR(CheckSweepSpec(request.spec()));
   QD_ASSIGN_OR_RETURN(const SweepPlan plan,
                       PlanSweep(request.spec(), [&] { return IdFromBits(op.Random()); }));
+  QD_RETURN_IF_ERROR(
+      CheckQueuedQuota(op.txn, op.options.tenants, tenant, static_cast<int64_t>(plan.jobs.size())));
+  QD_RETURN_IF_ERROR(CheckArtifactQuota(op.txn, op.options.tenants, tenant, 0));
   QD_ASSIGN_OR_RETURN(const SweepRow row, InsertSweepRow(op, tenant, request.spec(), plan));
   for (const PlannedJob& job : plan.jobs) {
     QD_ASSIGN_OR_RETURN(const JobRow inserted,

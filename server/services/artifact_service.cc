@@ -153,21 +153,20 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::GetArtifact(grpc::CallbackServerC
 grpc::ServerUnaryReactor* ArtifactServiceImpl::CreateArtifact(
     grpc::CallbackServerContext* rpc, const v1::CreateArtifactRequest* request,
     v1::Artifact* response) {
-  return ServeRead(Call(context_, rpc, kService, "CreateArtifact", *request), context_->disk,
-                   response, [this, request]() -> absl::StatusOr<v1::Artifact> {
-                     const auto tenant = ParseTenantName(request->parent());
-                     if (!tenant.ok()) return FieldError("parent", tenant.status().message());
-                     if (request->manifest().files().empty())
-                       return FieldError("manifest.files", "is empty");
-                     v1::Artifact artifact;
-                     *artifact.mutable_manifest() = request->manifest();
-                     QD_RETURN_IF_ERROR(CheckFiles(*context_, artifact.mutable_manifest()));
-                     artifact.set_name(ArtifactName({*tenant, artifact.manifest().sha256()}));
-                     QD_RETURN_IF_ERROR(context_->keeper->Keep(
-                         {ArtifactKey(*tenant, artifact.manifest().sha256())}));
-                     QD_RETURN_IF_ERROR(context_->artifacts->PutArtifact(artifact));
-                     return context_->artifacts->GetArtifact(*tenant, artifact.manifest().sha256());
-                   });
+  return ServeRead(
+      Call(context_, rpc, kService, "CreateArtifact", *request), context_->disk, response,
+      [this, request]() -> absl::StatusOr<v1::Artifact> {
+        const auto tenant = ParseTenantName(request->parent());
+        if (!tenant.ok()) return FieldError("parent", tenant.status().message());
+        if (request->manifest().files().empty()) return FieldError("manifest.files", "is empty");
+        v1::Artifact artifact;
+        *artifact.mutable_manifest() = request->manifest();
+        QD_RETURN_IF_ERROR(CheckFiles(*context_, artifact.mutable_manifest()));
+        artifact.set_name(ArtifactName({*tenant, artifact.manifest().sha256()}));
+        QD_RETURN_IF_ERROR(context_->queue->AdmitArtifact(*tenant, artifact.manifest()));
+        QD_RETURN_IF_ERROR(context_->artifacts->PutArtifact(artifact));
+        return context_->artifacts->GetArtifact(*tenant, artifact.manifest().sha256());
+      });
 }
 
 }  // namespace quantd

@@ -20,12 +20,14 @@ struct Table {
   const char* name;
   const char* identity;  // The column that the database numbers; null: none.
 };
-// Not here: the counters, of which one is copied, and queued_counts, which triggers keep.
+// Not here: the counters, of which one is copied, tenant_counts, which triggers keep, and garbage,
+// which is found again.
 constexpr Table kTables[] = {
-    {"settings", nullptr},   {"records", nullptr},   {"needs", "id"},
-    {"sweeps", "seq"},       {"jobs", "seq"},        {"job_blobs", nullptr},
-    {"job_labels", nullptr}, {"events", "position"}, {"dependencies", nullptr},
-    {"workers", nullptr},    {"requests", nullptr},  {"results", nullptr},
+    {"settings", nullptr},      {"records", nullptr},     {"needs", "id"},
+    {"sweeps", "seq"},          {"jobs", "seq"},          {"job_blobs", nullptr},
+    {"job_labels", nullptr},    {"events", "position"},   {"dependencies", nullptr},
+    {"workers", nullptr},       {"requests", nullptr},    {"results", nullptr},
+    {"tenant_shares", nullptr}, {"gpu_seconds", nullptr}, {"artifact_bytes", nullptr},
 };
 
 struct Column {

@@ -51,6 +51,7 @@ struct JobRow {
   int64_t blocks_done = 0;       // The most that a checkpoint held; grows only.
   int64_t counted_attempts = 0;  // Attempts since then that consumed the budget.
   int64_t released_in_row = 0;   // Consecutive attempts given back undone.
+  int64_t gpus = 0;              // That the current or last attempt occupies.
   int64_t outcome_token = 0;     // The lease whose outcome was accepted last ...
   std::string outcome_digest;    // ... what it said ...
   v1::JobState outcome_state = v1::JOB_STATE_UNSPECIFIED;  // ... and the state it led to.
@@ -153,6 +154,28 @@ struct JobCount {
   int64_t count = 0;
 };
 
+// How many jobs of a tenant stand in a state that is no end, by priority.
+struct TenantCount {
+  std::string tenant;
+  v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
+  int64_t priority = 0;
+  int64_t count = 0;
+};
+
+// A QUEUED job before which no other of its tenant, priority and needs comes.
+struct RunnableHead {
+  int64_t seq = 0;
+  std::string tenant;
+  int64_t priority = 0;
+  absl::Time queued_time = absl::InfiniteFuture();
+};
+
+struct LeasedJob {
+  std::string tenant;
+  absl::Time run_time = absl::InfiniteFuture();
+  int64_t gpus = 0;
+};
+
 struct SweepLoad {
   int64_t sweep_seq = 0;
   int64_t running = 0;
@@ -177,8 +200,11 @@ class ReadTxn {
   // Jobs of a sweep in the order of submission.
   virtual absl::StatusOr<std::vector<JobRow>> SweepJobs(int64_t sweep_seq) = 0;
   virtual absl::StatusOr<int64_t> UnendedSweepJobs(int64_t sweep_seq) = 0;
-  // Number of QUEUED jobs that come before this one.
-  virtual absl::StatusOr<int64_t> JobsAhead(int64_t priority, int64_t seq) = 0;
+  // Number of the tenant's QUEUED jobs of this priority from `first` to before `end`.
+  virtual absl::StatusOr<int64_t> QueuedBetween(absl::string_view tenant, int64_t priority,
+                                                int64_t first, int64_t end) = 0;
+  // Those above 0, ordered by tenant, state and priority.
+  virtual absl::StatusOr<std::vector<TenantCount>> TenantCounts() = 0;
   virtual absl::StatusOr<std::vector<JobCount>> CountJobs() = 0;
 
   virtual absl::StatusOr<std::vector<DependencyRow>> Dependencies(int64_t seq) = 0;
@@ -230,11 +256,21 @@ class ReadTxn {
   virtual absl::StatusOr<std::string> GetNeeds(int64_t needs) = 0;
   // Sweeps with a parallelism limit that have leased jobs.
   virtual absl::StatusOr<std::vector<SweepLoad>> SweepLoads() = 0;
-  // The QUEUED job that comes first (priority descending, then seq) among those with one of these
-  // needs, not of these sweeps and with not_before <= now.
-  virtual absl::StatusOr<std::optional<int64_t>> FirstRunnable(
+  // Of every tenant, priority and one of these needs the QUEUED job with the least seq, among those
+  // not of these sweeps and with not_before <= now. In no order.
+  virtual absl::StatusOr<std::vector<RunnableHead>> RunnableHeads(
       const std::vector<int64_t>& needs, const std::vector<int64_t>& excluded_sweeps,
       absl::Time now) = 0;
+  virtual absl::StatusOr<std::vector<LeasedJob>> LeasedJobs() = 0;
+
+  // Tenants. What each has had of the leases, in units of the scheduler's; "" stands for a mark of
+  // its own.
+  virtual absl::StatusOr<std::vector<std::pair<std::string, int64_t>>> TenantShares() = 0;
+  // By tenant, of a day counted from 1970.
+  virtual absl::StatusOr<std::vector<std::pair<std::string, int64_t>>> GpuSeconds(int64_t day) = 0;
+  // The sum of what PutArtifactBytes said.
+  virtual absl::StatusOr<int64_t> ArtifactBytes(absl::string_view tenant) = 0;
+
   // Whether a QUEUED job's not_before lies in (after, until].
   virtual absl::StatusOr<bool> BecomesRunnable(absl::Time after, absl::Time until) = 0;
   // seqs, the longest due first, at most `limit`.
@@ -259,6 +295,15 @@ class Txn : public ReadTxn {
   virtual absl::Status AppendEvent(JobRow* row, v1::JobEvent event) = 0;
   // The same number for the same key, new or old.
   virtual absl::StatusOr<int64_t> InternNeeds(absl::string_view key) = 0;
+
+  // Inserts or replaces.
+  virtual absl::Status PutTenantShares(
+      const std::vector<std::pair<std::string, int64_t>>& shares) = 0;
+  virtual absl::Status AddGpuSeconds(absl::string_view tenant, int64_t day, int64_t seconds) = 0;
+  // Inserts or replaces; fine when there is nothing to delete.
+  virtual absl::Status PutArtifactBytes(absl::string_view tenant, absl::string_view sha256,
+                                        int64_t bytes) = 0;
+  virtual absl::Status DeleteArtifactBytes(absl::string_view tenant, absl::string_view sha256) = 0;
 
   virtual absl::Status InsertSweep(SweepRow* row, const v1::SweepSpec& spec) = 0;
   virtual absl::Status UpdateSweep(SweepRow* row) = 0;

@@ -216,7 +216,7 @@ TEST_P(JobStoreTest, EventsAreNumberedPerJobAndOrderedPerSweep) {
   EXPECT_EQ(few.size(), 1u) << "a page holds at least one event";
 }
 
-TEST_P(JobStoreTest, FirstRunnableIsOrderedAndFiltered) {
+TEST_P(JobStoreTest, HeadsAreTheFirstOfEachTenantAndPriority) {
   const absl::Time now = absl::FromUnixSeconds(1000);
   int64_t any = 0;
   int64_t gpu = 0;
@@ -227,31 +227,118 @@ TEST_P(JobStoreTest, FirstRunnableIsOrderedAndFiltered) {
                     return absl::OkStatus();
                   })
                   .ok());
-  const JobRow low = Insert("low");
+  const JobRow low = Insert("low", [&](JobRow* r) { r->queued_time = now; });
+  Insert("low again");
   Insert("pending", [](JobRow* r) { r->state = v1::JOB_STATE_PENDING; });
   const JobRow high = Insert("high", [](JobRow* r) { r->priority = 5; });
-  Insert("later", [&](JobRow* r) { r->priority = 9, r->not_before = now + absl::Seconds(1); });
+  const JobRow later =
+      Insert("later", [&](JobRow* r) { r->priority = 9, r->not_before = now + absl::Seconds(1); });
   const JobRow best = Insert("gpu", [&](JobRow* r) { r->priority = 7, r->needs = gpu; });
   const JobRow swept = Insert("swept", [&](JobRow* r) { r->priority = 6, r->sweep_seq = 44; });
-  const auto first = [&](std::vector<int64_t> needs, std::vector<int64_t> excluded, absl::Time at) {
-    return Read<std::optional<int64_t>>(
-        [&](ReadTxn& txn) { return txn.FirstRunnable(needs, excluded, at); });
+  const JobRow theirs = Insert("theirs", [](JobRow* r) { r->tenant = "u"; });
+  Insert("theirs again", [](JobRow* r) { r->tenant = "u"; });
+  const auto heads = [&](std::vector<int64_t> needs, std::vector<int64_t> excluded, absl::Time at) {
+    std::vector<int64_t> seqs;
+    for (const RunnableHead& head : Read<std::vector<RunnableHead>>(
+             [&](ReadTxn& txn) { return txn.RunnableHeads(needs, excluded, at); })) {
+      seqs.push_back(head.seq);
+      if (head.seq != low.seq) continue;
+      EXPECT_EQ(head.tenant, "t");
+      EXPECT_EQ(head.priority, 0);
+      EXPECT_EQ(head.queued_time, now);
+    }
+    std::sort(seqs.begin(), seqs.end());
+    return seqs;
   };
-  EXPECT_EQ(first({any}, {}, now), swept.seq);
-  EXPECT_EQ(first({any}, {44}, now), high.seq);
-  EXPECT_EQ(first({any, gpu}, {44}, now), best.seq);
-  EXPECT_EQ(first({}, {}, now), std::nullopt);
-  EXPECT_NE(first({any, gpu}, {}, now + absl::Seconds(1)), best.seq);
+  EXPECT_THAT(heads({any}, {}, now), ElementsAre(low.seq, high.seq, swept.seq, theirs.seq));
+  EXPECT_THAT(heads({any}, {44}, now), ElementsAre(low.seq, high.seq, theirs.seq));
+  EXPECT_THAT(heads({any, gpu}, {44}, now), ElementsAre(low.seq, high.seq, best.seq, theirs.seq));
+  EXPECT_THAT(heads({any}, {44}, now + absl::Seconds(1)),
+              ElementsAre(low.seq, high.seq, later.seq, theirs.seq));
+  EXPECT_THAT(heads({}, {}, now), ElementsAre());
   const auto queued = Read<std::vector<std::pair<int64_t, std::string>>>(
       [&](ReadTxn& txn) { return txn.QueuedNeeds(); });
   EXPECT_THAT(queued,
               ElementsAre(std::pair(any, std::string("any")), std::pair(gpu, std::string("gpu"))));
-  EXPECT_EQ(Read<int64_t>([&](ReadTxn& txn) { return txn.JobsAhead(low.priority, low.seq); }), 4);
+  const auto between = [&](const char* tenant, int64_t priority, int64_t first, int64_t end) {
+    return Read<int64_t>(
+        [&](ReadTxn& txn) { return txn.QueuedBetween(tenant, priority, first, end); });
+  };
+  EXPECT_EQ(between("t", 0, 0, 1000), 2);
+  EXPECT_EQ(between("t", 0, low.seq, low.seq + 1), 1);
+  EXPECT_EQ(between("t", 0, low.seq + 1, 1000), 1);
+  EXPECT_EQ(between("u", 5, 0, 1000), 0);
   EXPECT_TRUE(
       Read<bool>([&](ReadTxn& txn) { return txn.BecomesRunnable(now, now + absl::Seconds(1)); }));
   EXPECT_FALSE(Read<bool>([&](ReadTxn& txn) {
     return txn.BecomesRunnable(now + absl::Seconds(1), now + absl::Seconds(9));
   }));
+}
+
+TEST_P(JobStoreTest, TenantsAreCountedAsJobsMove) {
+  JobRow a = Insert("a");
+  JobRow b = Insert("b", [](JobRow* r) { r->state = v1::JOB_STATE_PENDING; });
+  Insert("ended", [](JobRow* r) { r->state = v1::JOB_STATE_FAILED; });
+  Insert("theirs", [](JobRow* r) { r->tenant = "s", r->priority = -3; });
+  const auto counts = [&] {
+    std::string text;
+    for (const TenantCount& count :
+         Read<std::vector<TenantCount>>([](ReadTxn& txn) { return txn.TenantCounts(); })) {
+      absl::StrAppend(&text, count.tenant, " ", int{count.state}, " ", count.priority, " ",
+                      count.count, "; ");
+    }
+    return text;
+  };
+  const auto update = [&](JobRow* row) {
+    ASSERT_TRUE(store_->Run([&](Txn& txn) { return txn.UpdateJob(row); }).ok());
+  };
+  EXPECT_EQ(counts(), "s 2 -3 1; t 1 0 1; t 2 0 1; ");
+  b.state = v1::JOB_STATE_QUEUED;
+  update(&b);
+  EXPECT_EQ(counts(), "s 2 -3 1; t 2 0 2; ");
+  b.state = v1::JOB_STATE_RUNNING;
+  b.lease_worker = "workers/w";
+  b.run_time = absl::FromUnixSeconds(77);
+  b.gpus = 1;
+  update(&b);
+  a.priority = 4;
+  update(&a);
+  EXPECT_EQ(counts(), "s 2 -3 1; t 2 4 1; t 3 0 1; ");
+  const auto leased = Read<std::vector<LeasedJob>>([](ReadTxn& txn) { return txn.LeasedJobs(); });
+  ASSERT_EQ(leased.size(), 1u);
+  EXPECT_EQ(leased[0].tenant, "t");
+  EXPECT_EQ(leased[0].run_time, absl::FromUnixSeconds(77));
+  EXPECT_EQ(leased[0].gpus, 1);
+  a.state = b.state = v1::JOB_STATE_CANCELLED;
+  b.lease_worker = "";
+  update(&a);
+  update(&b);
+  EXPECT_EQ(counts(), "s 2 -3 1; ");
+}
+
+TEST_P(JobStoreTest, TenantsBooksAreKept) {
+  using Pairs = std::vector<std::pair<std::string, int64_t>>;
+  ASSERT_TRUE(store_
+                  ->Run([&](Txn& txn) -> absl::Status {
+                    QD_RETURN_IF_ERROR(txn.PutTenantShares({{"", 1}, {"t", 2}}));
+                    QD_RETURN_IF_ERROR(txn.PutTenantShares({{"t", 5}}));
+                    QD_RETURN_IF_ERROR(txn.AddGpuSeconds("t", 9, 40));
+                    QD_RETURN_IF_ERROR(txn.AddGpuSeconds("t", 9, 2));
+                    QD_RETURN_IF_ERROR(txn.AddGpuSeconds("u", 8, 7));
+                    QD_RETURN_IF_ERROR(txn.PutArtifactBytes("t", "a", 100));
+                    QD_RETURN_IF_ERROR(txn.PutArtifactBytes("t", "a", 100));
+                    QD_RETURN_IF_ERROR(txn.PutArtifactBytes("t", "b", 11));
+                    QD_RETURN_IF_ERROR(txn.PutArtifactBytes("u", "b", 9));
+                    QD_RETURN_IF_ERROR(txn.DeleteArtifactBytes("u", "never"));
+                    return txn.DeleteArtifactBytes("u", "b");
+                  })
+                  .ok());
+  Reopen();
+  EXPECT_EQ(Read<Pairs>([](ReadTxn& txn) { return txn.TenantShares(); }),
+            (Pairs{{"", 1}, {"t", 5}}));
+  EXPECT_EQ(Read<Pairs>([](ReadTxn& txn) { return txn.GpuSeconds(9); }), (Pairs{{"t", 42}}));
+  EXPECT_EQ(Read<int64_t>([](ReadTxn& txn) { return txn.ArtifactBytes("t"); }), 111);
+  EXPECT_EQ(Read<int64_t>([](ReadTxn& txn) { return txn.ArtifactBytes("u"); }), 0);
 }
 
 TEST_P(JobStoreTest, LeasesAndClocksComeDue) {

@@ -57,14 +57,14 @@ class MigrationTest : public ::testing::TestWithParam<OldStore> {
 };
 
 // A job's row as those versions wrote it.
-std::string InsertJobSql(int seq) {
+std::string InsertJobSql(int seq, int state) {
   return absl::StrCat(
       "INSERT INTO jobs(seq, name, tenant, sweep, needs, version, state, priority, not_before, "
       "clock_due, lease_expires, queued_time, run_time, progress_time, end_time, lease_worker, "
       "fencing_token, lease_reported, attempt_events, counted_attempts, blocks_done, "
       "released_in_row, outcome_token, outcome_digest, outcome_state, last_sequence, record) "
       "VALUES(",
-      seq, ", 'tenants/t/jobs/", seq, "', 't', 0, 1, 1, 5, 0, 0, ",
+      seq, ", 'tenants/t/jobs/", seq, "', 't', 0, 1, 1, ", state, ", 0, 0, ",
       "9223372036854775807, 9223372036854775807, 0, 0, 0, 10, '', ",
       "1, 0, 0, 0, 0, 0, 0, '', 0, 0, '')");
 }
@@ -73,7 +73,8 @@ TEST_P(MigrationTest, ResultsAmongTheRecordsAreFoundAndThoseOfRemovedJobsForgott
   {
     auto old = GetParam().prepare(place_);
     ASSERT_TRUE(old.ok()) << old.status();
-    ASSERT_TRUE((*old)->Execute(InsertJobSql(7)).ok());
+    ASSERT_TRUE((*old)->Execute(InsertJobSql(7, 5)).ok());
+    ASSERT_TRUE((*old)->Execute(InsertJobSql(8, 2)).ok());
     for (const auto& [collection, key, body] :
          std::vector<std::array<const char*, 3>>{{"results/t", "found", "tenants/t/jobs/7"},
                                                  {"results/t", "removed", "tenants/t/jobs/6"},
@@ -94,6 +95,8 @@ TEST_P(MigrationTest, ResultsAmongTheRecordsAreFoundAndThoseOfRemovedJobsForgott
                     EXPECT_EQ(*txn.FindResult("other", "found"), std::nullopt);
                     EXPECT_EQ(txn.Records("results/t")->size(), 0u);
                     EXPECT_EQ(txn.Records("tokens")->size(), 1u);
+                    EXPECT_EQ(txn.GetJob(7)->gpus, 0);
+                    EXPECT_EQ(txn.TenantCounts()->size(), 1u) << "of the one that is queued";
                     return absl::OkStatus();
                   })
                   .ok());

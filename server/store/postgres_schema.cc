@@ -123,6 +123,50 @@ DELETE FROM records WHERE collection LIKE 'results/%';
     R"sql(
 CREATE TABLE garbage(key TEXT PRIMARY KEY, since BIGINT NOT NULL, doomed BIGINT NOT NULL);
 )sql",
+    // Tenants share the workers: what each has waiting and running, has had of the leases, of GPU
+    // time and of the artifacts.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN gpus BIGINT NOT NULL DEFAULT 0;
+DROP INDEX jobs_runnable;
+CREATE INDEX jobs_runnable ON jobs(needs, tenant, priority DESC, seq, not_before, sweep)
+  WHERE state = 2;
+DROP INDEX jobs_position;
+CREATE INDEX jobs_position ON jobs(tenant, priority, seq) WHERE state = 2;
+
+-- Jobs that have not ended (states 1 to 4), counted by triggers.
+DROP TRIGGER jobs_queued_insert ON jobs;
+DROP TRIGGER jobs_queued_update ON jobs;
+DROP FUNCTION jobs_queued_change();
+DROP TABLE queued_counts;
+CREATE TABLE tenant_counts(
+  tenant TEXT NOT NULL, state BIGINT NOT NULL, priority BIGINT NOT NULL, count BIGINT NOT NULL,
+  PRIMARY KEY(tenant, state, priority));
+INSERT INTO tenant_counts SELECT tenant, state, priority, COUNT(*) FROM jobs
+  WHERE state BETWEEN 1 AND 4 GROUP BY tenant, state, priority;
+CREATE FUNCTION jobs_count_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF TG_OP = 'UPDATE' AND OLD.state BETWEEN 1 AND 4 THEN
+    UPDATE tenant_counts SET count = count - 1
+      WHERE tenant = OLD.tenant AND state = OLD.state AND priority = OLD.priority;
+  END IF;
+  IF NEW.state BETWEEN 1 AND 4 THEN
+    INSERT INTO tenant_counts VALUES(NEW.tenant, NEW.state, NEW.priority, 1)
+      ON CONFLICT(tenant, state, priority) DO UPDATE SET count = tenant_counts.count + 1;
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER jobs_count_insert AFTER INSERT ON jobs FOR EACH ROW
+  WHEN (NEW.state BETWEEN 1 AND 4) EXECUTE FUNCTION jobs_count_change();
+CREATE TRIGGER jobs_count_update AFTER UPDATE ON jobs FOR EACH ROW
+  WHEN (OLD.state != NEW.state OR OLD.priority != NEW.priority)
+  EXECUTE FUNCTION jobs_count_change();
+
+CREATE TABLE tenant_shares(tenant TEXT PRIMARY KEY, had BIGINT NOT NULL);
+CREATE TABLE gpu_seconds(
+  tenant TEXT NOT NULL, day BIGINT NOT NULL, seconds BIGINT NOT NULL, PRIMARY KEY(tenant, day));
+CREATE TABLE artifact_bytes(
+  tenant TEXT NOT NULL, sha256 TEXT NOT NULL, bytes BIGINT NOT NULL, PRIMARY KEY(tenant, sha256));
+)sql",
 };
 constexpr int64_t kVersion = std::size(kMigrations);
 

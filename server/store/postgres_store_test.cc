@@ -413,19 +413,20 @@ TEST_F(PostgresStoreTest, ASqliteStoreMovesWithAllItsNumbers) {
     std::string here;
     std::string there;
     for (auto& [from, text] : {std::pair{old->get(), &here}, std::pair{store.get(), &there}}) {
-      ASSERT_TRUE(
-          from->Read([&, text = text](ReadTxn& txn) -> absl::Status {
-                QD_ASSIGN_OR_RETURN(const JobRow row,
-                                    txn.GetJob(absl::StrCat("tenants/t/jobs/", i)));
-                QD_ASSIGN_OR_RETURN(const auto events, txn.ReadEvents(row.seq, {}));
-                QD_ASSIGN_OR_RETURN(const auto on, txn.Dependencies(row.seq));
-                QD_ASSIGN_OR_RETURN(const int64_t ahead, txn.JobsAhead(row.priority, row.seq));
-                *text = absl::StrCat(row.seq, " ", row.sweep_seq, " ", row.outcome_digest, " ",
-                                     ToMicros(row.not_before), " ", ahead, " ", on.size(), " ",
-                                     events.at(0).position, " ", events.at(0).event.log().text());
-                return absl::OkStatus();
-              })
-              .ok());
+      ASSERT_TRUE(from->Read([&, text = text](ReadTxn& txn) -> absl::Status {
+                        QD_ASSIGN_OR_RETURN(const JobRow row,
+                                            txn.GetJob(absl::StrCat("tenants/t/jobs/", i)));
+                        QD_ASSIGN_OR_RETURN(const auto events, txn.ReadEvents(row.seq, {}));
+                        QD_ASSIGN_OR_RETURN(const auto on, txn.Dependencies(row.seq));
+                        QD_ASSIGN_OR_RETURN(const int64_t ahead,
+                                            txn.QueuedBetween("t", row.priority, 0, row.seq));
+                        *text = absl::StrCat(row.seq, " ", row.sweep_seq, " ", row.outcome_digest,
+                                             " ", ToMicros(row.not_before), " ", ahead, " ",
+                                             on.size(), " ", events.at(0).position, " ",
+                                             events.at(0).event.log().text());
+                        return absl::OkStatus();
+                      })
+                      .ok());
     }
     EXPECT_EQ(here, there);
   }

@@ -23,9 +23,11 @@ absl::Time FromMicros(int64_t micros) {
 }
 
 std::string JsonOf(const std::vector<std::string>& texts) {
-  return absl::StrCat("[", absl::StrJoin(texts, ",", [](std::string* out, const std::string& text) {
-                        absl::StrAppend(out, "\"", EscapeJson(text), "\"");
-                      }),
+  return absl::StrCat("[",
+                      absl::StrJoin(texts, ",",
+                                    [](std::string* out, const std::string& text) {
+                                      absl::StrAppend(out, "\"", EscapeJson(text), "\"");
+                                    }),
                       "]");
 }
 

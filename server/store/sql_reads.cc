@@ -1,4 +1,4 @@
-// Reads. The writes are in sql_txn.cc.
+// Reads of what is stored. What the queue asks is in sql_queue.cc, the writes are in sql_txn.cc.
 #include <algorithm>
 #include <utility>
 
@@ -14,52 +14,6 @@ namespace {
 // A database may hand over a whole answer at once: bounds what is in memory beside the page.
 constexpr int64_t kEventsAtOnce = 64;
 
-// Rows that queries without a struct of their own give.
-absl::Status ReadRow(SqlQuery* query, int64_t* row) {
-  query->Next(row);
-  return absl::OkStatus();
-}
-
-absl::Status ReadRow(SqlQuery* query, std::pair<int64_t, std::string>* row) {
-  query->Next(&row->first);
-  query->Next(&row->second);
-  return absl::OkStatus();
-}
-
-absl::Status ReadRow(SqlQuery* query, DependencyRow* row) {
-  int64_t condition = 0;
-  query->Next(&row->job);
-  query->Next(&row->on);
-  query->Next(&condition);
-  query->Next(&row->state);
-  row->condition = static_cast<v1::Dependency::Condition>(condition);
-  return absl::OkStatus();
-}
-
-absl::Status ReadRow(SqlQuery* query, SweepLoad* row) {
-  query->Next(&row->sweep_seq);
-  query->Next(&row->running);
-  query->Next(&row->max_parallel);
-  return absl::OkStatus();
-}
-
-absl::Status ReadRow(SqlQuery* query, JobReferences* row) {
-  query->Next(&row->seq);
-  query->Next(&row->tenant);
-  query->Next(&row->state);
-  query->Next(&row->spec);
-  query->Next(&row->outcome);
-  query->Next(&row->checkpoint);
-  return query->Parsed();
-}
-
-absl::Status ReadRow(SqlQuery* query, GarbageMark* row) {
-  query->Next(&row->key);
-  query->Next(&row->since);
-  query->Next(&row->doomed);
-  return absl::OkStatus();
-}
-
 std::string Placeholders(size_t count) {
   return absl::StrJoin(std::vector<std::string>(count, "?"), ", ");
 }
@@ -71,16 +25,6 @@ absl::StatusOr<Row> One(std::vector<Row> rows, absl::string_view name) {
 }
 
 }  // namespace
-
-template <typename Row>
-absl::StatusOr<std::vector<Row>> SqlTxn::Rows(SqlQuery&& query) {
-  std::vector<Row> rows;
-  while (true) {
-    QD_ASSIGN_OR_RETURN(const bool more, query.Step());
-    if (!more) return rows;
-    QD_RETURN_IF_ERROR(ReadRow(&query, &rows.emplace_back()));
-  }
-}
 
 absl::StatusOr<JobRow> SqlTxn::GetJob(absl::string_view name) {
   static const std::string sql = SelectSql<JobRow>("jobs", "WHERE name=?");
@@ -145,23 +89,6 @@ absl::StatusOr<int64_t> SqlTxn::UnendedSweepJobs(int64_t sweep_seq) {
   return db_.Integer(
       0, "SELECT COUNT(*) FROM jobs WHERE sweep=? AND sweep!=0 AND end_time=9223372036854775807",
       sweep_seq);
-}
-
-absl::StatusOr<int64_t> SqlTxn::JobsAhead(int64_t priority, int64_t seq) {
-  // All that are not behind: so the answer for a job just submitted, the most frequent question,
-  // takes no walk over the queue. The index is named because the planner prefers jobs_state, which
-  // looks into every row.
-  QD_ASSIGN_OR_RETURN(
-      const int64_t not_lower,
-      db_.Integer(0, "SELECT CAST(SUM(count) AS BIGINT) FROM queued_counts WHERE priority>=?",
-                  priority));
-  QD_ASSIGN_OR_RETURN(
-      const int64_t from_here_on,
-      db_.Integer(0,
-                  absl::StrCat("SELECT COUNT(*) FROM jobs", db_.IndexHint("jobs_position"),
-                               " WHERE state=2 AND priority=? AND seq>=?"),
-                  priority, seq));
-  return not_lower - from_here_on;
 }
 
 absl::StatusOr<std::vector<JobCount>> SqlTxn::CountJobs() {
@@ -349,55 +276,12 @@ absl::StatusOr<std::vector<GarbageMark>> SqlTxn::AllGarbageMarks() {
   return Rows<GarbageMark>(db_.Query("SELECT key, since, doomed FROM garbage ORDER BY key"));
 }
 
-absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> SqlTxn::QueuedNeeds() {
-  // Hops from one value to the next in the index instead of walking over every queued job.
-  const std::string least =
-      absl::StrCat("SELECT MIN(needs) FROM jobs", db_.IndexHint("jobs_runnable"), " WHERE state=2");
-  return Rows<std::pair<int64_t, std::string>>(
-      db_.Query(absl::StrCat("WITH RECURSIVE hop(id) AS (", least, " UNION ALL SELECT (", least,
-                             " AND needs>hop.id) FROM hop WHERE hop.id IS NOT NULL) "
-                             "SELECT needs.id, needs.key FROM hop JOIN needs ON needs.id=hop.id "
-                             "ORDER BY needs.id")));
-}
-
 absl::StatusOr<std::string> SqlTxn::GetNeeds(int64_t needs) {
   auto query = db_.Query("SELECT key FROM needs WHERE id=?", needs);
   std::string key;
   QD_ASSIGN_OR_RETURN(const bool there, query.Step());
   if (there) query.Next(&key);
   return key;
-}
-
-absl::StatusOr<std::vector<SweepLoad>> SqlTxn::SweepLoads() {
-  return Rows<SweepLoad>(db_.Query(
-      "SELECT j.sweep, COUNT(*), s.max_parallel FROM jobs j JOIN sweeps s ON s.seq=j.sweep "
-      "WHERE j.lease_worker!='' AND s.max_parallel>0 GROUP BY j.sweep, s.max_parallel"));
-}
-
-absl::StatusOr<std::optional<int64_t>> SqlTxn::FirstRunnable(
-    const std::vector<int64_t>& needs, const std::vector<int64_t>& excluded_sweeps,
-    absl::Time now) {
-  const std::string sql =
-      absl::StrCat("SELECT seq, priority FROM jobs", db_.IndexHint("jobs_runnable"),
-                   " WHERE state=2 AND needs=? AND not_before<=? AND sweep NOT IN (",
-                   db_.IntegersOfJson(), ") ORDER BY priority DESC, seq LIMIT 1");
-  const std::string excluded = absl::StrCat("[", absl::StrJoin(excluded_sweeps, ","), "]");
-  std::optional<int64_t> best;
-  int64_t best_priority = 0;
-  for (const int64_t need : needs) {
-    auto query = db_.Query(sql, need, now, excluded);
-    QD_ASSIGN_OR_RETURN(const bool there, query.Step());
-    if (!there) continue;
-    int64_t seq = 0;
-    int64_t priority = 0;
-    query.Next(&seq);
-    query.Next(&priority);
-    if (!best || priority > best_priority || (priority == best_priority && seq < *best)) {
-      best = seq;
-      best_priority = priority;
-    }
-  }
-  return best;
 }
 
 absl::StatusOr<bool> SqlTxn::BecomesRunnable(absl::Time after, absl::Time until) {

@@ -40,6 +40,7 @@ void VisitColumns(Row& row, Visit&& visit) {
   visit("counted_attempts", row.counted_attempts);
   visit("blocks_done", row.blocks_done);
   visit("released_in_row", row.released_in_row);
+  visit("gpus", row.gpus);
   visit("outcome_token", row.outcome_token);
   visit("outcome_digest", row.outcome_digest);
   visit("outcome_state", row.outcome_state);
@@ -148,6 +149,81 @@ template <typename Row>
 absl::Status ReadRow(SqlQuery* query, Row* row) {
   VisitColumns(*row, [&](const char*, auto& field) { query->Next(&field); });
   return query->Parsed();
+}
+
+// Rows of queries that no table is like.
+inline absl::Status ReadRow(SqlQuery* query, int64_t* row) {
+  query->Next(row);
+  return absl::OkStatus();
+}
+
+inline absl::Status ReadRow(SqlQuery* query, DependencyRow* row) {
+  int64_t condition = 0;
+  query->Next(&row->job);
+  query->Next(&row->on);
+  query->Next(&condition);
+  query->Next(&row->state);
+  row->condition = static_cast<v1::Dependency::Condition>(condition);
+  return absl::OkStatus();
+}
+
+inline absl::Status ReadRow(SqlQuery* query, JobReferences* row) {
+  query->Next(&row->seq);
+  query->Next(&row->tenant);
+  query->Next(&row->state);
+  query->Next(&row->spec);
+  query->Next(&row->outcome);
+  query->Next(&row->checkpoint);
+  return query->Parsed();
+}
+
+inline absl::Status ReadRow(SqlQuery* query, GarbageMark* row) {
+  query->Next(&row->key);
+  query->Next(&row->since);
+  query->Next(&row->doomed);
+  return absl::OkStatus();
+}
+
+inline absl::Status ReadRow(SqlQuery* query, std::pair<int64_t, std::string>* row) {
+  query->Next(&row->first);
+  query->Next(&row->second);
+  return absl::OkStatus();
+}
+
+inline absl::Status ReadRow(SqlQuery* query, std::pair<std::string, int64_t>* row) {
+  query->Next(&row->first);
+  query->Next(&row->second);
+  return absl::OkStatus();
+}
+
+inline absl::Status ReadRow(SqlQuery* query, SweepLoad* row) {
+  query->Next(&row->sweep_seq);
+  query->Next(&row->running);
+  query->Next(&row->max_parallel);
+  return absl::OkStatus();
+}
+
+inline absl::Status ReadRow(SqlQuery* query, TenantCount* row) {
+  query->Next(&row->tenant);
+  query->Next(&row->state);
+  query->Next(&row->priority);
+  query->Next(&row->count);
+  return absl::OkStatus();
+}
+
+inline absl::Status ReadRow(SqlQuery* query, RunnableHead* row) {
+  query->Next(&row->seq);
+  query->Next(&row->tenant);
+  query->Next(&row->priority);
+  query->Next(&row->queued_time);
+  return absl::OkStatus();
+}
+
+inline absl::Status ReadRow(SqlQuery* query, LeasedJob* row) {
+  query->Next(&row->tenant);
+  query->Next(&row->run_time);
+  query->Next(&row->gpus);
+  return absl::OkStatus();
 }
 
 }  // namespace quantd

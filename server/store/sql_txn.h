@@ -7,8 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/status_macros.h"
 #include "server/store/job_store.h"
 #include "server/store/sql.h"
+#include "server/store/sql_rows.h"
 
 namespace quantd {
 
@@ -26,7 +28,9 @@ class SqlTxn final : public Txn {
   absl::StatusOr<std::vector<JobRow>> ListJobs(const JobFilter& filter) override;
   absl::StatusOr<std::vector<JobRow>> SweepJobs(int64_t sweep_seq) override;
   absl::StatusOr<int64_t> UnendedSweepJobs(int64_t sweep_seq) override;
-  absl::StatusOr<int64_t> JobsAhead(int64_t priority, int64_t seq) override;
+  absl::StatusOr<int64_t> QueuedBetween(absl::string_view tenant, int64_t priority, int64_t first,
+                                        int64_t end) override;
+  absl::StatusOr<std::vector<TenantCount>> TenantCounts() override;
   absl::StatusOr<std::vector<JobCount>> CountJobs() override;
   absl::StatusOr<std::vector<DependencyRow>> Dependencies(int64_t seq) override;
   absl::StatusOr<std::vector<DependencyRow>> Dependents(int64_t seq) override;
@@ -56,9 +60,13 @@ class SqlTxn final : public Txn {
   absl::StatusOr<std::vector<std::pair<int64_t, std::string>>> QueuedNeeds() override;
   absl::StatusOr<std::string> GetNeeds(int64_t needs) override;
   absl::StatusOr<std::vector<SweepLoad>> SweepLoads() override;
-  absl::StatusOr<std::optional<int64_t>> FirstRunnable(const std::vector<int64_t>& needs,
-                                                       const std::vector<int64_t>& excluded_sweeps,
-                                                       absl::Time now) override;
+  absl::StatusOr<std::vector<RunnableHead>> RunnableHeads(
+      const std::vector<int64_t>& needs, const std::vector<int64_t>& excluded_sweeps,
+      absl::Time now) override;
+  absl::StatusOr<std::vector<LeasedJob>> LeasedJobs() override;
+  absl::StatusOr<std::vector<std::pair<std::string, int64_t>>> TenantShares() override;
+  absl::StatusOr<std::vector<std::pair<std::string, int64_t>>> GpuSeconds(int64_t day) override;
+  absl::StatusOr<int64_t> ArtifactBytes(absl::string_view tenant) override;
   absl::StatusOr<bool> BecomesRunnable(absl::Time after, absl::Time until) override;
   absl::StatusOr<std::vector<int64_t>> ExpiredLeases(absl::Time now, int64_t limit) override;
   absl::StatusOr<std::vector<int64_t>> DueClocks(absl::Time now, int64_t limit) override;
@@ -71,6 +79,11 @@ class SqlTxn final : public Txn {
   absl::Status InsertDependency(const DependencyRow& row) override;
   absl::Status AppendEvent(JobRow* row, v1::JobEvent event) override;
   absl::StatusOr<int64_t> InternNeeds(absl::string_view key) override;
+  absl::Status PutTenantShares(const std::vector<std::pair<std::string, int64_t>>& shares) override;
+  absl::Status AddGpuSeconds(absl::string_view tenant, int64_t day, int64_t seconds) override;
+  absl::Status PutArtifactBytes(absl::string_view tenant, absl::string_view sha256,
+                                int64_t bytes) override;
+  absl::Status DeleteArtifactBytes(absl::string_view tenant, absl::string_view sha256) override;
   absl::Status InsertSweep(SweepRow* row, const v1::SweepSpec& spec) override;
   absl::Status UpdateSweep(SweepRow* row) override;
   absl::Status PutWorker(const WorkerRow& row) override;
@@ -106,5 +119,15 @@ class SqlTxn final : public Txn {
   SqlConnection& db_;
   std::vector<std::string> news_;
 };
+
+template <typename Row>
+absl::StatusOr<std::vector<Row>> SqlTxn::Rows(SqlQuery&& query) {
+  std::vector<Row> rows;
+  while (true) {
+    QD_ASSIGN_OR_RETURN(const bool more, query.Step());
+    if (!more) return rows;
+    QD_RETURN_IF_ERROR(ReadRow(&query, &rows.emplace_back()));
+  }
+}
 
 }  // namespace quantd

@@ -128,6 +128,47 @@ DELETE FROM records WHERE collection LIKE 'results/%';
 CREATE TABLE garbage(
   key TEXT PRIMARY KEY, since INTEGER NOT NULL, doomed INTEGER NOT NULL) WITHOUT ROWID;
 )sql",
+    // Tenants share the workers: what each has waiting and running, has had of the leases, of GPU
+    // time and of the artifacts.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN gpus INTEGER NOT NULL DEFAULT 0;
+DROP INDEX jobs_runnable;
+CREATE INDEX jobs_runnable ON jobs(needs, tenant, priority DESC, seq, not_before, sweep)
+  WHERE state = 2;
+DROP INDEX jobs_position;
+CREATE INDEX jobs_position ON jobs(tenant, priority, seq) WHERE state = 2;
+
+-- Jobs that have not ended (states 1 to 4), counted by triggers.
+DROP TRIGGER jobs_queued_insert;
+DROP TRIGGER jobs_queued_enter;
+DROP TRIGGER jobs_queued_leave;
+DROP TRIGGER jobs_queued_priority;
+DROP TABLE queued_counts;
+CREATE TABLE tenant_counts(
+  tenant TEXT NOT NULL, state INTEGER NOT NULL, priority INTEGER NOT NULL, count INTEGER NOT NULL,
+  PRIMARY KEY(tenant, state, priority)) WITHOUT ROWID;
+INSERT INTO tenant_counts SELECT tenant, state, priority, COUNT(*) FROM jobs
+  WHERE state BETWEEN 1 AND 4 GROUP BY tenant, state, priority;
+CREATE TRIGGER jobs_count_insert AFTER INSERT ON jobs WHEN NEW.state BETWEEN 1 AND 4 BEGIN
+  INSERT INTO tenant_counts VALUES(NEW.tenant, NEW.state, NEW.priority, 1)
+    ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER jobs_count_update AFTER UPDATE OF state, priority ON jobs
+  WHEN NEW.state != OLD.state OR NEW.priority != OLD.priority BEGIN
+  UPDATE tenant_counts SET count = count - 1
+    WHERE tenant = OLD.tenant AND state = OLD.state AND priority = OLD.priority;
+  INSERT INTO tenant_counts SELECT NEW.tenant, NEW.state, NEW.priority, 1
+    WHERE NEW.state BETWEEN 1 AND 4 ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+
+CREATE TABLE tenant_shares(tenant TEXT PRIMARY KEY, had INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE gpu_seconds(
+  tenant TEXT NOT NULL, day INTEGER NOT NULL, seconds INTEGER NOT NULL,
+  PRIMARY KEY(tenant, day)) WITHOUT ROWID;
+CREATE TABLE artifact_bytes(
+  tenant TEXT NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
+  PRIMARY KEY(tenant, sha256)) WITHOUT ROWID;
+)sql",
 };
 constexpr int64_t kVersion = std::size(kMigrations);
 
