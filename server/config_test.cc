@@ -120,6 +120,23 @@ TEST(Config, EverythingIsKeptUnlessTold) {
   EXPECT_FALSE(ParseConfig({"--retention-days", "-1"}).ok());
 }
 
+TEST(Config, TenantsComeFromAFile) {
+  EXPECT_EQ(ParseConfig({})->server.aging, absl::Hours(1));
+  EXPECT_EQ(ParseConfig({"--aging-minutes", "0"})->server.aging, absl::InfiniteDuration());
+  char pattern[] = "/tmp/quantd_config_XXXXXX";
+  const std::string folder = mkdtemp(pattern);
+  const std::string path = folder + "/tenants.yaml";
+  ASSERT_TRUE(WriteFileAtomic(path, "vision:\n  weight: 3\n").ok());
+  const auto config = ParseConfig({"--tenants", path});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->server.tenants.Of("vision").weight, 3);
+  EXPECT_EQ(config->server.tenants.Of("other").weight, 1);
+  ASSERT_TRUE(WriteFileAtomic(path, "vision:\n  weight: heavy\n").ok());
+  EXPECT_THAT(std::string(ParseConfig({"--tenants", path}).status().message()),
+              HasSubstr("tenants.yaml:2: weight has to be"));
+  EXPECT_TRUE(RemoveTree(folder).ok());
+}
+
 TEST(Config, NonsenseIsRefused) {
   for (const char* flag :
        {"--listen=7717", "--listen=127.0.0.1:99999", "--store=postgres:x", "--log-format=xml",

@@ -69,8 +69,10 @@ int List(Session& session, const ListFlags& flags) {
                {"kind", Align::kLeft, 2},
                {"state"},
                {"progress", Align::kLeft, 4},
+               {"place", Align::kRight, 6},
                {"age", Align::kRight, 3},
-               {"name", Align::kLeft, 5}});
+               {"name", Align::kLeft, 5},
+               {"waits because", Align::kLeft, 7}});
   int left = flags.limit;
   bool more = false;
   do {
@@ -86,7 +88,8 @@ int List(Session& session, const ListFlags& flags) {
       table.AddRow({job.name().substr(job.name().rfind('/') + 1), KindOf(job.spec()),
                     StateWord(job.state()),
                     IsEnded(job.state()) ? "" : ProgressText(job.progress()),
-                    Age(job.create_time()), job.spec().display_name()});
+                    job.queue_position() > 0 ? absl::StrCat(job.queue_position()) : "",
+                    Age(job.create_time()), job.spec().display_name(), job.waiting_reason()});
     }
     request->set_page_token(page->next_page_token());
     more = !page->next_page_token().empty();
