@@ -657,6 +657,40 @@ TEST_F(ServerTest, AScrapeCountsWhatHappened) {
               testing::ContainsRegex("grpc_server_handled_total\\{[^}]*SubmitJob[^}]*\\} [13]"));
 }
 
+TEST_F(ServerTest, ATenantsLimitRefusesWithWordsAndIsCounted) {
+  options_.metrics_listen = "127.0.0.1:0";
+  options_.tenants.others.queued_max = 1;
+  options_.tenants.others.artifact_bytes_max = 10;
+  Restart();
+  Register();
+  ASSERT_TRUE(Submit(Request()).ok());
+  const absl::Status refused = Submit(Request()).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_EQ(ReasonOf(refused), kReasonQuotaExceeded);
+  EXPECT_EQ(ReasonMetadata(refused, "used"), "1");
+  EXPECT_TRUE(RetryAfterOf(refused).has_value());
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("1 of at most 1 jobs wait (queued-max)"));
+
+  ASSERT_TRUE(Upload("eleven byte").ok());
+  v1::CreateArtifactRequest create;
+  create.set_parent("tenants/default");
+  v1::ManifestFile& file = *create.mutable_manifest()->add_files();
+  file.set_path("data");
+  file.mutable_blob()->set_sha256(Sha256Hex("eleven byte"));
+  file.mutable_blob()->set_size_bytes(11);
+  v1::Artifact artifact;
+  const absl::Status large =
+      Ask(&v1::ArtifactService::Stub::CreateArtifact, artifacts_.get(), create, &artifact);
+  EXPECT_EQ(ReasonMetadata(large, "limit"), "artifact-gib-max") << large;
+  const std::string scrape = Scrape(server_->metrics_address());
+  for (const char* line : {"quantd_quota_refusals_total{limit=\"queued-max\"} 1\n",
+                           "quantd_quota_refusals_total{limit=\"artifact-gib-max\"} 1\n",
+                           "quantd_garbage_removed_total{what=\"blob\"} 0\n",
+                           "quantd_jobs_removed_total 0\n"}) {
+    EXPECT_THAT(scrape, HasSubstr(line));
+  }
+}
+
 TEST_F(ServerTest, ASecondServerOnThePortOrTheDatabaseIsRefused) {
   ServerOptions same_database = options_;
   const auto database = Server::Start(same_database);

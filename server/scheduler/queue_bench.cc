@@ -23,12 +23,18 @@ struct DurableQueue {
     request.set_instance_id("i1");
     QD_CHECK(queue->RegisterWorker(request, now).ok());
   }
-  void Submit(int clients, int each) {
+  // Of so many tenants, with three priorities each.
+  void Submit(int clients, int each, int tenants = 1) {
     std::vector<std::thread> threads;
     for (int i = 0; i < clients; ++i) {
       threads.emplace_back([&, i] {
         for (int k = 0; k < each; ++k) {
-          QD_CHECK(queue->SubmitJob(QuantizeRequest(absl::StrCat(i, "-", k)), now).ok());
+          v1::SubmitJobRequest request = QuantizeRequest(absl::StrCat(i, "-", k));
+          if (tenants > 1) {
+            request.set_parent(absl::StrCat("tenants/t", k % tenants));
+            request.mutable_spec()->set_priority(k % 3);
+          }
+          QD_CHECK(queue->SubmitJob(request, now).ok());
         }
       });
     }
@@ -59,10 +65,11 @@ void Submits(benchmark::State& state) {
 }
 BENCHMARK(Submits)->Arg(1)->Arg(64)->Iterations(3)->UseRealTime()->Unit(benchmark::kMillisecond);
 
-// A lease, then the completion (not timed), with range 0 jobs queued at the start.
+// A lease, then the completion (not timed), with range 0 jobs of range 1 tenants queued at the
+// start.
 void LeaseWithLongQueue(benchmark::State& state) {
   DurableQueue t;
-  t.Submit(64, static_cast<int>(state.range(0)) / 64);
+  t.Submit(64, static_cast<int>(state.range(0)) / 64, static_cast<int>(state.range(1)));
   std::vector<double> seconds;
   for (auto _ : state) {
     v1::LeaseJobRequest request;
@@ -86,7 +93,8 @@ void LeaseWithLongQueue(benchmark::State& state) {
   state.counters["max_ms"] = seconds.back() * 1e3;
 }
 BENCHMARK(LeaseWithLongQueue)
-    ->Arg(10'048)
+    ->Args({10'048, 1})
+    ->Args({10'048, 50})
     ->Iterations(1000)
     ->UseManualTime()
     ->Unit(benchmark::kMillisecond);

@@ -62,7 +62,8 @@ absl::StatusOr<std::vector<RunnableHead>> SqlTxn::RunnableHeads(
       "q.sweep NOT IN (",
       db_.IntegersOfJson(),
       ") ORDER BY q.seq LIMIT 1) FROM levels l WHERE l.priority IS NOT NULL) "
-      "SELECT j.seq, j.tenant, j.priority, j.queued_time FROM heads h JOIN jobs j ON j.seq=h.seq");
+      "SELECT j.seq, j.tenant, j.priority, j.queued_time FROM heads h CROSS JOIN jobs j WHERE "
+      "j.seq=h.seq");
   const auto json = [](const std::vector<int64_t>& values) {
     return absl::StrCat("[", absl::StrJoin(values, ","), "]");
   };
