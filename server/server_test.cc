@@ -683,10 +683,10 @@ TEST_F(ServerTest, ATenantsLimitRefusesWithWordsAndIsCounted) {
       Ask(&v1::ArtifactService::Stub::CreateArtifact, artifacts_.get(), create, &artifact);
   EXPECT_EQ(ReasonMetadata(large, "limit"), "artifact-gib-max") << large;
   const std::string scrape = Scrape(server_->metrics_address());
-  for (const char* line : {"quantd_quota_refusals_total{limit=\"queued-max\"} 1\n",
-                           "quantd_quota_refusals_total{limit=\"artifact-gib-max\"} 1\n",
-                           "quantd_garbage_removed_total{what=\"blob\"} 0\n",
-                           "quantd_jobs_removed_total 0\n"}) {
+  for (const char* line :
+       {"quantd_quota_refusals_total{limit=\"queued-max\"} 1\n",
+        "quantd_quota_refusals_total{limit=\"artifact-gib-max\"} 1\n",
+        "quantd_garbage_removed_total{what=\"blob\"} 0\n", "quantd_jobs_removed_total 0\n"}) {
     EXPECT_THAT(scrape, HasSubstr(line));
   }
 }
