@@ -12,8 +12,7 @@
 //   - A run looks for ways in a snapshot taken after the marks that it acts on were written. A way
 //     made before the snapshot is seen; one made after it has taken the mark away, which the
 //     transaction that dooms would find missing; one that comes later still is refused.
-//   - "It is there" is asked of the artifact store only after Keeper::Keep, so from then on the
-//   thing
+//   - "It is there" is asked of the artifact store only after Keeper::Keep, so from then on it
 //     stays for a grace time, or the answer is that it is being removed. Requests are far shorter
 //     than the grace time; workers' are refused when they are not (their lease is over).
 // One scheduler collects at a time: a turn in the store, which every transaction of a run checks

@@ -2,9 +2,9 @@
 //   1. Of the priorities that wait, the one with the greatest score: the priority, and one more for
 //      every `aging` that its longest waiting job has waited. So no priority waits for ever.
 //   2. Within it, of the tenants the one that has had least for its weight (start-time fair
-//   queuing,
-//      Goyal, Vin and Cheng 1996: a lease costs 1/weight, and who comes back from a time without
-//      jobs begins where the others are). So leases go by the weights as long as all have jobs.
+//      queuing, Goyal, Vin and Cheng 1996: a lease costs 1/weight, and who comes back from a time
+//      without jobs begins where the others are). So leases go by the weights as long as all have
+//      jobs.
 //   3. Of the tenant the job that was submitted first.
 // What tenants have had stands in the store: schedulers share it, and a restart changes nothing.
 #pragma once
