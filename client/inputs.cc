@@ -112,6 +112,9 @@ absl::Status Inputs::Resolve(v1::JobSpec* spec) {
       QD_RETURN_IF_ERROR(Model(spec->mutable_evaluate()->mutable_model()));
       return Tasks(spec->mutable_evaluate()->mutable_tasks());
     case v1::JobSpec::kBenchmark:
+      if (!spec->benchmark().baseline().empty()) {
+        QD_RETURN_IF_ERROR(Model(spec->mutable_benchmark()->mutable_baseline()));
+      }
       return Model(spec->mutable_benchmark()->mutable_model());
     case v1::JobSpec::kVerify:
       return Model(spec->mutable_verify()->mutable_model());
@@ -132,6 +135,9 @@ absl::Status Inputs::Resolve(v1::SweepSpec* spec) {
     if (variant.has_calibration()) {
       QD_RETURN_IF_ERROR(Data(variant.mutable_calibration()->mutable_source()));
     }
+  }
+  if (!spec->benchmark().baseline().empty()) {
+    QD_RETURN_IF_ERROR(Model(spec->mutable_benchmark()->mutable_baseline()));
   }
   return Tasks(spec->mutable_tasks());
 }

@@ -7,7 +7,7 @@ namespace quantd {
 namespace {
 
 struct Flags {
-  std::string model;
+  std::string model, baseline;
   std::vector<int> batch_sizes, prompt_lengths;
   int decode_tokens = 0, repetitions = 0, warmup = 0;
   RuntimeFlags runtime;
@@ -20,6 +20,8 @@ Action DeclareBenchmark(CLI::App* app) {
   const auto flags = std::make_shared<Flags>();
   app->add_option("MODEL", flags->model, "Folder, org/name[@revision], jobs/ID or artifacts/SHA")
       ->required();
+  app->add_option("--baseline", flags->baseline, "Measure this model in turns with it")
+      ->type_name("MODEL");
   app->add_option("--batch-sizes", flags->batch_sizes, "As 1,8")
       ->delimiter(',')
       ->allow_extra_args(false);
@@ -35,6 +37,7 @@ Action DeclareBenchmark(CLI::App* app) {
     v1::JobSpec spec;
     v1::BenchmarkSpec* benchmark = spec.mutable_benchmark();
     benchmark->set_model(flags->model);
+    benchmark->set_baseline(flags->baseline);
     for (const int size : flags->batch_sizes) benchmark->add_batch_sizes(size);
     for (const int length : flags->prompt_lengths) benchmark->add_prompt_lengths(length);
     benchmark->set_decode_tokens(flags->decode_tokens);

@@ -149,6 +149,7 @@ std::vector<SpecReference> ReferencesOf(const v1::JobSpec& spec) {
       break;
     case v1::JobSpec::kBenchmark:
       references.Add("benchmark.model", spec.benchmark().model());
+      references.Add("benchmark.baseline", spec.benchmark().baseline());
       break;
     case v1::JobSpec::kVerify:
       references.Add("verify.model", spec.verify().model());

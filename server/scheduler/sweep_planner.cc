@@ -216,6 +216,11 @@ void Planner::AddMeasurements(const std::string& model, const std::string& verif
     v1::JobSpec spec = NewSpec(*cell, "benchmark");
     *spec.mutable_benchmark() = spec_.benchmark();
     spec.mutable_benchmark()->set_model(model);
+    if (cell->baseline()) {
+      spec.mutable_benchmark()->clear_baseline();
+    } else if (spec_.benchmark().baseline().empty()) {
+      spec.mutable_benchmark()->set_baseline(cell->model());
+    }
     WaitFor(verify, v1::Dependency::SUCCEEDED, &spec);
     WaitFor(evaluate, v1::Dependency::FINISHED, &spec);
     AddJob("benchmark", std::move(spec), cell);

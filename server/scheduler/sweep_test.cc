@@ -72,6 +72,8 @@ TEST(SweepPlanner, PlansTheGraph) {
     }
     known.insert("jobs/" + job.id);
   }
+  EXPECT_EQ(plan->jobs[1].spec.benchmark().baseline(), "");
+  EXPECT_EQ(plan->jobs[5].spec.benchmark().baseline(), "org/tiny");
   const v1::CompareSpec& compare = plan->jobs[plan->jobs.size() - 2].spec.compare();
   ASSERT_EQ(compare.variants_size(), 2);
   EXPECT_TRUE(compare.variants(0).baseline());

@@ -114,6 +114,9 @@ class Resolver {
         return "evaluate";
       case v1::JobSpec::kBenchmark:
         Model(root_ / "benchmark" / "model", spec->benchmark().model());
+        if (!spec->benchmark().baseline().empty()) {
+          Model(root_ / "benchmark" / "baseline", spec->benchmark().baseline());
+        }
         Benchmark(root_ / "benchmark", spec->mutable_benchmark());
         return "benchmark";
       case v1::JobSpec::kVerify:

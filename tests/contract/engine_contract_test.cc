@@ -106,7 +106,7 @@ std::vector<v1::JobSpec> FullSpecs() {
       R"("evaluate": {"model": "m", "tasks": [{"name": "arc", "data": "d", "limit": 2,
          "options": {"bos": "none"}}], "batchSize": 4})",
       R"("benchmark": {"model": "m", "batchSizes": [1, 2], "promptLengths": [3],
-         "decodeTokens": 4, "repetitions": 5, "warmup": 6})",
+         "decodeTokens": 4, "repetitions": 5, "warmup": 6, "baseline": "b"})",
       R"("verify": {"model": "m"})",
       R"("compare": {"variants": [{"name": "n", "jobs": ["jobs/a", "jobs/b"], "baseline": true}]})",
       R"("report": {"title": "t", "variants": [{"name": "n", "jobs": ["jobs/a"]}]})"};

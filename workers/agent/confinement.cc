@@ -352,7 +352,8 @@ std::vector<std::string> EngineReadables(const std::string& engine) {
 bool NeedsNetwork(const v1::JobSpec& spec) {
   bool needed = false;
   VisitStrings(spec, [&](const std::string& field, const std::string& text) {
-    const bool named = field == "model" || field == "source" || field == "data";
+    const bool named =
+        field == "model" || field == "baseline" || field == "source" || field == "data";
     needed = needed || (named && IsFetched(text)) || absl::StartsWith(text, "hf://");
   });
   return needed;

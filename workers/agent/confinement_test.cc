@@ -176,6 +176,11 @@ TEST_F(ConfinementTest, WhatASpecNamesDecides) {
   EXPECT_FALSE(NeedsNetwork(v1::JobSpec()));
   EXPECT_TRUE(NeedsNetwork(spec("org/name")));
   EXPECT_TRUE(NeedsNetwork(spec("/srv/model", "hf://data")));
+  v1::JobSpec in_turns;
+  in_turns.mutable_benchmark()->set_model("jobs/a");
+  EXPECT_FALSE(NeedsNetwork(in_turns));
+  in_turns.mutable_benchmark()->set_baseline("org/name");
+  EXPECT_TRUE(NeedsNetwork(in_turns));
 
   // A Hub cache's snapshot: links into another folder.
   const std::string model = folder_ + "/snapshot", blobs = folder_ + "/blobs";

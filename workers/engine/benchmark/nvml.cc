@@ -7,7 +7,7 @@ namespace quantd::engine {
 namespace {
 
 constexpr int kSuccess = 0;
-constexpr int kSmClock = 1, kMemoryClock = 2;
+constexpr int kSmClock = 1;
 constexpr double kMillijoules = 1000;
 
 template <typename Function>
@@ -40,14 +40,12 @@ std::optional<double> Nvml::EnergyJoules() const {
   return static_cast<double>(millijoules) / kMillijoules;
 }
 
-nlohmann::json Nvml::Clocks() const {
+double Nvml::SmMhz() const {
   auto* clock = Find<int(void*, int, unsigned*)>(library_, "nvmlDeviceGetClockInfo");
-  unsigned sm = 0, memory = 0;
-  if (device_ == nullptr || clock == nullptr || clock(device_, kSmClock, &sm) != kSuccess ||
-      clock(device_, kMemoryClock, &memory) != kSuccess) {
-    return nullptr;
-  }
-  return {{"smMhz", sm}, {"memoryMhz", memory}};
+  unsigned mhz = 0;
+  if (device_ == nullptr || clock == nullptr || clock(device_, kSmClock, &mhz) != kSuccess)
+    return 0;
+  return mhz;
 }
 
 }  // namespace quantd::engine

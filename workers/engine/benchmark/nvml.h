@@ -2,8 +2,6 @@
 // clocks for a measurement's record.
 #pragma once
 
-#include <cstdint>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 namespace quantd::engine {
@@ -18,8 +16,8 @@ class Nvml {
 
   // Joules since the driver was loaded.
   std::optional<double> EnergyJoules() const;
-  // {"smMhz", "memoryMhz"}, or null.
-  nlohmann::json Clocks() const;
+  // Of the multiprocessors, now; 0: not known.
+  double SmMhz() const;
 
  private:
   void* library_ = nullptr;

@@ -14,6 +14,7 @@ void AddBenchmark(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand("benchmark", "Measure a model's speed and memory");
   auto flags = std::make_shared<Flags>();
   command->add_option("model", flags->spec.model, "Folder, or Hub name");
+  command->add_option("--baseline", flags->spec.baseline, "Measure this model in turns with it");
   command
       ->add_option("--batch-size", flags->spec.batch_sizes, "Sequences at a time; may be repeated")
       ->allow_extra_args(false);

@@ -74,6 +74,7 @@ static void Fields(V& v, BenchmarkSpec& s) {
   v.Field("decode_tokens", s.decode_tokens);
   v.Field("repetitions", s.repetitions);
   v.Field("warmup", s.warmup);
+  v.Field("baseline", s.baseline);
 }
 
 template <typename V>

@@ -66,6 +66,7 @@ struct EvaluateSpec {
 
 struct BenchmarkSpec {
   std::string model;
+  std::string baseline;
   std::vector<int> batch_sizes;
   std::vector<int> prompt_lengths;
   int decode_tokens = 0;
