@@ -4,8 +4,11 @@ SQuAD 2.0's and CoQA's figures, and GSM8K's filters with Python's own regular ex
 answers, articles, punctuation, digits and letters of many scripts, so that every rule of the normalization is met.
 
 usage: score_oracle.py QUANT_ENGINE [SEED]
+QUANTD_OFFICIAL_SCORERS: a folder with the authors' own evaluate-v2.0.py (SQuAD) and coqa.py, which then run on the same
+predictions. They are not part of this repository.
 """
 import json
+import os
 import pathlib
 import random
 import re
@@ -46,12 +49,32 @@ def rng_flip(state=[False]):
     return state[0]
 
 
+def run_official(script, folder, files, *words):
+    """What the authors' script prints; `words` that name one of `files` become its path."""
+    place = os.environ.get("QUANTD_OFFICIAL_SCORERS")
+    if not place:
+        return None
+    paths = {name: pathlib.Path(folder) / name for name in files}
+    for name, content in files.items():
+        paths[name].write_text(json.dumps(content), encoding="utf-8")
+    printed = subprocess.run([sys.executable, f"{place}/{script}", *(str(paths.get(word, word)) for word in words)],
+                             check=True, stdout=subprocess.PIPE, text=True).stdout
+    print(f"{script} ran")
+    return json.loads(printed)
+
+
 def check_squad(engine, rng, folder, path):
     rows = squad_rows(path)
     predictions = [{"id": row["id"], "prediction_text": noise(rng, row["answers"]["text"] or ["the war"]),
                     "no_answer_probability": rng.random()} for row in rows]
     want = squad_v2(predictions, rows)
     got, _ = score(engine, "squadv2", path, predictions, folder)
+    official = run_official("evaluate-v2.0.py", folder, {
+        "p.json": {p["id"]: p["prediction_text"] for p in predictions},
+        "n.json": {p["id"]: p["no_answer_probability"] for p in predictions}}, path, "p.json", "-n", "n.json")
+    if official:
+        for name in want:
+            assert abs(got[f"squadv2/{name}"]["value"] - official[name]) < 1e-9, (name, official[name])
     for name, value in want.items():
         # The probabilities go through a logarithm and back; the order must survive.
         assert abs(got[f"squadv2/{name}"]["value"] - value) < 1e-9, (name, got[f"squadv2/{name}"]["value"], value)
@@ -67,6 +90,7 @@ def leave_one_out(golds, given, measure):
 def check_coqa(engine, rng, folder):
     conversations = json.loads((DATA / "coqa.json").read_text(encoding="utf-8"))
     for item in conversations["data"]:  # Further answers, as the published file has them.
+        item["source"] = "wikipedia"
         item["additional_answers"] = {
             str(i): [{**turn, "input_text": rng.choice([turn["input_text"], turn["input_text"].upper(), noise(rng, ["x"]) or "y"])}
                      for turn in item["answers"]] for i in range(rng.randrange(4))}
@@ -75,17 +99,17 @@ def check_coqa(engine, rng, folder):
     predictions, want = [], {}
     for row in coqa_rows(path):
         for turn, gold in enumerate(row["answers"]["input_text"]):
-            golds = [gold]
-            for more in row["additional_answers"].values():
-                if more["input_text"][turn].lower() not in [g.lower() for g in golds]:
-                    golds.append(more["input_text"][turn])
+            golds = [gold, *(more["input_text"][turn] for more in row["additional_answers"].values())]
             given = noise(rng, golds)
             predictions.append({"id": row["id"], "turn_id": turn + 1, "answer": given})
             stripped = given.strip().split("\n")[0]
             want[f"{row['id']}/{turn + 1}"] = (leave_one_out(golds, stripped, compute_exact),
                                                leave_one_out(golds, stripped, compute_f1))
-    _, samples = score(engine, "coqa_all", path, predictions, folder)
+    got, samples = score(engine, "coqa_all", path, predictions, folder)
     assert len(samples) == len(want)
+    official = run_official("coqa.py", folder, {"p.json": predictions}, "--data-file", path, "--pred-file", "p.json")
+    for name in ("em", "f1") if official else ():
+        assert round(100 * got[f"coqa_all/{name}"]["value"], 1) == official["overall"][name], (name, official["overall"])
     for name, (em, f1) in want.items():
         assert abs(samples[name]["coqa_all/em"] - em) < 1e-12, name
         assert abs(samples[name]["coqa_all/f1"] - f1) < 1e-12, name

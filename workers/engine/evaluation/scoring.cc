@@ -151,7 +151,7 @@ void AggregateMatch(const TaskRow& row, const std::vector<json>& samples, Metric
   for (const std::string& name : MetricNames(row)) AddMean(samples, name, metrics);
 }
 
-const std::array<const Scoring*, 7>& Table() {
+const std::array<const Scoring*, 8>& Table() {
   static const Scoring& choice = *new Scoring{"choice",
                                               "multiple choice by log-likelihood",
                                               {"acc", "acc_norm", "f1"},
@@ -169,9 +169,14 @@ const std::array<const Scoring*, 7>& Table() {
   static const Scoring& match = *new Scoring{
       "match", "the answer equals the target", {"exact_match"}, ScoreMatch, AggregateMatch, true,
       false};
-  static const std::array<const Scoring*, 7> table = {
-      &choice,        &label,        &match, &SquadScoring(), &SquadAbstainScoring(),
-      &CoqaScoring(), &MathScoring()};
+  static const std::array<const Scoring*, 8> table = {&choice,
+                                                      &label,
+                                                      &match,
+                                                      &SquadScoring(),
+                                                      &SquadAbstainScoring(),
+                                                      &CoqaScoring(),
+                                                      &CoqaTurnScoring(),
+                                                      &MathScoring()};
   return table;
 }
 

@@ -97,15 +97,23 @@ void AggregateSquad(const TaskRow&, const std::vector<json>& samples, MetricTabl
   }
 }
 
-// The last turn's answers, without those that differ only in case.
+// The last turn's answers.
 std::vector<std::string> CoqaGolds(const json& document) {
   std::vector<std::string> golds = {document["answers"]["input_text"].back().get<std::string>()};
   for (const auto& more : document["additional_answers"]) {
-    const std::string text = more["input_text"].back().get<std::string>();
+    golds.push_back(more["input_text"].back().get<std::string>());
+  }
+  return golds;
+}
+
+// The same without those that differ only in case from one before.
+std::vector<std::string> DifferentCoqaGolds(const json& document) {
+  std::vector<std::string> golds;
+  for (std::string& text : CoqaGolds(document)) {
     const bool known = std::any_of(golds.begin(), golds.end(), [&](const std::string& gold) {
       return PythonLower(gold) == PythonLower(text);
     });
-    if (!known) golds.push_back(text);
+    if (!known) golds.push_back(std::move(text));
   }
   return golds;
 }
@@ -124,10 +132,11 @@ double LeaveOneOut(const std::vector<std::string>& golds, const std::string& giv
   return sum / static_cast<double>(golds.size());
 }
 
+template <std::vector<std::string> (*Golds)(const json&)>
 absl::Status ScoreCoqa(const TaskRow&, const json& document, const Answer& answer, json* sample) {
   const std::string stripped(PythonStrip(answer.output));
   const std::string given = stripped.substr(0, stripped.find('\n'));
-  const std::vector<std::string> golds = CoqaGolds(document);
+  const std::vector<std::string> golds = Golds(document);
   (*sample)["scores"] = {{"em", LeaveOneOut(golds, given, AnswerExact)},
                          {"f1", LeaveOneOut(golds, given, AnswerF1)}};
   return absl::OkStatus();
@@ -205,11 +214,20 @@ const Scoring& SquadAbstainScoring() {
 }
 
 const Scoring& CoqaScoring() {
-  static const Scoring& scoring =
-      *new Scoring{"coqa",        "CoQA: the last turn against several answers",
-                   {"f1", "em"},  ScoreCoqa,
-                   AggregateCoqa, true,
-                   false};
+  static const Scoring& scoring = *new Scoring{
+      "coqa",        "CoQA: the last turn against several answers, as lm-evaluation-harness does",
+      {"f1", "em"},  ScoreCoqa<DifferentCoqaGolds>,
+      AggregateCoqa, true,
+      false};
+  return scoring;
+}
+
+const Scoring& CoqaTurnScoring() {
+  static const Scoring& scoring = *new Scoring{
+      "coqa_turn",   "CoQA: a turn against several answers, as the data set's own script does",
+      {"f1", "em"},  ScoreCoqa<CoqaGolds>,
+      AggregateCoqa, true,
+      false};
   return scoring;
 }
 

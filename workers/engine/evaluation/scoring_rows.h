@@ -12,6 +12,7 @@ const Scoring& SquadScoring();
 const Scoring& SquadAbstainScoring();
 // CoQA: em and f1 against several answers, each left out once.
 const Scoring& CoqaScoring();
+const Scoring& CoqaTurnScoring();
 // Final answers of mathematics: exact_match, mean_abs_diff, median_abs_diff, parse_rate.
 const Scoring& MathScoring();
 
