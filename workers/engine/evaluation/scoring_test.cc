@@ -118,7 +118,8 @@ TEST(ScoringTest, CoqaLeavesEachAnswerOutOnce) {
   const json sample = Score(Row("coqa"), document, {" white\nQ", {}});
   EXPECT_EQ(sample["scores"]["em"], 0.5);
   EXPECT_NEAR(sample["scores"]["f1"].get<double>(), (2.0 / 3 + 1) / 2, 1e-12);
-  // The authors' script keeps both "white": whichever is left out, but the third, the other is there.
+  // The authors' script keeps both "white": whichever is left out, but the third, the other is
+  // there.
   const json turn = Score(Row("coqa_all"), document, {" white\nQ", {}});
   EXPECT_EQ(turn["scores"]["em"], 1);
   EXPECT_EQ(turn["scores"]["f1"], 1);
