@@ -24,7 +24,8 @@ constexpr Backend kCuda = {.name = "cuda",
                            .quantize_rows = QuantizeRowsCuda,
                            .gemm_w8a8 = GemmW8A8Cuda,
                            .norm_rows = NormRowsCuda,
-                           .rope_heads = RopeHeadsCuda};
+                           .rope_heads = RopeHeadsCuda,
+                           .log_prob_rows = LogProbRowsCuda};
 
 std::string TextOf(cudaError_t error) {
   if (error == cudaSuccess) return {};

@@ -37,6 +37,7 @@ void QuantizeRowsCuda(const QuantizeRows& args);
 const char* GemmW8A8Cuda(const GemmW8A8& args);
 void NormRowsCuda(const NormRows& args);
 void RopeHeadsCuda(const RopeHeads& args);
+void LogProbRowsCuda(const LogProbRows& args);
 const char* Gemm16Cublas(const Gemm16& args);
 
 }  // namespace quantd::kernels

@@ -16,6 +16,7 @@
 #include "kernels/hadamard_rows.h"
 #include "kernels/hqq_groups.h"
 #include "kernels/int8_rows.h"
+#include "kernels/log_prob_rows.h"
 #include "kernels/norm_rows.h"
 #include "kernels/pack_bits.h"
 #include "kernels/quantize_rows.h"
@@ -51,6 +52,7 @@ struct Backend {
   const char* (*gemm_w8a8)(const GemmW8A8&) = nullptr;
   void (*norm_rows)(const NormRows&) = nullptr;
   void (*rope_heads)(const RopeHeads&) = nullptr;
+  void (*log_prob_rows)(const LogProbRows&) = nullptr;
 };
 
 // Null for an unknown name, and for "cuda" where LoadCudaModule finds none.

@@ -2,6 +2,7 @@
 #include "workers/engine/evaluation/scorer.h"
 
 #include <ATen/ops/argmax.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/index_select.h>
@@ -15,6 +16,7 @@
 #include "workers/engine/job/failure.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
+#include "workers/engine/tensor/kernels.h"
 #include "workers/engine/tensor/torch_call.h"
 
 namespace quantd::engine {
@@ -34,6 +36,41 @@ constexpr int64_t kBatchTokensCuda = 32768;
 constexpr int64_t kBlock = 16;
 
 int64_t RoundUp(int64_t count) { return (count + kBlock - 1) / kBlock * kBlock; }
+
+// Whether logits made from `hidden` go to kernels/log_prob_rows.h.
+bool HasKernel(const at::Tensor& hidden) {
+  return KernelsTake(hidden) && KernelsOn(hidden.device()).log_prob_rows != nullptr;
+}
+
+// Of tokens, one a row of logits: their log probabilities, and whether each is its row's best.
+struct TokenScores {
+  at::Tensor targets;    // int64 [R]
+  at::Tensor log_probs;  // float32 [R]
+  at::Tensor greedy;     // bool [R]
+
+  // Of the rows from `first` on. logits [n, V] of any float type.
+  void Take(int64_t first, const at::Tensor& logits) const {
+    const int64_t count = logits.size(0);
+    const at::Tensor wanted = targets.narrow(0, first, count);
+    const at::Tensor log_probs_of = log_probs.narrow(0, first, count);
+    const at::Tensor greedy_of = greedy.narrow(0, first, count);
+    if (HasKernel(logits) && logits.is_contiguous()) {
+      KernelsOn(logits.device())
+          .log_prob_rows({.rows = count,
+                          .columns = logits.size(1),
+                          .bfloat16 = logits.scalar_type() == at::kBFloat16,
+                          .logits = SixteenBits(logits),
+                          .targets = wanted.const_data_ptr<int64_t>(),
+                          .log_probs = log_probs_of.mutable_data_ptr<float>(),
+                          .greedy = static_cast<uint8_t*>(greedy_of.mutable_data_ptr()),
+                          .stream = StreamOn(logits.device())});
+      return;
+    }
+    const at::Tensor wide = logits.to(at::kFloat);
+    log_probs_of.copy_(at::gather(at::log_softmax(wide, -1), 1, wanted.unsqueeze(1)).squeeze(1));
+    greedy_of.copy_(wide.argmax(-1).eq(wanted));
+  }
+};
 
 }  // namespace
 
@@ -132,28 +169,30 @@ absl::Status Scorer::RunBatch(absl::Span<const Sequence> sequences, absl::Span<c
             at::from_blob(rows.data(), {static_cast<int64_t>(rows.size())}, at::kLong).to(device);
         return at::index_select(all.reshape({batch * inputs, -1}), 0, index);
       }));
+  TokenScores tokens;
+  QD_RETURN_IF_ERROR(TorchCall("scoring tokens", [&] {
+    tokens.targets = at::from_blob(targets.data(), {wanted_rows}, at::kLong).to(device);
+    tokens.log_probs = at::empty({wanted_rows}, at::TensorOptions(device).dtype(at::kFloat));
+    tokens.greedy = at::empty({wanted_rows}, at::TensorOptions(device).dtype(at::kBool));
+  }));
   const auto consume = [&](int64_t first, const at::Tensor& logits) {
     return TorchCall("scoring tokens", [&] {
       // What is behind the last wanted row is padding.
       const int64_t count = std::min(logits.size(0), wanted_rows - first);
-      if (count <= 0) return;
-      const at::Tensor some = logits.slice(0, 0, count);
-      const at::Tensor wanted =
-          at::from_blob(targets.data() + first, {count, 1}, at::kLong).to(device);
-      const at::Tensor log_probs = at::gather(at::log_softmax(some, -1), 1, wanted)
-                                       .squeeze(1)
-                                       .to(at::kCPU, at::kDouble)
-                                       .contiguous();
-      const at::Tensor best = some.argmax(-1).to(at::kCPU).contiguous();
-      for (int64_t i = 0; i < count; ++i) {
-        Score& score = (*scores)[owners[static_cast<size_t>(first + i)]];
-        score.log_prob += log_probs.data_ptr<double>()[i];
-        score.greedy =
-            score.greedy && best.data_ptr<int64_t>()[i] == targets[static_cast<size_t>(first + i)];
-      }
+      if (count > 0) tokens.Take(first, logits.slice(0, 0, count));
     });
   };
-  return decoder.LogitsChunked(hidden, LogitRowsMax(model_), consume);
+  // The kernel needs no copies in float32, which are four times as large together.
+  const int64_t rows_max = LogitRowsMax(model_) * (HasKernel(hidden) ? 4 : 1);
+  QD_RETURN_IF_ERROR(decoder.LogitsChunked(hidden, rows_max, consume));
+  return TorchCall("scoring tokens", [&] {
+    const at::Tensor log_probs = tokens.log_probs.to(at::kCPU), greedy = tokens.greedy.to(at::kCPU);
+    for (int64_t i = 0; i < wanted_rows; ++i) {
+      Score& score = (*scores)[owners[static_cast<size_t>(i)]];
+      score.log_prob += static_cast<double>(log_probs.const_data_ptr<float>()[i]);
+      score.greedy = score.greedy && greedy.const_data_ptr<bool>()[i];
+    }
+  });
 }
 
 }  // namespace quantd::engine

@@ -236,6 +236,11 @@ absl::StatusOr<at::Tensor> Decoder::FinalNorm(const at::Tensor& hidden) const {
 }
 
 absl::StatusOr<at::Tensor> Decoder::Logits(const at::Tensor& hidden) const {
+  QD_ASSIGN_OR_RETURN(const at::Tensor logits, ComputedLogits(hidden));
+  return TorchCall("computing logits", [&] { return logits.to(at::kFloat); });
+}
+
+absl::StatusOr<at::Tensor> Decoder::ComputedLogits(const at::Tensor& hidden) const {
   QD_ASSIGN_OR_RETURN(const at::Tensor normed, FinalNorm(hidden));
   if (!head_.weight.defined() && head_.packed == nullptr) {
     return absl::FailedPreconditionError("logits were asked of a decoder made without its head");
@@ -247,7 +252,7 @@ absl::StatusOr<at::Tensor> Decoder::Logits(const at::Tensor& hidden) const {
     at::Tensor logits = ApplyLinear(head_, RotateOnline(normed, head_.input.rotation));
     const double cap = config_.final_softcap;
     if (cap > 0) logits.div_(cap).tanh_().mul_(cap);
-    return logits.to(at::kFloat);
+    return logits;
   });
 }
 
@@ -261,7 +266,7 @@ absl::Status Decoder::LogitsChunked(
   rows_max = std::max<int64_t>(rows_max, 1);
   for (int64_t first = 0; first < rows.size(0); first += rows_max) {
     const int64_t count = std::min(rows_max, rows.size(0) - first);
-    QD_ASSIGN_OR_RETURN(const at::Tensor logits, Logits(rows.narrow(0, first, count)));
+    QD_ASSIGN_OR_RETURN(const at::Tensor logits, ComputedLogits(rows.narrow(0, first, count)));
     QD_RETURN_IF_ERROR(consume(first, logits));
   }
   return absl::OkStatus();

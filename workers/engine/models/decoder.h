@@ -69,8 +69,8 @@ class Decoder {
   // Final norm and head: hidden [..., H] -> float32 [..., V] on the decoder's device.
   absl::StatusOr<at::Tensor> Logits(const at::Tensor& hidden) const;
   // The same without [B, T, V] ever existing: hidden [..., H] is taken as rows [R, H]; `consume`
-  // gets the logits float32 [n, V] of the rows first_row, first_row + 1, ..., at most `rows_max` at
-  // a time, in order.
+  // gets the logits [n, V], in the dtype of the computation, of the rows first_row, first_row + 1,
+  // ..., at most `rows_max` at a time, in order.
   absl::Status LogitsChunked(
       const at::Tensor& hidden, int64_t rows_max,
       const std::function<absl::Status(int64_t first_row, const at::Tensor& logits)>& consume)
@@ -91,6 +91,8 @@ class Decoder {
   absl::StatusOr<std::shared_ptr<const PackedWeight>> FetchPacked(const WeightSource& source,
                                                                   absl::string_view name) const;
   LayerPass Pass(const Block& block, const ForwardOptions& options) const;
+  // Logits before they are widened.
+  absl::StatusOr<at::Tensor> ComputedLogits(const at::Tensor& hidden) const;
 
   ModelConfig config_;
   const Architecture* row_ = nullptr;
