@@ -2,9 +2,12 @@
 // answering is in scoring_answers.cc.
 #include "workers/engine/evaluation/scoring.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <map>
+#include <optional>
 #include <random>
 #include <set>
 
@@ -23,9 +26,6 @@ namespace {
 
 using nlohmann::json;
 
-// Gold and predicted label.
-using Labelled = std::pair<int64_t, int64_t>;
-constexpr int64_t kNoLabel = -1;
 // Of the bootstrap that gives macro F1 its standard error.
 constexpr int kErrorDraws = 200;
 constexpr uint64_t kErrorSeed = 1;
@@ -248,42 +248,75 @@ void AddMean(const std::vector<json>& samples, const std::string& metric, Metric
 }
 
 namespace {
-double MacroF1(absl::Span<const Labelled> labels) {
-  std::map<int64_t, std::array<double, 3>> counts;  // Label -> right, predicted, gold.
-  for (const auto& [gold, given] : labels) {
-    counts[gold][2] += 1;
-    if (given == kNoLabel) continue;
-    counts[given][1] += 1;
-    if (given == gold) counts[gold][0] += 1;
+
+// Macro F1 of some of the samples, drawn again and again.
+class MacroF1 {
+ public:
+  explicit MacroF1(const std::vector<json>& samples, const char* predicted) {
+    std::map<int64_t, size_t> places;
+    std::vector<std::pair<int64_t, std::optional<int64_t>>> labels;
+    for (const json& sample : samples) {
+      const json& given = sample[predicted];
+      labels.emplace_back(sample["gold"].get<int64_t>(),
+                          given.is_number() ? std::optional(given.get<int64_t>()) : std::nullopt);
+      places[labels.back().first];
+      if (labels.back().second) places[*labels.back().second];
+    }
+    size_t next = 0;
+    for (auto& [label, place] : places) place = next++;
+    counts_.resize(places.size());
+    for (const auto& [gold, given] : labels) {
+      answers_.push_back({places[gold], given ? places[*given] : kNothing});
+    }
   }
-  double sum = 0;
-  for (const auto& [label, count] : counts) {
-    const double both = count[1] + count[2];
-    sum += both > 0 ? 2 * count[0] / both : 0;
+
+  size_t size() const { return answers_.size(); }
+  void Clear() { std::fill(counts_.begin(), counts_.end(), Count()); }
+  void Add(size_t sample) {
+    const auto& [gold, given] = answers_[sample];
+    counts_[gold].gold += 1;
+    if (given == kNothing) return;
+    counts_[given].predicted += 1;
+    if (given == gold) counts_[gold].right += 1;
   }
-  return counts.empty() ? 0 : sum / static_cast<double>(counts.size());
-}
+  // Over the labels that those added since Clear have.
+  double Value() const {
+    double sum = 0, labels = 0;
+    for (const Count& count : counts_) {
+      const double both = count.predicted + count.gold;
+      if (both == 0) continue;
+      sum += 2 * count.right / both;
+      labels += 1;
+    }
+    return labels == 0 ? 0 : sum / labels;
+  }
+
+ private:
+  static constexpr size_t kNothing = SIZE_MAX;
+  struct Count {
+    double right = 0, predicted = 0, gold = 0;
+  };
+  std::vector<std::pair<size_t, size_t>> answers_;  // The right one's place in counts_, the given.
+  std::vector<Count> counts_;                       // In the labels' order.
+};
 
 }  // namespace
 
 void AddMacroF1(const std::vector<json>& samples, const char* predicted, MetricTable* metrics) {
-  std::vector<Labelled> labels;
-  for (const json& sample : samples) {
-    const json& given = sample[predicted];
-    labels.emplace_back(sample["gold"].get<int64_t>(),
-                        given.is_number() ? given.get<int64_t>() : kNoLabel);
-  }
+  MacroF1 f1(samples, predicted);
   std::mt19937_64 random(kErrorSeed);
-  std::vector<double> drawn_scores;
-  std::vector<Labelled> drawn(labels.size());
+  std::vector<double> drawn;
   for (int draw = 0; draw < kErrorDraws; ++draw) {
-    for (Labelled& label : drawn) label = labels[random() % labels.size()];
-    drawn_scores.push_back(MacroF1(drawn));
+    f1.Clear();
+    for (size_t i = 0; i < f1.size(); ++i) f1.Add(random() % f1.size());
+    drawn.push_back(f1.Value());
   }
   // The bootstrap's standard error is the draws' spread, not that of their mean.
   const double error =
-      MeanAndError(drawn_scores).standard_error * std::sqrt(static_cast<double>(kErrorDraws));
-  (*metrics)["f1"] = {{"value", MacroF1(labels)},
+      MeanAndError(drawn).standard_error * std::sqrt(static_cast<double>(kErrorDraws));
+  f1.Clear();
+  for (size_t i = 0; i < f1.size(); ++i) f1.Add(i);
+  (*metrics)["f1"] = {{"value", f1.Value()},
                       {"stderr", error},
                       {"samples", samples.size()},
                       {"lowerIsBetter", false}};
