@@ -3,6 +3,7 @@
 #include "workers/engine/models/decode_step.h"
 
 #include <ATen/ops/argmax.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
