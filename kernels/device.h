@@ -33,6 +33,13 @@ struct DeviceOps {
   void (*copy)(void* to, const void* from, size_t bytes);  // Either side on either device.
   void (*copy_on)(void* to, const void* from, size_t bytes, void* stream);
   void (*fill)(void* memory, int byte, size_t bytes);
+  // Everything that `body` puts on the stream it is given, as one CUDA graph; body runs once, and
+  // must have run before, so that what is loaded on first use is loaded. Null where it cannot be
+  // captured, with the reason in `*why`.
+  void* (*capture_graph)(void (*body)(void* context, void* stream), void* context,
+                         std::string* why);
+  bool (*launch_graph)(void* graph, void* stream);
+  void (*release_graph)(void* graph);
   // Median seconds of `replays` runs of everything that `body` puts on the stream it is given, as
   // one CUDA graph. Negative when it cannot be captured.
   double (*time_graph)(void (*body)(void* context, void* stream), void* context, int replays);

@@ -131,6 +131,9 @@ struct GemmW4A16 {
   void* stream = nullptr;
 };
 
+// One element of the weight, as it is meant.
+float W4Weight(const W4Shape& shape, const void* packed, int64_t row, int64_t column);
+
 void PackW4Reference(const PackW4& args);
 void UnpackW4Reference(const UnpackW4& args);
 const char* GemmW4A16Reference(const GemmW4A16& args);

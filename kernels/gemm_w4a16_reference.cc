@@ -47,7 +47,9 @@ void Store(void* packed, int64_t offset, T value) {
   std::memcpy(static_cast<uint8_t*>(packed) + offset, &value, sizeof(value));
 }
 
-float Decode(const W4Shape& shape, const void* packed, int64_t row, int64_t column) {
+}  // namespace
+
+float W4Weight(const W4Shape& shape, const void* packed, int64_t row, int64_t column) {
   const Place place = PlaceOf(shape, row, column);
   const int code = Load<uint8_t>(packed, place.code_byte) >> place.code_shift & 15;
   if (IsTable(shape.kind)) return Load<float>(packed, place.scale) * W4Table(shape.kind)[code];
@@ -57,8 +59,6 @@ float Decode(const W4Shape& shape, const void* packed, int64_t row, int64_t colu
                          : HalfToFloat(Load<uint16_t>(packed, place.scale + place.zero_offset));
   return scale * (static_cast<float>(code) - zero);
 }
-
-}  // namespace
 
 void PackW4Reference(const PackW4& args) {
   const W4Shape& shape = args.shape;
@@ -87,7 +87,7 @@ void UnpackW4Reference(const UnpackW4& args) {
   for (int64_t row = 0; row < args.shape.rows; ++row) {
     for (int64_t column = 0; column < args.shape.columns; ++column) {
       args.weight[row * args.shape.columns + column] =
-          ToSixteen(Decode(args.shape, args.packed, row, column), args.bfloat16);
+          ToSixteen(W4Weight(args.shape, args.packed, row, column), args.bfloat16);
     }
   }
 }
@@ -100,7 +100,7 @@ const char* GemmW4A16Reference(const GemmW4A16& args) {
       double sum = args.bias == nullptr ? 0 : FromSixteen(args.bias[row], args.bfloat16);
       for (int64_t column = 0; column < columns; ++column) {
         sum += static_cast<double>(FromSixteen(args.input[m * columns + column], args.bfloat16)) *
-               Decode(args.shape, args.packed, row, column);
+               W4Weight(args.shape, args.packed, row, column);
       }
       if (args.residual != nullptr) {
         sum += FromSixteen(args.residual[m * rows + row], args.bfloat16);

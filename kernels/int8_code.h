@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include "kernels/host_device.h"
 
@@ -25,6 +26,15 @@ QD_HOST_DEVICE inline float Int8Code(float value, float inverse) {
   const float code = rintf(value * inverse);
   if (!(inverse > 0) || code != code) return 0;
   return code < -127.0f ? -127.0f : code > 127.0f ? 127.0f : code;
+}
+
+// With a scale that is known beforehand; NaN becomes 0.
+QD_HOST_DEVICE inline int8_t StaticInt8Code(float value, float scale) {
+  const float code = rintf(value / scale);
+  return static_cast<int8_t>(code < -128.0f  ? -128.0f
+                             : code > 127.0f ? 127.0f
+                             : code == code  ? code
+                                             : 0.0f);
 }
 
 }  // namespace quantd::kernels

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kReplays = 20;
 constexpr int kLaunchesMin = 8;
+constexpr int64_t kStepRowsMax = 32;  // Of input, for which a decode step's kernels are measured.
 
 // Memory on the device, filled with copies of `block`.
 class Buffer {
@@ -102,6 +103,9 @@ struct Bench {
   void W8(int64_t rows, int64_t columns, const std::vector<int64_t>& batches,
           const std::vector<double>& baselines, const Buffer& input, const Buffer& output) const;
   void Hadamard(int64_t columns, int64_t m, const Buffer& matrix) const;
+  void Step(int64_t rows, int64_t columns, const std::vector<int64_t>& batches,
+            const std::vector<double>& baselines, const Buffer& input, const Buffer& output) const;
+  void StepKeys(int64_t m) const;
   void W4(const char* name, W4Kind kind, int64_t rows, int64_t columns,
           const std::vector<int64_t>& batches, const std::vector<double>& baselines,
           const Buffer& input, const Buffer& output) const;
@@ -186,6 +190,99 @@ void Bench::W8(int64_t rows, int64_t columns, const std::vector<int64_t>& batche
   }
 }
 
+// A decode step's products, where they are meant for: with the norm in front of them.
+void Bench::Step(int64_t rows, int64_t columns, const std::vector<int64_t>& batches,
+                 const std::vector<double>& baselines, const Buffer& input,
+                 const Buffer& output) const {
+  struct Kind {
+    const char* name;
+    StepKind kind;
+    W4Kind w4;
+  };
+  for (const Kind& kind : {Kind{"step fp16", StepKind::kSixteen, W4Kind::kSymmetric},
+                           Kind{"step w8a8", StepKind::kInt8, W4Kind::kSymmetric},
+                           Kind{"step w4 g128", StepKind::kW4, W4Kind::kSymmetric},
+                           Kind{"step nf4 b64", StepKind::kW4, W4Kind::kNf4}}) {
+    if (!Wanted(kind.name)) continue;
+    StepWeight weight;
+    weight.kind = kind.kind;
+    weight.rows = rows;
+    weight.shape = {.rows = rows,
+                    .columns = columns,
+                    .group_columns = IsTable(kind.w4) ? 64 : 128,
+                    .kind = kind.w4};
+    const int64_t bytes = kind.kind == StepKind::kW4
+                              ? W4Bytes(weight.shape)
+                              : rows * columns * (kind.kind == StepKind::kInt8 ? 1 : 2);
+    const Buffer weights(ops, bytes * runner.Copies(bytes), halves);
+    const Buffer scales(ops, rows * 4, std::vector<uint8_t>(1 << 20, 0x3c));
+    weight.scales = reinterpret_cast<const float*>(scales.data());
+    StepProduct args;
+    args.columns = columns;
+    args.eps = 1e-5f;
+    args.input = args.norm = reinterpret_cast<const uint16_t*>(input.data());
+    args.output = reinterpret_cast<uint16_t*>(output.data());
+    for (size_t i = 0; i < batches.size(); ++i) {
+      if (batches[i] > kStepRowsMax) continue;
+      args.m = batches[i];
+      const double seconds = runner.Time(bytes, [&](int copy, void* stream) {
+        args.weights[0] = weight;
+        args.weights[0].data = weights.data() + copy * bytes;
+        args.stream = stream;
+        return cuda.step_product(args);
+      });
+      const int64_t moved = bytes + batches[i] * (rows + columns) * 2;
+      report({kind.name, rows, columns, batches[i], seconds, baselines[i],
+              static_cast<double>(moved) / seconds / bandwidth});
+    }
+  }
+}
+
+// Attention of m new tokens over caches of 1024 positions, 32 heads on 8 of 64 numbers; against a
+// copy of the caches.
+void Bench::StepKeys(int64_t m) const {
+  constexpr int64_t kLength = 1024, kHeads = 32, kKvHeads = 8, kDim = 64;
+  StepAttention args;
+  args.batch = m;
+  args.heads = kHeads;
+  args.kv_heads = kKvHeads;
+  args.dim = kDim;
+  args.splits = static_cast<int>(std::clamp<int64_t>(256 / (m * kKvHeads), 1, kStepSplitsMax));
+  const int64_t bytes = 2 * m * kKvHeads * kLength * kDim * 2;
+  const int copies = runner.Copies(bytes);
+  const Buffer caches(ops, bytes * copies, halves), other(ops, bytes, halves);
+  const Buffer input(ops, m * (kHeads + 2 * kKvHeads) * kDim * 2, halves);
+  const Buffer output(ops, m * kHeads * kDim * 2, halves);
+  const Buffer scratch(ops, StepScratchBytes(args), {0});
+  std::vector<StepCache> places;
+  for (int copy = 0; copy < copies; ++copy) {
+    auto* keys = reinterpret_cast<uint16_t*>(caches.data() + copy * bytes);
+    places.push_back({keys, keys + bytes / 4});
+  }
+  const auto on_device = [](const auto& values) {
+    const auto* begin = reinterpret_cast<const uint8_t*>(values.data());
+    return std::vector<uint8_t>(begin, begin + values.size() * sizeof(values[0]));
+  };
+  const std::vector<StepPosition> position = {{.length = kLength, .room = kLength}};
+  const Buffer position_there(ops, sizeof(StepPosition), on_device(position));
+  const Buffer places_there(ops, copies * sizeof(StepCache), on_device(places));
+  args.input = reinterpret_cast<const uint16_t*>(input.data());
+  args.output = reinterpret_cast<uint16_t*>(output.data());
+  args.scratch = scratch.data();
+  args.position = reinterpret_cast<const StepPosition*>(position_there.data());
+  const double copied = runner.Time(bytes, [&](int copy, void* stream) -> const char* {
+    ops.copy_on(other.data(), caches.data() + copy * bytes, bytes, stream);
+    return nullptr;
+  });
+  const double seconds = runner.Time(bytes, [&](int copy, void* stream) {
+    args.cache = reinterpret_cast<const StepCache*>(places_there.data()) + copy;
+    args.stream = stream;
+    return cuda.step_attention(args);
+  });
+  report({"step attention", kHeads, kLength, m, seconds, copied,
+          static_cast<double>(bytes) / seconds / bandwidth});
+}
+
 // Rotation of m rows, to 16 bits and to int8, against a copy of them; in 16 bits, the rows are read
 // from as many places as weights are.
 void Bench::Hadamard(int64_t columns, int64_t m, const Buffer& matrix) const {
@@ -251,6 +348,7 @@ void Bench::Shape(int64_t rows, int64_t columns, const std::vector<int64_t>& bat
   W4("w4a16 g128 zeros", W4Kind::kZeroPoint, rows, columns, batches, baselines, input, output);
   W8(rows, columns, batches, baselines, input, output);
   W4("nf4 b64", W4Kind::kNf4, rows, columns, batches, baselines, input, output);
+  Step(rows, columns, batches, baselines, input, output);
 }
 
 // Signs for the widths that are no powers of two; which ones makes no difference to the time.
@@ -284,6 +382,9 @@ const char* BenchDevice(const DeviceBenchOptions& options,
                        {module->device, launch_error},
                        module->device.read_bandwidth()};
   for (const auto& [rows, columns] : shapes) bench.Shape(rows, columns, batches);
+  for (const int64_t m : batches) {
+    if (m <= kStepRowsMax && bench.Wanted("step attention")) bench.StepKeys(m);
+  }
   if (bench.Wanted("hadamard") || bench.Wanted("hadamard int8")) {
     const std::vector<uint8_t> signs = RandomSigns();
     const Buffer matrix(module->device, static_cast<int64_t>(signs.size()), signs);

@@ -25,7 +25,10 @@ constexpr Backend kCuda = {.name = "cuda",
                            .gemm_w8a8 = GemmW8A8Cuda,
                            .norm_rows = NormRowsCuda,
                            .rope_heads = RopeHeadsCuda,
-                           .log_prob_rows = LogProbRowsCuda};
+                           .log_prob_rows = LogProbRowsCuda,
+                           .embed_rows = EmbedRowsCuda,
+                           .step_product = StepProductCuda,
+                           .step_attention = StepAttentionCuda};
 
 std::string TextOf(cudaError_t error) {
   if (error == cudaSuccess) return {};
@@ -78,24 +81,45 @@ double TimeReplays(cudaGraphExec_t graph, cudaStream_t stream, int replays) {
   return times[times.size() / 2] * 1e-3;
 }
 
-double TimeGraph(void (*body)(void* context, void* stream), void* context, int replays) {
-  cudaStream_t stream;
+// What `body` puts on a stream, ready to be run again and again; null, with the reason in `*why`,
+// where it cannot be captured.
+void* CaptureGraph(void (*body)(void* context, void* stream), void* context, std::string* why) {
+  cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;
+  cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (error == cudaSuccess) error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  if (error == cudaSuccess) {
+    body(context, stream);
+    error = cudaStreamEndCapture(stream, &graph);
+  }
+  if (error == cudaSuccess) error = cudaGraphInstantiate(&executable, graph, 0);
+  if (error != cudaSuccess) cudaGetLastError();
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  if (stream != nullptr) cudaStreamDestroy(stream);
+  *why = TextOf(error);
+  return executable;
+}
+
+bool LaunchGraph(void* graph, void* stream) {
+  return cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), static_cast<cudaStream_t>(stream)) ==
+         cudaSuccess;
+}
+
+void ReleaseGraph(void* graph) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); }
+
+double TimeGraph(void (*body)(void* context, void* stream), void* context, int replays) {
+  cudaStream_t stream;
   cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   // Once outside, so that what is loaded on first use is loaded.
   body(context, stream);
   cudaStreamSynchronize(stream);
   double seconds = -1;
-  if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
-    body(context, stream);
-    if (cudaStreamEndCapture(stream, &graph) == cudaSuccess &&
-        cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess) {
-      seconds = TimeReplays(executable, stream, replays);
-    }
+  std::string why;
+  if (void* graph = CaptureGraph(body, context, &why)) {
+    seconds = TimeReplays(static_cast<cudaGraphExec_t>(graph), stream, replays);
+    ReleaseGraph(graph);
   }
-  if (executable != nullptr) cudaGraphExecDestroy(executable);
-  if (graph != nullptr) cudaGraphDestroy(graph);
   cudaStreamDestroy(stream);
   return seconds;
 }
@@ -183,8 +207,9 @@ const Gpu& CurrentGpu() {
 extern "C" __attribute__((visibility("default"))) const CudaModule* QuantdCudaModule(
     std::string* why) {
   static const CudaModule module = {&kCuda,
-                                    {TakeError, Allocate, Release, Copy, CopyOn, Fill, TimeGraph,
-                                     Describe, CacheBytes, ReadBandwidth, Gemm16Cublas}};
+                                    {TakeError, Allocate, Release, Copy, CopyOn, Fill,
+                                     CaptureGraph, LaunchGraph, ReleaseGraph, TimeGraph, Describe,
+                                     CacheBytes, ReadBandwidth, Gemm16Cublas}};
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || devices == 0) {

@@ -38,6 +38,10 @@ const char* GemmW8A8Cuda(const GemmW8A8& args);
 void NormRowsCuda(const NormRows& args);
 void RopeHeadsCuda(const RopeHeads& args);
 void LogProbRowsCuda(const LogProbRows& args);
+void EmbedRowsCuda(const EmbedRows& args);
+const char* StepProductCuda(const StepProduct& args);
+const char* StepProductW4(const StepProduct& args);  // kW4 only.
+const char* StepAttentionCuda(const StepAttention& args);
 const char* Gemm16Cublas(const Gemm16& args);
 
 }  // namespace quantd::kernels

@@ -1,6 +1,6 @@
 // Rows of up to 1024 numbers (a head's) belong to a warp, longer ones to a block. Bound by memory:
 // the second look at a row finds it in the cache.
-#include "kernels/gemm_w4a16_cuda.cuh"
+#include "kernels/eight_cuda.cuh"
 #include "kernels/norm_rows.h"
 
 namespace quantd::kernels {
@@ -9,15 +9,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr unsigned kWarp = 0xffffffffu;
 constexpr int64_t kWarpColumnsMax = 1024;
-
-template <typename Type>
-__device__ inline void Widen(const uint4& eight, float (&x)[8]) {
-  const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    x[i] = Type::ToFloat(static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16)));
-  }
-}
 
 // The same sum in all threads that share a row.
 template <int kThreadsOfRow>
@@ -57,17 +48,12 @@ __global__ void __launch_bounds__(kThreads) NormKernel(NormRows args) {
     float x[8], weight[8];
     Widen<Type>(input[place], x);
     Widen<Type>(__ldg(weights + place), weight);
-    uint16_t y[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const float scaled = x[i] * inverse;
-      const float rounded = Type::ToFloat(Type::FromFloat(scaled));
-      y[i] = Type::FromFloat(args.plus_one ? scaled * (1 + weight[i]) : weight[i] * rounded);
+      x[i] = args.plus_one ? scaled * (1 + weight[i]) : weight[i] * Rounded<Type>(scaled);
     }
-    uint32_t words[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) words[i] = y[2 * i] | static_cast<uint32_t>(y[2 * i + 1]) << 16;
-    output[place] = make_uint4(words[0], words[1], words[2], words[3]);
+    output[place] = Narrow<Type>(x);
   }
 }
 

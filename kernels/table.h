@@ -8,6 +8,7 @@
 #include "kernels/codebook_blocks.h"
 #include "kernels/dequantize_rows.h"
 #include "kernels/device.h"
+#include "kernels/embed_rows.h"
 #include "kernels/find_params.h"
 #include "kernels/gemm_w4a16.h"
 #include "kernels/gemm_w8a8.h"
@@ -22,6 +23,8 @@
 #include "kernels/quantize_rows.h"
 #include "kernels/rope_heads.h"
 #include "kernels/rtn_rows.h"
+#include "kernels/step_attention.h"
+#include "kernels/step_product.h"
 
 namespace quantd::kernels {
 
@@ -53,6 +56,10 @@ struct Backend {
   void (*norm_rows)(const NormRows&) = nullptr;
   void (*rope_heads)(const RopeHeads&) = nullptr;
   void (*log_prob_rows)(const LogProbRows&) = nullptr;
+  // What a decode step is made of.
+  void (*embed_rows)(const EmbedRows&) = nullptr;
+  const char* (*step_product)(const StepProduct&) = nullptr;
+  const char* (*step_attention)(const StepAttention&) = nullptr;
 };
 
 // Null for an unknown name, and for "cuda" where LoadCudaModule finds none.

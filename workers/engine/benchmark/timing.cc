@@ -57,12 +57,9 @@ absl::StatusOr<Timing> TimeOnce(const JobContext& context, const LoadedModel& mo
     QD_RETURN_IF_ERROR(context.cancel.Check());
     QD_RETURN_IF_ERROR(Synchronize(decoder.device()));
     const absl::Duration start = Clock::Real().Monotonic();
-    QD_ASSIGN_OR_RETURN(const at::Tensor hidden, model.model->Forward(next, &cache));
-    QD_ASSIGN_OR_RETURN(next, TorchCall("choosing a token", [&]() -> absl::StatusOr<at::Tensor> {
-                          QD_ASSIGN_OR_RETURN(const at::Tensor logits,
-                                              decoder.Logits(hidden.select(1, hidden.size(1) - 1)));
-                          return logits.argmax(-1, /*keepdim=*/true);
-                        }));
+    QD_ASSIGN_OR_RETURN(const at::Tensor logits, model.model->NextLogits(next, &cache));
+    QD_ASSIGN_OR_RETURN(
+        next, TorchCall("choosing a token", [&] { return logits.argmax(-1, /*keepdim=*/true); }));
     QD_RETURN_IF_ERROR(Synchronize(decoder.device()));
     const double seconds = SecondsSince(start);
     if (step == 0) {

@@ -131,13 +131,17 @@ absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& re
 nlohmann::json MeasuredOn(const JobContext& context, const LoadedModel& model) {
   const int threads = context.spec.runtime.threads;
   const absl::StatusOr<DeviceMemory> memory = ReadDeviceMemory(model.model->decoder().device());
-  return {{"device", model.DeviceName()},
-          {"dtype", model.DtypeName()},
-          {"threads", threads > 0 ? threads : AvailableProcessors()},
-          {"kernels", KernelsName(model.model->decoder().device())},
-          {"packedLinears", model.model->PackedKernels()},
-          {"peakHostBytes", ReadHostMemory().resident_peak_bytes},
-          {"peakDeviceBytes", memory.ok() ? memory->peak_bytes : 0}};
+  nlohmann::json measured = {{"device", model.DeviceName()},
+                             {"dtype", model.DtypeName()},
+                             {"threads", threads > 0 ? threads : AvailableProcessors()},
+                             {"kernels", KernelsName(model.model->decoder().device())},
+                             {"packedLinears", model.model->PackedKernels()},
+                             {"peakHostBytes", ReadHostMemory().resident_peak_bytes},
+                             {"peakDeviceBytes", memory.ok() ? memory->peak_bytes : 0}};
+  const Model::DecodePath& decode = model.model->decode_path();
+  if (!decode.name.empty()) measured["decode"]["path"] = decode.name;
+  if (!decode.why.empty()) measured["decode"]["why"] = decode.why;
+  return measured;
 }
 
 }  // namespace quantd::engine

@@ -41,8 +41,8 @@ struct LoadedModel {
 absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& reference);
 
 // {"device", "dtype", "threads", "kernels" (KernelsName), "packedLinears" (how many are multiplied
-// with as they are stored, by kernel), "peakHostBytes", "peakDeviceBytes"}: recorded with every
-// measurement.
+// with as they are stored, by kernel), "peakHostBytes", "peakDeviceBytes"} and, where single tokens
+// were computed, "decode" {"path", "why"?} (Model::decode_path): recorded with every measurement.
 nlohmann::json MeasuredOn(const JobContext& context, const LoadedModel& model);
 
 }  // namespace quantd::engine

@@ -60,6 +60,16 @@ class W4Product : public PackedWeight {
     return operands.Output();
   }
 
+  std::optional<kernels::StepWeight> ForStep() const override {
+    if (order_.defined()) return std::nullopt;
+    kernels::StepWeight weight;
+    weight.kind = kernels::StepKind::kW4;
+    weight.rows = shape_.rows;
+    weight.data = packed_.const_data_ptr();
+    weight.shape = shape_;
+    return weight;
+  }
+
   int64_t size_bytes() const override { return static_cast<int64_t>(packed_.nbytes()); }
   absl::string_view kernel() const override { return IsTable(shape_.kind) ? "nf4" : "w4a16"; }
 
@@ -113,6 +123,16 @@ class W8Product : public PackedWeight {
                                         .stream = stream});
     TORCH_CHECK(error == nullptr, error);
     return operands.Output();
+  }
+
+  std::optional<kernels::StepWeight> ForStep() const override {
+    kernels::StepWeight weight;
+    weight.kind = kernels::StepKind::kInt8;
+    weight.rows = codes_.size(0);
+    weight.data = codes_.const_data_ptr();
+    weight.scales = scales_.const_data_ptr<float>();
+    if (input_.kind == InputKind::kInt8PerTensor) weight.input_scale = input_.scale;
+    return weight;
   }
 
   int64_t size_bytes() const override {

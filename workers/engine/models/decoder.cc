@@ -272,6 +272,10 @@ absl::Status Decoder::LogitsChunked(
   return absl::OkStatus();
 }
 
+absl::StatusOr<RopeTable::Rows> Decoder::RopeRows(int64_t count) const {
+  return TorchCall("preparing RoPE", [&] { return rope_.Range(0, count); });
+}
+
 int64_t Decoder::size_bytes() const {
   const bool shared = head_.weight.defined() && head_.weight.is_same(embedding_.tokens);
   const int64_t head = shared ? 0 : Bytes(head_);

@@ -83,6 +83,10 @@ class Decoder {
   // Of the parts outside the blocks.
   int64_t size_bytes() const;
   const Linear& head() const { return head_; }
+  const Linear& final_norm() const { return final_norm_; }
+  const at::Tensor& tokens() const { return embedding_.tokens; }
+  // Of the positions 0 ... count - 1, where they turn alike in every layer and at every length.
+  absl::StatusOr<RopeTable::Rows> RopeRows(int64_t count) const;
 
  private:
   Decoder() = default;

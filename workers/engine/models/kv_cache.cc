@@ -55,6 +55,16 @@ std::pair<at::Tensor, at::Tensor> KvCache::Append(int64_t layer, const at::Tenso
           DecodeHeads({all[3], all[4], all[5]}, bits, dtype)};
 }
 
+std::optional<KvCache::Buffers> KvCache::plain_buffers(int64_t layer) const {
+  const std::vector<at::Tensor>& buffers = layers_[static_cast<size_t>(layer)].buffers;
+  if (buffers.size() != 2) return std::nullopt;
+  return Buffers{buffers[0], buffers[1]};
+}
+
+void KvCache::Advance(int64_t positions) {
+  for (Layer& layer : layers_) layer.length += positions;
+}
+
 int64_t KvCache::size_bytes() const {
   int64_t bytes = 0;
   for (const Layer& layer : layers_) {

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,15 @@ class KvCache {
   // the same `bits` at every call for a layer.
   std::pair<at::Tensor, at::Tensor> Append(int64_t layer, const at::Tensor& keys,
                                            const at::Tensor& values, int bits = 16);
+  // What `layer` is kept in [B, kv_heads, room, head_dim], its first `length` positions filled, for
+  // kernels that append by themselves and then say so with Advance. None where codes are kept, or
+  // nothing yet.
+  struct Buffers {
+    at::Tensor keys, values;
+  };
+  std::optional<Buffers> plain_buffers(int64_t layer) const;
+  // Every layer's buffers hold so many positions more.
+  void Advance(int64_t positions);
   // Empty when no sequence is padded.
   const std::vector<int64_t>& starts() const { return starts_; }
   // Allocates room for `positions` at the next Append, so that nothing needs to grow later.

@@ -68,6 +68,9 @@ struct LayerPass {
   at::Tensor Norm(absl::string_view weight, const at::Tensor& input) const;
 };
 
+// What a layer's attention scores are multiplied by.
+double AttentionScale(const ModelConfig& config, int64_t layer);
+
 // All throw what libtorch throws. `normed` [B, T, H] -> [B, T, H].
 absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const at::Tensor& normed);
 // The plain MLP or the mixture of experts, whichever the layer has.

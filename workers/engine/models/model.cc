@@ -57,6 +57,36 @@ absl::StatusOr<at::Tensor> Model::Logits(const at::Tensor& ids) const {
   return decoder_.Logits(hidden);
 }
 
+DecodeStep* Model::StepFor(int64_t batch, const KvCache& cache) const {
+  // Graphs of the batch sizes that come up in turn; their memory is what bounds them.
+  constexpr size_t kStepsMax = 4;
+  auto found = steps_.find(batch);
+  if (found == steps_.end()) {
+    if (steps_.size() >= kStepsMax) steps_.clear();
+    found = steps_.emplace(batch, DecodeStep::Create(decoder_, blocks_, {.batch = batch})).first;
+  }
+  const auto& step = found->second;
+  if (!step.ok()) {
+    decode_path_ = {"operators", std::string(step.status().message())};
+    return nullptr;
+  }
+  if (!(*step)->Takes(cache)) {
+    decode_path_ = {"operators", "the cache has no room for another position, or is another's"};
+    return nullptr;
+  }
+  const std::string& problem = (*step)->capture_problem();
+  decode_path_ = {problem.empty() ? "cuda_graph" : "kernels", problem};
+  return step->get();
+}
+
+absl::StatusOr<at::Tensor> Model::NextLogits(const at::Tensor& ids, KvCache* cache) const {
+  if (ids.dim() == 2 && ids.size(1) == 1 && cache->length(0) > 0) {
+    if (DecodeStep* step = StepFor(ids.size(0), *cache)) return step->Run(decoder_, ids, cache);
+  }
+  QD_ASSIGN_OR_RETURN(const at::Tensor hidden, Forward(ids, cache));
+  return decoder_.Logits(hidden.select(1, hidden.size(1) - 1));
+}
+
 absl::StatusOr<std::vector<std::vector<int64_t>>> Model::Generate(
     const std::vector<std::vector<int64_t>>& prompts, const GenerateOptions& options) const {
   std::vector<std::vector<int64_t>> output(prompts.size());
@@ -87,11 +117,9 @@ absl::StatusOr<std::vector<std::vector<int64_t>>> Model::Generate(
       cache.Reserve(length + options.new_tokens_max);
       ids = history;
     }
-    QD_ASSIGN_OR_RETURN(const at::Tensor hidden, Forward(ids, &cache));
-    QD_ASSIGN_OR_RETURN(const at::Tensor logits,
-                        decoder_.Logits(hidden.narrow(1, hidden.size(1) - 1, 1)));
+    QD_ASSIGN_OR_RETURN(const at::Tensor logits, NextLogits(ids, &cache));
     QD_ASSIGN_OR_RETURN(ids, TorchCall("choosing tokens", [&] {
-                          const at::Tensor next = at::argmax(logits, -1).to(at::kCPU);
+                          const at::Tensor next = at::argmax(logits, -1, true).to(at::kCPU);
                           history = at::cat({history, next}, 1);
                           return next;
                         }));

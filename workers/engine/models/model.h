@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "workers/engine/models/decode_step.h"
 #include "workers/engine/models/decoder.h"
 
 namespace quantd::engine {
@@ -40,6 +41,11 @@ class Model {
   // ids int64 [B, T] -> float32 [B, T, V].
   absl::StatusOr<at::Tensor> Logits(const at::Tensor& ids) const;
 
+  // ids int64 [B, T] behind what the cache holds, which is extended -> float32 [B, V] of the last
+  // position; valid until the next call. Single tokens go through a DecodeStep wherever one can be
+  // made, and else, as all others do, through libtorch's operators.
+  absl::StatusOr<at::Tensor> NextLogits(const at::Tensor& ids, KvCache* cache) const;
+
   // Greedy continuation of every prompt (lengths may differ, none empty); only the new tokens are
   // returned. A sequence's tokens do not depend on the others beside it beyond rounding.
   absl::StatusOr<std::vector<std::vector<int64_t>>> Generate(
@@ -47,15 +53,31 @@ class Model {
 
   const Decoder& decoder() const { return decoder_; }
   const ModelConfig& config() const { return decoder_.config(); }
-  std::vector<Block>& blocks() { return blocks_; }
+  // To be changed: steps that point to them go.
+  std::vector<Block>& blocks() {
+    steps_.clear();
+    return blocks_;
+  }
   int64_t size_bytes() const;
   // How many linears are multiplied with by which kernel as they are stored (PackedWeight::kernel).
   std::map<std::string, int64_t> PackedKernels() const;
+  // How single tokens were computed last: "cuda_graph", "kernels" (one by one) or "operators", and
+  // why not as a graph. Empty before the first.
+  struct DecodePath {
+    std::string name, why;
+  };
+  const DecodePath& decode_path() const { return decode_path_; }
 
  private:
   explicit Model(Decoder decoder) : decoder_(std::move(decoder)) {}
+  // Null, with the reason in decode_path_, where the operators must do.
+  DecodeStep* StepFor(int64_t batch, const KvCache& cache) const;
+
   Decoder decoder_;
   std::vector<Block> blocks_;
+  // By batch size; an error is not tried again.
+  mutable std::map<int64_t, absl::StatusOr<std::unique_ptr<DecodeStep>>> steps_;
+  mutable DecodePath decode_path_;
 };
 
 }  // namespace quantd::engine

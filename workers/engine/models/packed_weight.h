@@ -6,8 +6,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/strings/string_view.h"
+#include "kernels/step_product.h"
 
 namespace quantd::engine {
 
@@ -18,6 +20,9 @@ class PackedWeight {
   // input [..., K] in the decoder's dtype, `bias` [N] likewise or undefined -> [..., N]. Rounds the
   // input where the layer says so (Linear::input). Throws what libtorch throws.
   virtual at::Tensor Multiply(const at::Tensor& input, const at::Tensor& bias) const = 0;
+  // For kernels/step_product.h: kind, rows, data and what belongs to that kind, alive as long as
+  // this. None where its inputs need more than that kernel does to them.
+  virtual std::optional<kernels::StepWeight> ForStep() const { return std::nullopt; }
   virtual int64_t size_bytes() const = 0;
   // "w4a16": for records.
   virtual absl::string_view kernel() const = 0;

@@ -47,10 +47,7 @@ AttentionOptions Options(const LayerPass& pass) {
   const int64_t layer = pass.block.layer();
   AttentionOptions options = {.softcap = config.attention_softcap};
   if (config.IsSliding(layer)) options.window = config.sliding_window;
-  const double divisor =
-      config.query_scalar > 0 ? config.query_scalar : static_cast<double>(config.head_dim);
-  options.scale = 1.0 / std::sqrt(divisor);
-  if (config.scale_by_layer) options.scale /= static_cast<double>(layer + 1);
+  options.scale = AttentionScale(config, layer);
   if (pass.cache != nullptr) options.starts = &pass.cache->starts();
   return options;
 }
@@ -86,6 +83,13 @@ absl::StatusOr<at::Tensor> Mix(const LayerPass& pass, const at::Tensor& normed) 
 }
 
 }  // namespace
+
+double AttentionScale(const ModelConfig& config, int64_t layer) {
+  const double divisor =
+      config.query_scalar > 0 ? config.query_scalar : static_cast<double>(config.head_dim);
+  const double scale = 1.0 / std::sqrt(divisor);
+  return config.scale_by_layer ? scale / static_cast<double>(layer + 1) : scale;
+}
 
 absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const at::Tensor& normed) {
   QD_ASSIGN_OR_RETURN(const at::Tensor mixed,
