@@ -1,5 +1,5 @@
 // What a row of logits says of one token: its log probability, and whether it is the row's best. In
-// one pass over 16-bit logits, where libtorch's operators read and write them in float32 five times.
+// one pass over 16-bit logits, where libtorch's operators take five in float32.
 #pragma once
 
 #include <cstdint>
