@@ -73,20 +73,22 @@ std::string BytesField(const json& row, const char* field) {
 }
 
 ReportTable QualityTable(const json& comparison) {
-  ReportTable table{.head = {"variant", "method", "size", "smaller", "bits/weight"}, .rows = {}};
+  // The verdict stands where a narrow window still shows it.
+  ReportTable table{.head = {"variant", "verdict", "method", "size", "smaller", "bits/weight"},
+                    .rows = {}};
   for (const auto& column : comparison["metricColumns"]) table.head.push_back(column);
-  table.head.push_back("verdict");
   for (const json& row : comparison["rows"]) {
     const std::string ratio = NumberField(row, "compressionRatio", "%.2f");
     const std::string method = TextField(row, "method");
-    std::vector<std::string> cells = {
-        TextField(row, "name"), method.empty() ? kNotMeasured : method,
-        BytesField(row, "sizeBytes"), ratio == kNotMeasured ? ratio : ratio + "x",
-        NumberField(row, "bitsPerWeight", "%.2f")};
+    std::vector<std::string> cells = {TextField(row, "name"),
+                                      TextField(row, "verdict"),
+                                      method.empty() ? kNotMeasured : method,
+                                      BytesField(row, "sizeBytes"),
+                                      ratio == kNotMeasured ? ratio : ratio + "x",
+                                      NumberField(row, "bitsPerWeight", "%.2f")};
     for (const auto& column : comparison["metricColumns"]) {
       cells.push_back(MetricCell(row, column.get<std::string>()));
     }
-    cells.push_back(TextField(row, "verdict"));
     table.rows.push_back(std::move(cells));
   }
   return table;
