@@ -85,8 +85,8 @@ class Client {
       grpc::ClientContext context;
       Prepare(&context);
       status = call(&context);
-      // A disk that is full or broken for a moment is one to come back to, and CANCELLED is what gRPC
-      // says of a server that is going down.
+      // A disk that is full or broken for a moment is one to come back to; a server that is going
+      // down says CANCELLED.
       if (status.error_code() != grpc::StatusCode::UNAVAILABLE &&
           status.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED &&
           status.error_code() != grpc::StatusCode::INTERNAL &&
