@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "base/fault_point.h"
 #include "base/status_macros.h"
 #include "base/utf8.h"
 
@@ -118,9 +119,12 @@ absl::Status WriteFileAtomic(const std::string& path, absl::string_view bytes) {
   const std::string temporary = absl::StrCat(path, ".", getpid(), ".", counter++, ".partial");
   Fd fd(open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
   if (fd.get() < 0) return ErrnoStatus(errno, "creating ", temporary);
+  FaultPoint("file/created");
   absl::Status status = WriteAll(fd.get(), bytes, temporary);
+  FaultPoint("file/written");
   if (status.ok() && fsync(fd.get()) != 0) status = ErrnoStatus(errno, "syncing ", temporary);
   if (fd.Close() != 0 && status.ok()) status = ErrnoStatus(errno, "closing ", temporary);
+  FaultPoint("file/synced");
   if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
     status = ErrnoStatus(errno, "renaming ", temporary, " to ", path);
   }
@@ -128,6 +132,7 @@ absl::Status WriteFileAtomic(const std::string& path, absl::string_view bytes) {
     unlink(temporary.c_str());
     return status;
   }
+  FaultPoint("file/renamed");
   return SyncFolder(FolderOf(path));
 }
 

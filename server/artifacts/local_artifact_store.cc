@@ -15,6 +15,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -251,6 +252,7 @@ absl::StatusOr<UploadState> LocalArtifactStore::Append(const UploadChunk& chunk)
       upload->hashed_bytes = 0;
     }
     QD_RETURN_IF_ERROR(Write(blob, committed_bytes, news));
+    FaultPoint("upload/written");
     if (upload->hash != nullptr && upload->hashed_bytes == committed_bytes) {
       upload->hash->Update(news);
       upload->hashed_bytes += static_cast<int64_t>(news.size());
@@ -303,12 +305,15 @@ absl::Status LocalArtifactStore::Finish(const v1::Blob& blob, Upload* upload) {
     if (fd.get() < 0) return ErrnoStatus(errno, "opening ", partial);
     if (fsync(fd.get()) != 0) return ErrnoStatus(errno, "syncing ", partial);
   }
+  FaultPoint("upload/synced");
   if (!FileExists(folder)) {
     QD_RETURN_IF_ERROR(MakeFolders(folder));
     QD_RETURN_IF_ERROR(SyncFolder(options_.folder + "/blobs"));
   }
   if (rename(partial.c_str(), path.c_str()) != 0) return ErrnoStatus(errno, "renaming ", partial);
+  FaultPoint("upload/renamed");
   QD_RETURN_IF_ERROR(SyncFolder(folder));
+  FaultPoint("upload/published");
   absl::MutexLock lock(&mutex_);
   usage_.blob_bytes += blob.size_bytes();
   uploads_.erase(partial);

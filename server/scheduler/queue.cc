@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
+#include "base/fault_point.h"
 #include "base/status_macros.h"
 #include "openssl/rand.h"
 #include "proto/errors.h"
@@ -92,6 +93,7 @@ void Queue::Publish(const QueueEffects& effects, bool committed) {
     options_.observer->JobChanged(change.job, change.sweep, change.last_sequence, change.state);
   }
   if (effects.runnable) options_.observer->JobsRunnable();
+  FaultPoint("queue/announced");
 }
 
 void Queue::TakeNews(absl::string_view news) {
@@ -125,6 +127,7 @@ void Queue::Write(Body<Request, Response> body, Request request, absl::Time now,
         absl::StatusOr<Response> response = body(op, state->request);
         absl::Status status = response.status();
         if (status.ok()) status = op.Settle();
+        FaultPoint("queue/settled");
         state->effects = std::move(op.effects);
         if (!status.ok()) return status;
         state->response = *std::move(response);

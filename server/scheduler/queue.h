@@ -73,6 +73,7 @@ struct QueueFaults {
   bool skip_event_dedup = false;     // take repeated events again
   bool forget_dependents = false;    // do not look at dependents when a job ends
   bool reuse_fencing_token = false;  // give the job's old token to the next lease
+  bool skip_state_events = false;    // change a job's state without an event that says so
 };
 
 struct QueueOptions {

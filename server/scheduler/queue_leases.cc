@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/fault_point.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "server/scheduler/errors.h"
@@ -206,6 +207,7 @@ absl::StatusOr<v1::LeaseJobResponse> Grant(QueueOperation& op, int64_t seq, Work
   worker->request_token = row.fencing_token;
   QD_RETURN_IF_ERROR(op.txn.TouchWorker(*worker));
   ++op.effects.counters.leases_granted;
+  FaultPoint("queue/lease/granted");
   return LeaseAnswer(op, row);
 }
 
@@ -257,20 +259,30 @@ absl::Status ApplyOutcome(QueueOperation& op, JobRow* row, const v1::CompleteJob
 
 }  // namespace
 
+LeaseEnd WhyLeaseIsOver(const QueueFaults& faults, v1::JobState state, bool newest, bool overdue) {
+  if (!IsLeased(state)) return LeaseEnd::kNotLeased;
+  if (faults.ignore_fence) return LeaseEnd::kNone;
+  if (!newest) return LeaseEnd::kReplaced;
+  if (overdue && !faults.renew_after_expiry) return LeaseEnd::kOverdue;
+  return LeaseEnd::kNone;
+}
+
 absl::StatusOr<JobRow> CurrentLease(ReadTxn& txn, const QueueOptions& options,
                                     const v1::Lease& lease, absl::Time now) {
   auto row = txn.GetJob(lease.job());
   if (absl::IsNotFound(row.status())) return LeaseLost(lease, "the job does not exist");
   QD_RETURN_IF_ERROR(row.status());
-  if (!IsLeased(row->state)) {
-    return LeaseLost(lease, absl::StrCat("the job is ", StateWord(row->state)));
-  }
-  if (options.faults.ignore_fence) return row;
-  if (row->fencing_token != lease.fencing_token() || row->lease_worker != lease.worker()) {
-    return LeaseLost(lease, absl::StrCat("token ", row->fencing_token, " was given out since"));
-  }
-  if (row->lease_expires <= now && !options.faults.renew_after_expiry) {
-    return LeaseLost(lease, "it was not renewed in time");
+  const bool newest =
+      row->fencing_token == lease.fencing_token() && row->lease_worker == lease.worker();
+  switch (WhyLeaseIsOver(options.faults, row->state, newest, row->lease_expires <= now)) {
+    case LeaseEnd::kNone:
+      return row;
+    case LeaseEnd::kNotLeased:
+      return LeaseLost(lease, absl::StrCat("the job is ", StateWord(row->state)));
+    case LeaseEnd::kReplaced:
+      return LeaseLost(lease, absl::StrCat("token ", row->fencing_token, " was given out since"));
+    case LeaseEnd::kOverdue:
+      return LeaseLost(lease, "it was not renewed in time");
   }
   return row;
 }

@@ -108,7 +108,7 @@ absl::Status QueueOperation::Change(JobRow* row, JobCommand command, const std::
   event.mutable_state()->set_state(next);
   event.mutable_state()->set_worker(worker);
   event.mutable_state()->set_reason(reason);
-  QD_RETURN_IF_ERROR(Append(row, std::move(event)));
+  if (!options.faults.skip_state_events) QD_RETURN_IF_ERROR(Append(row, std::move(event)));
   return Save(row);
 }
 

@@ -112,6 +112,12 @@ absl::StatusOr<TickResponse> Tick(QueueOperation& op, const TickRequest&);
 absl::StatusOr<RenewResponse> Renew(QueueOperation& op, const RenewRequest&);
 }  // namespace bodies
 
+// The fence, as facts: why a write with a lease is refused. The exhaustive model (model_test.cc)
+// asks the same function.
+enum class LeaseEnd { kNone, kNotLeased, kReplaced, kOverdue };
+// `newest`: the job was given to nobody since.
+LeaseEnd WhyLeaseIsOver(const QueueFaults& faults, v1::JobState state, bool newest, bool overdue);
+
 // Parts of bodies that several share.
 // The job of a lease that is current, or LEASE_LOST.
 absl::StatusOr<JobRow> CurrentLease(ReadTxn& txn, const QueueOptions& options,

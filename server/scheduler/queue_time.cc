@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/fault_point.h"
 #include "base/status_macros.h"
 #include "server/scheduler/queue_operation.h"
 
@@ -32,6 +33,7 @@ absl::Status ExpireLeases(QueueOperation& op) {
                           absl::StrCat(row.lease_worker, " was not heard of for ",
                                        absl::FormatDuration(op.options.lease_time)),
                           "look at the worker's log and at its network; the job is tried again")));
+    FaultPoint("queue/lease/reclaimed");
   }
   return absl::OkStatus();
 }
@@ -113,6 +115,7 @@ absl::StatusOr<RenewResponse> Renew(QueueOperation& op, const RenewRequest&) {
     row.progress_time = op.now;
     row.clock_due = std::max(ClockDue(row), row.lease_expires);
     QD_RETURN_IF_ERROR(op.txn.UpdateJob(&row));
+    FaultPoint("queue/lease/renewed");
   }
   return RenewResponse();
 }

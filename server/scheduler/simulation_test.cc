@@ -674,7 +674,8 @@ INSTANTIATE_TEST_SUITE_P(
                       BrokenVariant{"complete_twice", &QueueFaults::complete_twice},
                       BrokenVariant{"skip_event_dedup", &QueueFaults::skip_event_dedup},
                       BrokenVariant{"forget_dependents", &QueueFaults::forget_dependents},
-                      BrokenVariant{"reuse_fencing_token", &QueueFaults::reuse_fencing_token}),
+                      BrokenVariant{"reuse_fencing_token", &QueueFaults::reuse_fencing_token},
+                      BrokenVariant{"skip_state_events", &QueueFaults::skip_state_events}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include "server/services/artifact_service.h"
 
 #include "absl/strings/str_cat.h"
+#include "base/fault_point.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "proto/channel.h"
@@ -164,6 +165,7 @@ grpc::ServerUnaryReactor* ArtifactServiceImpl::CreateArtifact(
         QD_RETURN_IF_ERROR(CheckFiles(*context_, artifact.mutable_manifest()));
         artifact.set_name(ArtifactName({*tenant, artifact.manifest().sha256()}));
         QD_RETURN_IF_ERROR(context_->queue->AdmitArtifact(*tenant, artifact.manifest()));
+        FaultPoint("artifact/admitted");
         QD_RETURN_IF_ERROR(context_->artifacts->PutArtifact(artifact));
         return context_->artifacts->GetArtifact(*tenant, artifact.manifest().sha256());
       });

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/fault_point.h"
 #include "base/log.h"
 #include "proto/channel.h"
 #include "proto/errors.h"
@@ -84,6 +85,7 @@ Call::Call(const ServiceContext* context, grpc::CallbackServerContext* rpc, cons
 
 void Call::Finish(const absl::Status& status) const {
   EndCall(*context_, *record_, status);
+  FaultPoint("reply");
   reactor_->Finish(ToGrpcStatus(status));
 }
 

@@ -12,6 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "base/fault_point.h"
 #include "proto/errors.h"
 #include "server/services/context.h"
 
@@ -157,6 +158,7 @@ class EventStream final : public grpc::ServerWriteReactor<Event>,
     outgoing_ = std::move(event);
     writing_ = true;
     last_write_ = Clock::Real().Monotonic();
+    FaultPoint("stream/event");
     this->StartWrite(&outgoing_);
   }
 

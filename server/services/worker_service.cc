@@ -3,6 +3,7 @@
 #include "server/services/worker_service.h"
 
 #include "absl/strings/str_cat.h"
+#include "base/fault_point.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "proto/names.h"
@@ -123,6 +124,7 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::CompleteJob(grpc::CallbackServerCon
                        absl::StrCat("output of ", request->lease().job()));
     }
     if (!files.ok()) return call.Finish(files);
+    FaultPoint("complete/checked");
     call.context().queue->CompleteJob(
         *checked, call.context().now(),
         [call, checked, response](absl::StatusOr<v1::CompleteJobResponse> result) {
@@ -131,7 +133,10 @@ grpc::ServerUnaryReactor* WorkerServiceImpl::CompleteJob(grpc::CallbackServerCon
           // Reads and files: not on the store's thread. A worker that gets an error here sends the
           // same outcome again, and this is done again.
           call.context().disk->PostAlways([call, checked, response] {
-            call.Finish(Conclude(call.context(), *checked, response->state()));
+            FaultPoint("complete/accepted");
+            const absl::Status concluded = Conclude(call.context(), *checked, response->state());
+            FaultPoint("complete/published");
+            call.Finish(concluded);
           });
         });
   });

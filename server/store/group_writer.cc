@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/fault_point.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 
@@ -69,11 +70,15 @@ void GroupWriter::Loop() {
       }
       after_failure = !last_commit_.ok();
     }
+    FaultPoint("store/group/taken");
     const absl::Duration start = Clock::Real().Monotonic();
     Commit commit = run_group_(&group, after_failure);
     commit.status = Annotate(commit.status, "committing to the database");
     Account(commit, group.size(), Clock::Real().Monotonic() - start);
-    for (Write& write : group) write.done(commit.status.ok() ? write.result : commit.status);
+    for (Write& write : group) {
+      FaultPoint("store/group/told");
+      write.done(commit.status.ok() ? write.result : commit.status);
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/fault_point.h"
 #include "base/status_macros.h"
 #include "server/store/sql_rows.h"
 
@@ -11,12 +12,6 @@ namespace quantd {
 namespace {
 enum BlobKind : int64_t { kSpecBlob = 1, kOutcomeBlob = 2, kCheckpointBlob = 3 };
 }  // namespace
-
-absl::Status SqlTxn::ExpectOneRow(absl::string_view what) {
-  const int64_t changed = db_.changed_rows();
-  if (changed == 1) return absl::OkStatus();
-  return absl::AbortedError(absl::StrCat("updating ", what, ": it changed meanwhile; try again"));
-}
 
 absl::Status SqlTxn::InsertJob(JobRow* row, const v1::JobSpec& spec) {
   static const std::string sql = InsertSql<JobRow>("jobs") + " RETURNING seq";
@@ -27,6 +22,7 @@ absl::Status SqlTxn::InsertJob(JobRow* row, const v1::JobSpec& spec) {
     QD_RETURN_IF_ERROR(query.Run(), "inserting ", row->name);
     query.Next(&row->seq);
   }
+  FaultPoint("store/job/inserted");
   QD_RETURN_IF_ERROR(PutJobBlob(row->seq, kSpecBlob, spec));
   for (const auto& [key, value] : spec.labels()) {
     QD_RETURN_IF_ERROR(
@@ -36,16 +32,27 @@ absl::Status SqlTxn::InsertJob(JobRow* row, const v1::JobSpec& spec) {
   return absl::OkStatus();
 }
 
-absl::Status SqlTxn::UpdateJob(JobRow* row) {
-  static const std::string sql = UpdateSql<JobRow>("jobs", "version", "seq=? AND version=?");
+template <typename Row>
+absl::Status SqlTxn::UpdateRow(absl::string_view table, Row* row) {
+  static const std::string sql = UpdateSql<Row>(table, "version", "seq=? AND version=?");
   const int64_t expected = row->version++;
   auto query = db_.Query(sql);
   BindColumns(*row, "version", &query);
   query.Bind(row->seq);
   query.Bind(expected);
   QD_RETURN_IF_ERROR(query.Run(), "updating ", row->name);
-  return ExpectOneRow(row->name);
+  if (db_.changed_rows() == 1) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat("updating ", row->name, ": it changed meanwhile; try again"));
 }
+
+absl::Status SqlTxn::UpdateJob(JobRow* row) {
+  QD_RETURN_IF_ERROR(UpdateRow("jobs", row));
+  FaultPoint("store/job/updated");
+  return absl::OkStatus();
+}
+
+absl::Status SqlTxn::UpdateSweep(SweepRow* row) { return UpdateRow("sweeps", row); }
 
 absl::Status SqlTxn::PutJobBlob(int64_t seq, int64_t kind,
                                 const google::protobuf::MessageLite& body) {
@@ -58,11 +65,15 @@ absl::Status SqlTxn::PutJobBlob(int64_t seq, int64_t kind,
 }
 
 absl::Status SqlTxn::PutOutcome(int64_t seq, const v1::Job& outcome) {
-  return PutJobBlob(seq, kOutcomeBlob, outcome);
+  QD_RETURN_IF_ERROR(PutJobBlob(seq, kOutcomeBlob, outcome));
+  FaultPoint("store/outcome/put");
+  return absl::OkStatus();
 }
 
 absl::Status SqlTxn::PutCheckpoint(int64_t seq, const v1::Manifest& checkpoint) {
-  return PutJobBlob(seq, kCheckpointBlob, checkpoint);
+  QD_RETURN_IF_ERROR(PutJobBlob(seq, kCheckpointBlob, checkpoint));
+  FaultPoint("store/checkpoint/put");
+  return absl::OkStatus();
 }
 
 absl::Status SqlTxn::InsertDependency(const DependencyRow& row) {
@@ -82,6 +93,7 @@ absl::Status SqlTxn::AppendEvent(JobRow* row, v1::JobEvent event) {
                 row->seq, event.sequence(), row->sweep_seq, int64_t{event.event_case()}, event)
           .Run(),
       "appending event ", event.sequence(), " of ", row->name);
+  FaultPoint("store/event/appended");
   row->last_sequence = event.sequence();
   return absl::OkStatus();
 }
@@ -101,17 +113,6 @@ absl::Status SqlTxn::InsertSweep(SweepRow* row, const v1::SweepSpec& spec) {
   QD_RETURN_IF_ERROR(query.Run(), "inserting ", row->name);
   query.Next(&row->seq);
   return absl::OkStatus();
-}
-
-absl::Status SqlTxn::UpdateSweep(SweepRow* row) {
-  static const std::string sql = UpdateSql<SweepRow>("sweeps", "version", "seq=? AND version=?");
-  const int64_t expected = row->version++;
-  auto query = db_.Query(sql);
-  BindColumns(*row, "version", &query);
-  query.Bind(row->seq);
-  query.Bind(expected);
-  QD_RETURN_IF_ERROR(query.Run(), "updating ", row->name);
-  return ExpectOneRow(row->name);
 }
 
 absl::Status SqlTxn::PutWorker(const WorkerRow& row) {
@@ -202,6 +203,7 @@ absl::StatusOr<int64_t> SqlTxn::NextFencingToken() {
       db_.Integer(0,
                   "UPDATE counters SET value=value+1 WHERE name='fencing_token' RETURNING value"));
   if (token <= 0) return absl::DataLossError("the fencing counter is missing from the database");
+  FaultPoint("store/token/taken");
   return token;
 }
 

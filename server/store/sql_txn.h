@@ -113,8 +113,9 @@ class SqlTxn final : public Txn {
   absl::StatusOr<std::vector<EventRow>> Events(absl::string_view sql, int64_t owner,
                                                const EventFilter& filter,
                                                int64_t (*after_of)(const EventRow&));
-  // The statement must have changed exactly one row.
-  absl::Status ExpectOneRow(absl::string_view what);
+  // The compare-and-set of UpdateJob and UpdateSweep.
+  template <typename Row>
+  absl::Status UpdateRow(absl::string_view table, Row* row);
 
   SqlConnection& db_;
   std::vector<std::string> news_;

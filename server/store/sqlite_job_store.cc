@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -131,7 +132,9 @@ absl::Status SqliteJobStore::TryGroup(std::vector<GroupWriter::Write>* group, bo
     status = writer_->Query("UPDATE counters SET value=value WHERE name='open'").Run();
   }
   for (size_t i = 0; status.ok() && i < group->size(); ++i) status = RunOne(&(*group)[i]);
+  FaultPoint("store/commit/before");
   if (status.ok()) status = writer_->Query("COMMIT").Run();
+  FaultPoint("store/commit/after");
   // A full disk may have ended the transaction already.
   if (!status.ok() && sqlite3_get_autocommit(writer_->handle()) == 0) {
     writer_->Query("ROLLBACK").Run().IgnoreError();
@@ -145,6 +148,7 @@ absl::Status SqliteJobStore::RunOne(GroupWriter::Write* write) {
     SqlTxn txn(writer_.get());
     write->result = write->run(txn);
   }
+  FaultPoint("store/write/ran");
   if (sqlite3_get_autocommit(writer_->handle()) != 0) {
     return write->result.ok() ? absl::InternalError("the transaction ended early") : write->result;
   }
@@ -164,10 +168,12 @@ void SqliteJobStore::CheckpointLoop() {
       if (closing_) return;
       checkpoint_wanted_ = false;
     }
+    FaultPoint("store/log/copying");
     if (absl::Status status = checkpointer_->Execute("PRAGMA wal_checkpoint(PASSIVE)");
         !status.ok()) {
       LogWarning("checkpoint failed", {{"path", path_}, {"error", status.ToString()}});
     }
+    FaultPoint("store/log/copied");
   }
 }
 
@@ -230,7 +236,10 @@ absl::Status Prepare(SqliteConnection* db, const SqliteJobStoreOptions& options)
                        "); restore a backup, or move the file away to start with an empty queue"));
     }
   }
-  return db->Execute("UPDATE counters SET value=1 WHERE name='open'");
+  FaultPoint("store/open/checked");
+  QD_RETURN_IF_ERROR(db->Execute("UPDATE counters SET value=1 WHERE name='open'"));
+  FaultPoint("store/open/marked");
+  return absl::OkStatus();
 }
 
 }  // namespace

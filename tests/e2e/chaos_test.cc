@@ -3,37 +3,15 @@
 // each program (the full test: 30), QUANTD_CHAOS_SEED repeats a run.
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <stdlib.h>
 
 #include <random>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "tests/e2e/load.h"
 #include "tests/e2e/service.h"
 
 namespace quantd::e2e {
 namespace {
-
-uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
-  const char* text = getenv(name);
-  uint64_t value = 0;
-  return text != nullptr && absl::SimpleAtoi(text, &value) ? value : otherwise;
-}
-
-// The event log of a job that succeeded: numbers without a gap, one end, and no attempt's events
-// after it.
-void ExpectOneEnd(const std::vector<v1::JobEvent>& events, const std::string& job) {
-  int64_t sequence = 0;
-  int ends = 0;
-  int attempt = 0;
-  for (const v1::JobEvent& event : events) {
-    EXPECT_EQ(event.sequence(), ++sequence) << job;
-    EXPECT_GE(event.attempt(), attempt) << job << ": an older attempt wrote after a newer one";
-    attempt = event.attempt();
-    if (event.has_state() && event.state().state() == v1::JOB_STATE_SUCCEEDED) ++ends;
-  }
-  EXPECT_EQ(ends, 1) << job;
-}
 
 struct Work {
   v1::JobSpec spec;
@@ -59,10 +37,9 @@ std::vector<Work> Undisturbed(Service& service) {
 }
 
 TEST(Chaos, KilledAtRandomMomentsNothingIsLostOrDoneTwice) {
-  const uint64_t seed = FromEnvironment("QUANTD_CHAOS_SEED", std::random_device()());
+  const uint64_t seed = ChaosSeed();
   const uint64_t kills = FromEnvironment("QUANTD_CHAOS_KILLS", 2);
   SCOPED_TRACE(absl::StrCat("QUANTD_CHAOS_SEED=", seed));
-  std::printf("QUANTD_CHAOS_SEED=%llu\n", static_cast<unsigned long long>(seed));
   std::mt19937_64 random(seed);
 
   Service service({.workers = 2, .lease_seconds = 2});

@@ -18,7 +18,7 @@ using ::testing::HasSubstr;
 
 // The service whose worker's or scheduler's folder is on a disk that can be filled.
 Service::Options OnDisk(const std::string& process) {
-  return {.preload = std::string(QUANTD_BINARY_DIR) + "/lib/libquantd_full_disk.so",
+  return {.preload = std::string(QUANTD_BINARY_DIR) + "/lib/libquantd_faults.so",
           .preloaded = process};
 }
 

@@ -79,12 +79,16 @@ void Service::StartWorker(int index) {
       Program("quant-worker"), "--scheduler", address_, "--name", name, "--data", folder_ / name};
   // A confined engine loads the library too.
   if (name == options_.preloaded) argv.insert(argv.end(), {"--readable", options_.preload});
+  if (!options_.confined) argv.insert(argv.end(), {"--confine", "off"});
   worker = std::make_unique<Process>(argv, folder_ / absl::StrCat(name, ".log"), Environment(name));
 }
 
 std::map<std::string, std::string> Service::Environment(const std::string& process) const {
   if (process != options_.preloaded) return {};
-  return {{"LD_PRELOAD", options_.preload}, {"QUANTD_FULL_FOLDER", folder_ / process}};
+  std::map<std::string, std::string> environment = environment_;
+  environment["LD_PRELOAD"] = options_.preload;
+  environment["QUANTD_FAULT_FOLDER"] = folder_ / process;
+  return environment;
 }
 
 std::vector<pid_t> Service::Engines(int index) {
@@ -175,6 +179,19 @@ v1::JobSpec QuantizeTiny(const std::string& method, const std::string& options) 
   spec.mutable_runtime()->set_device("cpu");
   spec.set_fresh(true);  // The same job again and again is what these tests are about.
   return spec;
+}
+
+void ExpectOneEnd(const std::vector<v1::JobEvent>& events, const std::string& job) {
+  int64_t sequence = 0;
+  int ends = 0;
+  int attempt = 0;
+  for (const v1::JobEvent& event : events) {
+    EXPECT_EQ(event.sequence(), ++sequence) << job;
+    EXPECT_GE(event.attempt(), attempt) << job << ": an older attempt wrote after a newer one";
+    attempt = event.attempt();
+    if (event.has_state() && event.state().state() == v1::JOB_STATE_SUCCEEDED) ++ends;
+  }
+  EXPECT_EQ(ends, 1) << job;
 }
 
 std::map<std::string, std::string> WeightDigests(const v1::Job& job) {

@@ -19,13 +19,18 @@ class Service {
     int workers = 1;
     int lease_seconds = 30;
     // A library that is loaded into one process ("scheduler", "worker-0") and what it starts, with
-    // the process's folder in QUANTD_FULL_FOLDER.
+    // the process's folder in QUANTD_FAULT_FOLDER.
     std::string preload = {};
     std::string preloaded = {};
+    bool confined = true;  // Else an engine may leave word beside its worker's folder.
   };
   explicit Service(const Options& options);
 
   const std::string& address() const { return address_; }
+  // Of the preloaded process, from its next start on.
+  void SetEnvironment(std::map<std::string, std::string> environment) {
+    environment_ = std::move(environment);
+  }
   // Starts what is not running, and waits until the scheduler answers.
   void StartScheduler();
   void StartWorker(int index);
@@ -51,6 +56,7 @@ class Service {
   TemporaryFolder folder_;
   Options options_;
   std::string address_;
+  std::map<std::string, std::string> environment_;
   std::unique_ptr<Process> scheduler_;
   std::vector<std::unique_ptr<Process>> workers_;
   std::unique_ptr<v1::JobService::Stub> jobs_;
@@ -58,6 +64,10 @@ class Service {
 
 // A quantize job on the bundled model. `options` is the JSON of the method's options.
 v1::JobSpec QuantizeTiny(const std::string& method, const std::string& options);
+
+// The event log of a job that succeeded: numbers without a gap, one end, and no attempt's events
+// after a newer one's.
+void ExpectOneEnd(const std::vector<v1::JobEvent>& events, const std::string& job);
 
 // SHA-256 of the output's weights, by path: what must not depend on what happened on the way.
 std::map<std::string, std::string> WeightDigests(const v1::Job& job);

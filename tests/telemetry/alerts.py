@@ -265,7 +265,7 @@ def database_slow(s):
 
 def database_failing(s):
     data = s.folder / "data"
-    s.scheduler(data=data, preload="libquantd_full_disk.so", QUANTD_FULL_FOLDER=str(data))
+    s.scheduler(data=data, preload="libquantd_faults.so", QUANTD_FAULT_FOLDER=str(data))
     s.worker()
     yield
     (s.folder / "data.full").touch()

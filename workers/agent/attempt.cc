@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -119,7 +120,9 @@ absl::Status Attempt::Prepare() {
   if (!written.ok()) {
     return absl::InternalError(absl::StrCat("writing the spec: ", std::string(written.message())));
   }
-  return WriteFileAtomic(folder_.spec_file(), spec);
+  QD_RETURN_IF_ERROR(WriteFileAtomic(folder_.spec_file(), spec));
+  FaultPoint("worker/prepared");
+  return absl::OkStatus();
 }
 
 std::vector<std::string> Attempt::SecretValues() const {
@@ -411,10 +414,13 @@ AttemptResult Attempt::Run() {
                          {"inputs", lease_.inputs_size()},
                          {"resumes", lease_.checkpoint().files_size() > 0 ? "yes" : "no"}});
   world_.metrics->LeaseTaken();
+  FaultPoint("worker/leased");
   Outcome outcome = Work();
   const v1::Failure failure = outcome.failure;
   AttemptResult result;
+  FaultPoint("worker/worked");
   result.outcome = Deliver(std::move(outcome));
+  FaultPoint("worker/delivered");
   result.device_suspect = device_suspect_;
   collector_.reset();
   std::unique_ptr<LeaseKeeper> keeper;

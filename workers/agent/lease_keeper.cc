@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/fault_point.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "proto/errors.h"
@@ -161,6 +162,7 @@ absl::Status LeaseKeeper::Report() {
   v1::ReportJobResponse response;
   CancelScope::Call call(calls_, std::min(kCallTime, lease_time_));
   const absl::Status status = FromGrpcStatus(stub_->ReportJob(&call.context, request, &response));
+  FaultPoint("worker/reported");
   std::function<void()> on_room;
   {
     absl::MutexLock lock(&mutex_);

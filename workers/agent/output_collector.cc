@@ -10,6 +10,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -164,12 +165,14 @@ absl::Status OutputCollector::StoreCheckpoint(v1::CheckpointSaved checkpoint) {
     const bool there = FileExists(absl::StrCat(parts_.folder->work(), "/", file->first));
     file = there ? std::next(file) : checkpoint_files_.erase(file);
   }
+  FaultPoint("worker/checkpoint/uploaded");
   *checkpoint.mutable_manifest() = ToManifest(checkpoint_files_);
   {
     absl::MutexLock lock(&mutex_);
     record_.manifests.insert(checkpoint.manifest().sha256());
     QD_RETURN_IF_ERROR(parts_.folder->WriteRecord(record_));
   }
+  FaultPoint("worker/checkpoint/recorded");
   std::sort(checkpoint.mutable_paths()->begin(), checkpoint.mutable_paths()->end());
   v1::JobEvent event;
   *event.mutable_checkpoint() = std::move(checkpoint);

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "base/http.h"
 #include "base/sha256.h"
@@ -146,6 +147,7 @@ absl::Status BlobTransfer::UploadSome(int fd, const std::string& path, const v1:
     offset += got;
     chunk.set_finish(offset == blob.size_bytes());
     if (!stream->Write(chunk)) break;
+    FaultPoint("worker/upload/sent");
     if (control.moved) control.moved(got);
     chunk.clear_upload();
   } while (offset < end);

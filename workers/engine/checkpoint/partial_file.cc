@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "base/status_macros.h"
 
@@ -72,6 +73,7 @@ absl::Status PartialFile::Write(absl::Span<const uint8_t> bytes, int64_t offset)
 
 absl::Status PartialFile::Finish() {
   if (fsync(fd_) != 0) return ErrnoStatus(errno, "syncing ", temporary_path_);
+  FaultPoint("engine/file/synced");
   const int fd = std::exchange(fd_, -1);
   absl::Status status;
   if (close(fd) != 0) status = ErrnoStatus(errno, "closing ", temporary_path_);
@@ -82,6 +84,7 @@ absl::Status PartialFile::Finish() {
     unlink(temporary_path_.c_str());
     return status;
   }
+  FaultPoint("engine/file/renamed");
   const std::string folder = std::filesystem::path(path_).parent_path().string();
   return SyncFolder(folder.empty() ? "." : folder);
 }

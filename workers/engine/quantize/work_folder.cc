@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -106,7 +107,9 @@ absl::StatusOr<std::vector<std::string>> WorkFolder::Save(int64_t unit,
   }
   QD_RETURN_IF_ERROR(writer->Finish(), "saving block ", unit);
   state_.units_done = unit + 1;
+  FaultPoint("engine/block/written");
   QD_RETURN_IF_ERROR(SaveState());
+  FaultPoint("engine/block/saved");
   return std::vector<std::string>{file, kStateFile};
 }
 
