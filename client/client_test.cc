@@ -643,6 +643,18 @@ TEST(Download, ResumesWhereTheConnectionWasCut) {
   EXPECT_EQ(again->files_skipped, 2);
 }
 
+// What gRPC answers while a server goes down, though nobody has cancelled anything.
+TEST(Download, GoesOnWhenTheSchedulerIsRestarted) {
+  FakeScheduler fake;
+  fake.cut_download_after_bytes = 4000;
+  fake.cut_code = grpc::StatusCode::CANCELLED;
+  const Folder folder;
+  Scheduler scheduler(ConnectOptions{.address = fake.address()});
+  const auto summary = DownloadManifest(&scheduler, {TwoFiles(&fake), folder / "out", ""}, nullptr);
+  ASSERT_TRUE(summary.ok()) << summary.status();
+  EXPECT_EQ(*ReadFile(folder / "out/a/big.bin"), std::string(9'500, 'b'));
+}
+
 TEST(Download, GoesOnFromAPartialFileOfAnEarlierRun) {
   FakeScheduler fake;
   const Folder folder;

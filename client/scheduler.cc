@@ -67,8 +67,17 @@ struct Scheduler::State {
     grpc::ClientContext* context_;
   };
 
+  bool Aborted() const {
+    const absl::MutexLock lock(&mutex);
+    return aborted;
+  }
+
   absl::Status Convert(const grpc::Status& status) const {
     absl::Status result = FromGrpcStatus(status);
+    if (absl::IsCancelled(result) && !Aborted()) {
+      // Nobody here has ended the call: so gRPC answers while the scheduler goes down.
+      result = absl::UnavailableError("it is being restarted");
+    }
     if (!absl::IsUnavailable(result) || !ReasonOf(result).empty()) return result;
     return Annotate(result, absl::StrCat("the scheduler at ", address, " cannot be reached"));
   }
@@ -115,7 +124,7 @@ struct Scheduler::State {
   std::unique_ptr<v1::ArtifactService::Stub> artifacts;
   std::unique_ptr<v1::CatalogService::Stub> catalog;
   std::unique_ptr<v1::AccessService::Stub> access;
-  absl::Mutex mutex;
+  mutable absl::Mutex mutex;
   std::set<grpc::ClientContext*> contexts ABSL_GUARDED_BY(mutex);
   bool aborted ABSL_GUARDED_BY(mutex) = false;
   std::string version ABSL_GUARDED_BY(mutex);

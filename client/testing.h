@@ -61,7 +61,8 @@ class FakeScheduler final : public v1::JobService::Service,
   int drop_after_events = 0;  // WatchJob: UNAVAILABLE after so many events of one stream; 0: never.
   bool endless = false;       // WatchJob: stays open after the last event.
   std::map<std::string, std::string> blobs;  // By digest.
-  int64_t cut_download_after_bytes = 0;      // DownloadBlob: UNAVAILABLE after so many; 0: never.
+  int64_t cut_download_after_bytes = 0;      // DownloadBlob: cut_code after so many; 0: never.
+  grpc::StatusCode cut_code = grpc::StatusCode::UNAVAILABLE;
   bool corrupt_downloads = false;
 
   // What came.
@@ -213,7 +214,7 @@ class FakeScheduler final : public v1::JobService::Service,
     int64_t sent = 0;
     for (int64_t at = request->offset(); at < static_cast<int64_t>(data.size()); at += 1000) {
       if (cut_download_after_bytes > 0 && sent >= cut_download_after_bytes) {
-        return ToGrpcStatus(absl::UnavailableError("cut"));
+        return grpc::Status(cut_code, "cut");
       }
       v1::DownloadBlobResponse chunk;
       chunk.set_offset(at);

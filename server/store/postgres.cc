@@ -170,13 +170,13 @@ class PostgresStatement final : public SqlStatement {
 };
 
 // What the session needs to be: a scheduler that hangs in the middle of a transaction must not hold
-// the others up for long, a plan must not depend on a table having been empty a minute ago (what
-// that does to a plan's cost would have the server compile every lease's query for a second), and
-// an acknowledged write is on disk even where somebody chose speed.
+// the others up for long, a plan must not depend on a table having been empty a minute ago, no
+// statement is compiled (without sequential scans costs look huge, and compiling took a second for
+// every lease), and an acknowledged write is on disk even where somebody chose speed.
 constexpr char kSessionSql[] =
     "SET client_min_messages=warning; SET idle_in_transaction_session_timeout='5s'; "
-    "SET lock_timeout='20s'; SET statement_timeout='30s'; SET enable_seqscan=off; SET jit=off; "
-    "SET plan_cache_mode=force_generic_plan; SET TimeZone='UTC'; "
+    "SET lock_timeout='20s'; SET statement_timeout='30s'; SET enable_seqscan=off; "
+    "SET plan_cache_mode=force_generic_plan; SET jit=off; SET TimeZone='UTC'; "
     "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') "
     "WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)";
 

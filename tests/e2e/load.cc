@@ -102,7 +102,8 @@ Client::Client(const std::vector<std::string>& addresses, const std::atomic<bool
 }
 
 void Client::Prepare(grpc::ClientContext* context) const {
-  context->set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(5)));
+  const absl::Duration limit = absl::Seconds(channels_.size() == 1 ? 5 : 10);
+  context->set_deadline(absl::ToChronoTime(absl::Now() + limit));
   // Whoever waits for the connection drives it; otherwise it is looked at every 5 s only.
   context->set_wait_for_ready(channels_.size() == 1);
 }
@@ -232,6 +233,11 @@ int64_t History::accepted() const {
 int64_t History::ended() const {
   absl::MutexLock lock(&mutex_);
   return ended_;
+}
+
+int64_t History::answers() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int64_t>(requests_.size()) + leases_ + outcomes_;
 }
 
 std::string History::Summary() const {

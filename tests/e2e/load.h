@@ -121,6 +121,8 @@ class History {
 
   int64_t accepted() const;
   int64_t ended() const;  // Of which we know.
+  // Submits, leases and outcomes that were answered.
+  int64_t answers() const;
   std::string Summary() const;
   // What is not as it was told, after all has ended; empty: every promise was kept. Sweeps' jobs
   // are nobody's submit: with `all_submitted` there must be no others than those acknowledged.
