@@ -198,7 +198,7 @@ rows:
    decodeTokensPerSecond: 100, latencyMs: 9.5, verdict: baseline, peakHostBytes: 104857600}
 - {name: gptq-b4, sizeBytes: 4194304, compressionRatio: 3,
    metrics: {perplexity: 12.6, arc/acc: 0.24},
-   decodeTokensPerSecond: 210, latencyMs: {p50: 5.25, p95: 7}, quantizationSeconds: 8.5,
+   decodeTokensPerSecond: 210, ratio: {decode: {median: 2}}, latencyMs: {p50: 5.25, p95: 7}, quantizationSeconds: 8.5,
    peakHostBytes: 1048576,
    peakDeviceBytes: 2097152, verdict: good}
 - {name: gptq-b2, error: "the Hessian is not\npositive definite", verdict: failed}
@@ -213,14 +213,14 @@ reason: smallest within 5 %
 
 TEST(Comparison, ShowsEveryVariantAgainstTheBaseline) {
   EXPECT_EQ(Joined(ComparisonLines(ExampleComparison(), 0, {})),
-            "variant      size  ratio     perplexity        arc/acc  tokens/s   latency  quantize  "
-            " peak memory  verdict\n"
-            "bf16     12.0 MiB     1x             12          0.250       100  9.500 ms         -  "
-            "     100 MiB  baseline\n"
-            "gptq-b4  4.00 MiB     3x  12.60 (+5.0%)  0.240 (-4.0%)       210  5.250 ms   8.500 s  "
-            "2.00 MiB gpu  good\n"
-            "gptq-b2         -      -              -              -         -         -         -  "
-            "           -  failed\n"
+            "variant      size  ratio     perplexity        arc/acc       tokens/s   latency  "
+            "quantize   peak memory  verdict\n"
+            "bf16     12.0 MiB     1x             12          0.250            100  9.500 ms  "
+            "       -       100 MiB  baseline\n"
+            "gptq-b4  4.00 MiB     3x  12.60 (+5.0%)  0.240 (-4.0%)  210 (+100.0%)  5.250 ms  "
+            " 8.500 s  2.00 MiB gpu  good\n"
+            "gptq-b2         -      -              -              -              -         -  "
+            "       -             -  failed\n"
             "failed:\n"
             "  gptq-b2: the Hessian is not positive definite\n"
             "recommended: gptq-b4: smallest within 5 %");
@@ -243,7 +243,7 @@ TEST(Comparison, SummaryOfOneVariant) {
   EXPECT_EQ(Joined(VariantLines(result, {})),
             "gptq-b4: good, investigate: it is slow\n"
             "  8.500 s to quantize, 12.0 MiB -> 4.00 MiB (33.3 % of the original)\n"
-            "  perplexity 12.60 (+5.0%), arc/acc 0.240 (-4.0%), tokens/s 210 (+110.0%)");
+            "  perplexity 12.60 (+5.0%), arc/acc 0.240 (-4.0%), tokens/s 210 (+100.0%)");
   EXPECT_TRUE(VariantLines({}, {}).empty());
 }
 
