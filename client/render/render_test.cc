@@ -198,7 +198,8 @@ rows:
    decodeTokensPerSecond: 100, latencyMs: 9.5, verdict: baseline, peakHostBytes: 104857600}
 - {name: gptq-b4, sizeBytes: 4194304, compressionRatio: 3,
    metrics: {perplexity: 12.6, arc/acc: 0.24},
-   decodeTokensPerSecond: 210, ratio: {decode: {median: 2}}, latencyMs: {p50: 5.25, p95: 7}, quantizationSeconds: 8.5,
+   decodeTokensPerSecond: 210, ratio: {decode: {median: 2}},
+   latencyMs: {p50: 5.25, p95: 7}, quantizationSeconds: 8.5,
    peakHostBytes: 1048576,
    peakDeviceBytes: 2097152, verdict: good}
 - {name: gptq-b2, error: "the Hessian is not\npositive definite", verdict: failed}
