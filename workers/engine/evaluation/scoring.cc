@@ -219,11 +219,12 @@ absl::StatusOr<std::vector<std::string>> ChoiceTexts(const TaskRow& row, const j
 absl::StatusOr<size_t> GoldChoice(const TaskRow& row, const json& document,
                                   const std::vector<std::string>& choices) {
   QD_ASSIGN_OR_RETURN(const std::string gold, row.gold->Render(document), "gold");
+  // A number first: "2" is the third of the choices 2, 4 and 8, as in lm-evaluation-harness.
   size_t index = 0;
+  if (absl::SimpleAtoi(gold, &index) && index < choices.size()) return index;
   for (size_t i = 0; i < choices.size(); ++i) {
     if (choices[i] == gold) return i;
   }
-  if (absl::SimpleAtoi(gold, &index) && index < choices.size()) return index;
   return absl::InvalidArgumentError(absl::StrCat("gold: \"", gold, "\" is neither one of the ",
                                                  choices.size(), " choices nor a number from 0 to ",
                                                  choices.size() - 1));

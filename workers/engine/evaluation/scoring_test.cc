@@ -39,6 +39,12 @@ TEST(ScoringTest, ChoicesByLikelihoodAndByLength) {
   // The first of equals; nothing where a number is missing.
   EXPECT_EQ(Score(row, document, {"", {-4, -4, -4}})["chosen"], 0);
   EXPECT_TRUE(Score(row, document, {"", {-4, std::nan(""), -4}})["chosen"].is_null());
+  // A number is a place also where it is one of the texts.
+  const json numbers = {{"id", "1"},
+                        {"question", "q"},
+                        {"choices", {{"text", {"2", "4", "8"}}, {"label", {"A", "B", "C"}}}},
+                        {"answerKey", "C"}};
+  EXPECT_EQ(Score(row, numbers, {"", {-4, -5, -6}})["gold"], 2);
   // Label 0: F1 2/3, label 1: 2/3, label 2 was predicted and never right: 0.
   std::vector<json> samples;
   const int kPairs[][2] = {{0, 0}, {0, 2}, {1, 1}, {1, 0}};
