@@ -1,6 +1,6 @@
 // A block a row, which it reads once: every thread keeps the largest of its logits and the sum
 // relative to it, and threads add theirs up in a fixed order.
-#include "kernels/gemm_w4a16_cuda.cuh"
+#include "kernels/eight_cuda.cuh"
 #include "kernels/log_prob_rows.h"
 
 namespace quantd::kernels {
@@ -82,13 +82,8 @@ __global__ void __launch_bounds__(kThreads) LogProbKernel(LogProbRows args) {
   if (threadIdx.x < before) take_one(threadIdx.x);
   const auto* body = reinterpret_cast<const uint4*>(logits + before);
   for (int64_t place = threadIdx.x; place < eights; place += kThreads) {
-    const uint4 eight = __ldcs(body + place);
-    const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
     float x[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      x[i] = Type::ToFloat(static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16)));
-    }
+    Widen<Type>(__ldcs(body + place), x);
     take(x, before + place * 8);
   }
   const int64_t behind = before + eights * 8 + threadIdx.x;
