@@ -40,6 +40,11 @@ TEST(QuantizeRowsTest, ReferenceByHand) {
   EXPECT_EQ(scales[1], 1);
   EXPECT_TRUE(std::isnan(scales[2]));
   EXPECT_EQ(std::vector<int8_t>(codes.begin() + 8, codes.end()), std::vector<int8_t>(16, 0));
+  std::vector<uint16_t> rounded(24);
+  QuantizeRowsReference(
+      {.rows = 3, .columns = 8, .input = input.data(), .rounded = rounded.data()});
+  for (int k = 0; k < 16; ++k) EXPECT_EQ(HalfToFloat(rounded[k]), codes[k]);
+  for (int k = 16; k < 24; ++k) EXPECT_TRUE(std::isnan(HalfToFloat(rounded[k])));
 }
 
 TEST(QuantizeRowsTest, CudaAgreesBitForBit) {
@@ -69,6 +74,20 @@ TEST(QuantizeRowsTest, CudaAgreesBitForBit) {
         } else {
           EXPECT_EQ(scales_back[row], scales[row]) << row;
         }
+      }
+      QuantizeRows args = {
+          .rows = kRows, .columns = columns, .bfloat16 = bfloat16, .input = input.data()};
+      std::vector<uint16_t> rounded(input.size());
+      args.rounded = rounded.data();
+      QuantizeRowsReference(args);
+      args.input = args.rounded = input_there.data();  // In place.
+      FindBackend("cuda")->quantize_rows(args);
+      ExpectNoDeviceError();
+      const std::vector<uint16_t> rounded_back = input_there.Read();
+      for (size_t i = 0; i < rounded.size(); ++i) {
+        const float want = FromSixteen(rounded[i], bfloat16);
+        const float got = FromSixteen(rounded_back[i], bfloat16);
+        ASSERT_TRUE(got == want || (std::isnan(got) && std::isnan(want))) << columns << " at " << i;
       }
     }
   }

@@ -24,6 +24,7 @@ constexpr Backend kCuda = {.name = "cuda",
                            .quantize_rows = QuantizeRowsCuda,
                            .gemm_w8a8 = GemmW8A8Cuda,
                            .norm_rows = NormRowsCuda,
+                           .gate_rows = GateRowsCuda,
                            .rope_heads = RopeHeadsCuda,
                            .log_prob_rows = LogProbRowsCuda,
                            .embed_rows = EmbedRowsCuda,
@@ -88,7 +89,8 @@ void* CaptureGraph(void (*body)(void* context, void* stream), void* context, std
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;
   cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-  if (error == cudaSuccess) error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  if (error == cudaSuccess)
+    error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
   if (error == cudaSuccess) {
     body(context, stream);
     error = cudaStreamEndCapture(stream, &graph);
@@ -206,10 +208,10 @@ const Gpu& CurrentGpu() {
 
 extern "C" __attribute__((visibility("default"))) const CudaModule* QuantdCudaModule(
     std::string* why) {
-  static const CudaModule module = {&kCuda,
-                                    {TakeError, Allocate, Release, Copy, CopyOn, Fill,
-                                     CaptureGraph, LaunchGraph, ReleaseGraph, TimeGraph, Describe,
-                                     CacheBytes, ReadBandwidth, Gemm16Cublas}};
+  static const CudaModule module = {
+      &kCuda,
+      {TakeError, Allocate, Release, Copy, CopyOn, Fill, CaptureGraph, LaunchGraph, ReleaseGraph,
+       TimeGraph, Describe, CacheBytes, ReadBandwidth, Gemm16Cublas}};
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || devices == 0) {

@@ -36,6 +36,7 @@ const char* HadamardRowsCuda(const HadamardRows& args);
 void QuantizeRowsCuda(const QuantizeRows& args);
 const char* GemmW8A8Cuda(const GemmW8A8& args);
 void NormRowsCuda(const NormRows& args);
+void GateRowsCuda(const GateRows& args);
 void RopeHeadsCuda(const RopeHeads& args);
 void LogProbRowsCuda(const LogProbRows& args);
 void EmbedRowsCuda(const EmbedRows& args);

@@ -1,6 +1,6 @@
 // A block takes a row: its largest element first, then its codes, for which the threads hold the
-// row. Bound by memory: 2 bytes read and 1 written an element.
-#include "kernels/gemm_w4a16_cuda.cuh"
+// row. Bound by memory: 2 bytes read and 1 (codes) or 2 (rounded) written an element.
+#include "kernels/eight_cuda.cuh"
 #include "kernels/int8_code.h"
 #include "kernels/ring_cuda.cuh"
 
@@ -20,18 +20,28 @@ __device__ inline uint32_t LargestBits(uint32_t bits) {
   return __reduce_max_sync(kWarp, of_warp[threadIdx.x % (kThreads / 32)]);
 }
 
-// The codes of eight numbers.
+// The codes of eight numbers, or the numbers that they stand for, at `place` of the row's eights.
 template <typename Type>
-__device__ inline uint2 Codes(const uint4& eight, float inverse) {
-  const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+__device__ inline void Write(const QuantizeRows& args, int64_t row, int64_t place,
+                             const uint4& eight, const Int8Scaling& scaling) {
+  const int64_t at = row * (args.columns / 8) + place;
+  float x[8];
+  Widen<Type>(eight, x);
+#pragma unroll
+  for (float& value : x) value = Int8Code(value, scaling.inverse);
+  if (args.rounded != nullptr) {
+#pragma unroll
+    for (float& value : x) value *= scaling.scale;
+    reinterpret_cast<uint4*>(args.rounded)[at] = Narrow<Type>(x);
+    return;
+  }
   uint32_t out[2] = {0, 0};
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
-    const auto value = static_cast<uint16_t>(words[k / 2] >> (k % 2 * 16));
-    const auto code = static_cast<int8_t>(Int8Code(Type::ToFloat(value), inverse));
-    out[k / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(code)) << (k % 4 * 8);
+    const auto code = static_cast<uint8_t>(static_cast<int8_t>(x[k]));
+    out[k / 4] |= static_cast<uint32_t>(code) << (k % 4 * 8);
   }
-  return make_uint2(out[0], out[1]);
+  reinterpret_cast<uint2*>(args.codes)[at] = make_uint2(out[0], out[1]);
 }
 
 __device__ inline uint32_t LargestBitsOf(const uint4& eight) {
@@ -64,15 +74,14 @@ __global__ void __launch_bounds__(kThreads) QuantizeRowsKernel(QuantizeRows args
   }
   const float largest = Type::ToFloat(static_cast<uint16_t>(LargestBits(bits)));
   const Int8Scaling scaling = Int8ScalingOf(largest);
-  if (threadIdx.x == 0) args.scales[row] = scaling.scale;
-  auto* codes = reinterpret_cast<uint2*>(args.codes + row * args.columns);
+  if (threadIdx.x == 0 && args.rounded == nullptr) args.scales[row] = scaling.scale;
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
     const int64_t place = threadIdx.x + i * kThreads;
-    if (place < eights) codes[place] = Codes<Type>(held[i], scaling.inverse);
+    if (place < eights) Write<Type>(args, row, place, held[i], scaling);
   }
   for (int64_t i = threadIdx.x + kHeld * kThreads; i < eights; i += kThreads) {
-    codes[i] = Codes<Type>(input[i], scaling.inverse);
+    Write<Type>(args, row, i, input[i], scaling);
   }
 }
 

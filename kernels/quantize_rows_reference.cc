@@ -11,7 +11,6 @@ namespace quantd::kernels {
 void QuantizeRowsReference(const QuantizeRows& args) {
   for (int64_t row = 0; row < args.rows; ++row) {
     const uint16_t* input = args.input + row * args.columns;
-    int8_t* codes = args.codes + row * args.columns;
     float largest = 0;
     bool finite = true;
     for (int64_t k = 0; k < args.columns; ++k) {
@@ -20,10 +19,15 @@ void QuantizeRowsReference(const QuantizeRows& args) {
       largest = std::max(largest, std::abs(value));
     }
     const Int8Scaling scaling = Int8ScalingOf(finite ? largest : INFINITY);
-    args.scales[row] = scaling.scale;
+    if (args.rounded == nullptr) args.scales[row] = scaling.scale;
     for (int64_t k = 0; k < args.columns; ++k) {
-      const float value = FromSixteen(input[k], args.bfloat16);
-      codes[k] = static_cast<int8_t>(Int8Code(value, scaling.inverse));
+      const float code = Int8Code(FromSixteen(input[k], args.bfloat16), scaling.inverse);
+      const int64_t at = row * args.columns + k;
+      if (args.rounded != nullptr) {
+        args.rounded[at] = ToSixteen(scaling.scale * code, args.bfloat16);
+      } else {
+        args.codes[at] = static_cast<int8_t>(code);
+      }
     }
   }
 }

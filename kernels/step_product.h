@@ -3,11 +3,10 @@
 // behind. A step is then a handful of launches a block, and each reads its weights once.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
+#include "kernels/activation.h"
 #include "kernels/gemm_w4a16.h"
-#include "kernels/host_device.h"
 
 namespace quantd::kernels {
 
@@ -28,8 +27,6 @@ struct StepWeight {
   float input_scale = 0;           // kInt8: the inputs' scale; 0: each row's own.
   const uint16_t* bias = nullptr;  // [rows], or null.
 };
-
-enum class StepActivation { kNone, kRelu, kSilu, kGelu, kGeluTanh };
 
 constexpr int kStepWeightsMax = 3;
 
@@ -60,32 +57,16 @@ struct StepProduct {
   float eps = 0;
   StepWeight weights[kStepWeightsMax];
   int count = 1;  // Of the weights.
-  StepActivation activation = StepActivation::kNone;
+  Activation activation = Activation::kNone;
   const uint16_t* residual = nullptr;
   uint16_t* output = nullptr;
   float* wide = nullptr;
   void* stream = nullptr;  // cuda only.
 };
 
-QD_HOST_DEVICE inline float Activate(StepActivation activation, float x) {
-  switch (activation) {
-    case StepActivation::kRelu:
-      return x > 0 ? x : x != x ? x : 0;
-    case StepActivation::kSilu:
-      return x / (1 + expf(-x));
-    case StepActivation::kGelu:
-      return 0.5f * x * (1 + erff(x * 0.70710678118654752f));
-    case StepActivation::kGeluTanh:
-      return 0.5f * x * (1 + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-    case StepActivation::kNone:
-      break;
-  }
-  return x;
-}
-
 // Of the output.
 inline int64_t StepOutputColumns(const StepProduct& args) {
-  if (args.activation != StepActivation::kNone) return args.weights[0].rows;
+  if (args.activation != Activation::kNone) return args.weights[0].rows;
   int64_t columns = 0;
   for (int i = 0; i < args.count; ++i) columns += args.weights[i].rows;
   return columns;
@@ -111,7 +92,7 @@ inline const char* StepProductError(const StepProduct& args) {
       (first.kind == StepKind::kInt8 && args.columns > 1 << 17)) {
     return "step_product: the columns are not a multiple of 8 (int8: of 16, at most 2^17)";
   }
-  if (args.activation != StepActivation::kNone &&
+  if (args.activation != Activation::kNone &&
       (args.count != 2 || first.rows != args.weights[1].rows || args.residual != nullptr)) {
     return "step_product: an activation joins two weights of equal rows, without a residual";
   }

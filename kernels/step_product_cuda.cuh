@@ -313,7 +313,7 @@ const char* Run(StepProduct args, int slot_bytes) {
   const Gpu& gpu = CurrentGpu();
   const W4Shape& packed = args.weights[0].shape;
   const bool tiled = args.weights[0].kind == StepKind::kW4;
-  Plan plan = {.slots = args.activation == StepActivation::kNone ? 1 : 2,
+  Plan plan = {.slots = args.activation == Activation::kNone ? 1 : 2,
                .slot_bytes = slot_bytes,
                .output_columns = StepOutputColumns(args),
                .tile_groups = tiled ? static_cast<int>(W4TileGroups(packed)) : 0,

@@ -79,7 +79,7 @@ const char* StepProductReference(const StepProduct& args) {
     const Row row = RowOf(args, m);
     int64_t first = 0;  // Column of the output where a weight's begin.
     for (int i = 0; i < args.count; first += args.weights[i++].rows) {
-      const bool gated = args.activation != StepActivation::kNone;
+      const bool gated = args.activation != Activation::kNone;
       if (gated && i == 1) break;
       for (int64_t output = 0; output < args.weights[i].rows; ++output) {
         float y = rounded(Product(args, args.weights[i], row, output));

@@ -167,7 +167,7 @@ void Check(const Kind& kind, int64_t m, int64_t columns, const std::vector<int64
   host.bfloat16 = options.bfloat16;
   host.eps = 1e-5f;
   host.count = static_cast<int>(rows.size());
-  if (options.gated) host.activation = StepActivation::kSilu;
+  if (options.gated) host.activation = Activation::kSilu;
   std::vector<uint16_t> input = Sixteen(m * columns, 1, options.bfloat16, random);
   std::vector<uint16_t> norm = Sixteen(columns, 0.3f, options.bfloat16, random);
   if (options.norm && kind.kind == StepKind::kInt8) {
@@ -280,11 +280,11 @@ TEST(StepProductTest, ReferenceByHand) {
   args.weights[0].data = gate.data();
   args.weights[0].bias = &bias;
   args.weights[1].data = up.data();
-  args.activation = StepActivation::kSilu;
+  args.activation = Activation::kSilu;
   args.output = &output;
   ASSERT_EQ(StepProductReference(args), nullptr);
   EXPECT_EQ(HalfToFloat(output), -30);
-  args.activation = StepActivation::kNone;
+  args.activation = Activation::kNone;
   std::vector<uint16_t> both(2);
   args.output = both.data();
   ASSERT_EQ(StepProductReference(args), nullptr);
@@ -309,7 +309,7 @@ TEST(StepProductTest, BadArgumentsAreRefused) {
   EXPECT_NE(StepProductReference(args), nullptr);  // Not alike.
   args.weights[1].kind = StepKind::kInt8;
   args.weights[1].rows = 2;
-  args.activation = StepActivation::kSilu;
+  args.activation = Activation::kSilu;
   EXPECT_NE(StepProductReference(args), nullptr);  // Not equal.
   args.count = 4;
   EXPECT_NE(StepProductReference(args), nullptr);

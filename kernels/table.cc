@@ -15,7 +15,7 @@ constexpr Backend kBackends[] = {
                   Int8RowsReference, HadamardRowsReference,
                   PackW4Reference, UnpackW4Reference, GemmW4A16Reference,
                   QuantizeRowsReference, GemmW8A8Reference, NormRowsReference,
-                  RopeHeadsReference, LogProbRowsReference, EmbedRowsReference,
+                  GateRowsReference, RopeHeadsReference, LogProbRowsReference, EmbedRowsReference,
                   StepProductReference, StepAttentionReference},
     {"cpu",       FindParamsCpu,       RtnRowsCpu,       PackBitsCpu,       UnpackBitsCpu,
                   GptqBlockCpu,       DequantizeRowsCpu,

@@ -10,6 +10,7 @@
 #include "kernels/device.h"
 #include "kernels/embed_rows.h"
 #include "kernels/find_params.h"
+#include "kernels/gate_rows.h"
 #include "kernels/gemm_w4a16.h"
 #include "kernels/gemm_w8a8.h"
 #include "kernels/gguf_quantize.h"
@@ -54,6 +55,7 @@ struct Backend {
   void (*quantize_rows)(const QuantizeRows&) = nullptr;
   const char* (*gemm_w8a8)(const GemmW8A8&) = nullptr;
   void (*norm_rows)(const NormRows&) = nullptr;
+  void (*gate_rows)(const GateRows&) = nullptr;
   void (*rope_heads)(const RopeHeads&) = nullptr;
   void (*log_prob_rows)(const LogProbRows&) = nullptr;
   // What a decode step is made of.

@@ -139,6 +139,7 @@ absl::StatusOr<std::vector<Sequence>> ScoredSequences(const LoadedModel& model,
   }
   const int64_t kept = model.PositionsMax() > 0 ? model.PositionsMax() + 1 : INT64_MAX;
   std::vector<Sequence> sequences;
+  bool whole = true;  // All so far begin where the prompt does.
   for (const std::string& continuation : continuations) {
     const std::string ending = prompt.substr(context.size()) + continuation;
     Sequence sequence;
@@ -158,7 +159,9 @@ absl::StatusOr<std::vector<Sequence>> ScoredSequences(const LoadedModel& model,
     // The last one is only predicted.
     if (static_cast<int64_t>(sequence.ids.size()) > kept) {
       sequence.ids.erase(sequence.ids.begin(), sequence.ids.end() - kept);
+      whole = false;
     }
+    if (whole && !sequences.empty()) sequence.shared = static_cast<int64_t>(context_ids.size());
     if (sequence.scored < 1 || sequence.scored >= static_cast<int64_t>(sequence.ids.size())) {
       sequence.scored = 0;
     }

@@ -43,7 +43,7 @@ absl::StatusOr<std::vector<int64_t>> EncodePrompt(const LoadedModel& model, cons
 // One for each of `continuations`, which share a prompt. Context and continuation are split by
 // counting the context's tokens, even where a token spans the border; the last of the model's
 // positions + 1 tokens stay. `scored` is 0 where the continuation has no token or does not fit the
-// model.
+// model; `shared` is the prompt's tokens for all but the first, as long as none lost its beginning.
 absl::StatusOr<std::vector<Sequence>> ScoredSequences(const LoadedModel& model,
                                                       const std::string& bos,
                                                       const std::string& prompt,

@@ -127,6 +127,8 @@ class Asker {
       for (size_t k = 0; k < encoded[i].size(); ++k) {
         if (encoded[i][k].scored == 0) continue;
         sequences.push_back(std::move(encoded[i][k]));
+        // A document's first has nothing in common with the document before.
+        if (places.empty() || places.back().first != i) sequences.back().shared = 0;
         places.emplace_back(i, k);
       }
     }
@@ -247,12 +249,13 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
     QD_ASSIGN_OR_RETURN(const std::vector<Answer> answers, asker.Ask(begin, end, [&](int64_t done) {
       context.job.events.Progress({phase, first + done, total, "sample"});
     }));
-    std::vector<json> samples;
-    for (size_t i = begin; i < end; ++i) {
-      QD_ASSIGN_OR_RETURN(samples.emplace_back(),
-                          Judge(row, loaded.documents[i], answers[i - begin]));
-      samples.back()["promptDigest"] = Sha256Hex(loaded.prompts[i]).substr(0, kDigestCharacters);
-    }
+    std::vector<json> samples(end - begin);
+    QD_RETURN_IF_ERROR(ForEachDocument(samples.size(), [&](size_t i) -> absl::Status {
+      QD_ASSIGN_OR_RETURN(samples[i], Judge(row, loaded.documents[begin + i], answers[i]));
+      samples[i]["promptDigest"] =
+          Sha256Hex(loaded.prompts[begin + i]).substr(0, kDigestCharacters);
+      return absl::OkStatus();
+    }));
     return samples;
   };
   const bool scored_on_gpu = !row.generate && !context.model.model->decoder().device().is_cpu();

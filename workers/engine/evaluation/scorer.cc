@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -34,6 +36,8 @@ constexpr int64_t kBatchTokensCuda = 32768;
 // length share a batch: the shape of every product then depends on the sequence alone, up to the
 // number of such blocks, and a CPU's matrix library gives a row the same bits in any batch.
 constexpr int64_t kBlock = 16;
+// Sequences that would need more inputs together are computed alone: the mask has the square.
+constexpr int64_t kForkInputsMax = 4096;
 
 int64_t RoundUp(int64_t count) { return (count + kBlock - 1) / kBlock * kBlock; }
 
@@ -105,57 +109,100 @@ bool Scorer::HalveBatch(int64_t batch, const absl::Status& error) {
   return true;
 }
 
-int64_t Scorer::PaddedInputs(const Sequence& sequence) const {
-  // The last token of a sequence is never an input: nothing after it is asked for.
-  const auto inputs = static_cast<int64_t>(sequence.ids.size()) - 1;
+int64_t Scorer::PaddedInputs(const Fork& fork) const {
+  const int64_t inputs = std::accumulate(fork.branches.begin(), fork.branches.end(), fork.trunk);
   const int64_t positions = model_.PositionsMax();
   const int64_t padded = RoundUp(inputs);
-  return positions > 0 && padded > positions ? std::max(inputs, positions) : padded;
+  // A fork's padding stands at position 0.
+  const bool fits = positions == 0 || padded <= positions || !fork.branches.empty();
+  return fits ? padded : std::max(inputs, positions);
+}
+
+Scorer::Row Scorer::RowOf(absl::Span<const Sequence> sequences, size_t first, size_t count) const {
+  // The last token of a sequence is never an input: nothing after it is asked for.
+  const auto inputs = [&](size_t i) { return static_cast<int64_t>(sequences[i].ids.size()) - 1; };
+  Row row = {.first = first, .count = count, .fork = {}, .inputs = 0};
+  row.fork.trunk = count == 1 ? inputs(first) : sequences[first + 1].shared;
+  for (size_t i = first; count > 1 && i < first + count; ++i) {
+    row.fork.branches.push_back(inputs(i) - row.fork.trunk);
+  }
+  row.inputs = PaddedInputs(row.fork);
+  return row;
+}
+
+std::vector<Scorer::Row> Scorer::Rows(absl::Span<const Sequence> sequences) const {
+  const bool can_branch = CanBranch(model_.model->config());
+  std::vector<Row> rows;
+  for (size_t first = 0, count = 1; first < sequences.size(); first += count) {
+    count = 1;
+    const auto joins = [&](size_t i) {
+      const int64_t shared = sequences[i].shared;
+      return can_branch && shared > 0 && shared == sequences[first + 1].shared;
+    };
+    while (first + count < sequences.size() && joins(first + count)) ++count;
+    Row together = RowOf(sequences, first, count);
+    if (count == 1 || together.inputs <= kForkInputsMax) {
+      rows.push_back(std::move(together));
+      continue;
+    }
+    for (size_t i = first; i < first + count; ++i) rows.push_back(RowOf(sequences, i, 1));
+  }
+  return rows;
 }
 
 absl::StatusOr<std::vector<Score>> Scorer::Run(absl::Span<const Sequence> sequences,
                                                const std::function<void(int64_t)>& on_batch) {
-  std::vector<size_t> order(sequences.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return sequences[a].ids.size() > sequences[b].ids.size();
-  });
+  std::vector<Row> rows = Rows(sequences);
+  const auto kind = [](const Row& row) { return std::pair(row.inputs, row.count > 1); };
+  std::stable_sort(rows.begin(), rows.end(),
+                   [&](const Row& a, const Row& b) { return kind(a) > kind(b); });
   std::vector<Score> scores(sequences.size());
-  for (size_t done = 0; done < order.size();) {
+  int64_t done = 0;
+  for (size_t first = 0; first < rows.size();) {
     QD_RETURN_IF_ERROR(context_.cancel.Check());
-    const int64_t length = PaddedInputs(sequences[order[done]]);
-    const auto wanted = static_cast<size_t>(BatchFor(length));
-    size_t last = done + 1;
-    while (last < order.size() && last - done < wanted &&
-           PaddedInputs(sequences[order[last]]) == length) {
+    const auto wanted = static_cast<size_t>(BatchFor(rows[first].inputs));
+    size_t last = first + 1;
+    while (last < rows.size() && last - first < wanted && kind(rows[last]) == kind(rows[first])) {
       ++last;
     }
-    const auto batch = absl::MakeSpan(order).subspan(done, last - done);
+    const auto batch = absl::MakeConstSpan(rows).subspan(first, last - first);
     const absl::Status status = RunBatch(sequences, batch, &scores);
     if (IsOutOfMemory(status) && HalveBatch(static_cast<int64_t>(batch.size()), status)) continue;
     QD_RETURN_IF_ERROR(status, "scoring ", batch.size(), " sequences");
-    done += batch.size();
-    if (on_batch) on_batch(static_cast<int64_t>(done));
+    for (const Row& row : batch) done += static_cast<int64_t>(row.count);
+    first = last;
+    if (on_batch) on_batch(done);
   }
   return scores;
 }
 
-absl::Status Scorer::RunBatch(absl::Span<const Sequence> sequences, absl::Span<const size_t> order,
+absl::Status Scorer::RunBatch(absl::Span<const Sequence> sequences, absl::Span<const Row> batch,
                               std::vector<Score>* scores) {
-  const int64_t inputs = PaddedInputs(sequences[order[0]]);
-  const auto batch = static_cast<int64_t>(order.size());
-  std::vector<int64_t> ids(static_cast<size_t>(batch * inputs), 0), rows, targets;
+  const int64_t inputs = batch[0].inputs;
+  const auto size = static_cast<int64_t>(batch.size());
+  std::vector<int64_t> ids(static_cast<size_t>(size * inputs), 0), rows, targets;
   std::vector<size_t> owners;
-  for (int64_t b = 0; b < batch; ++b) {
-    const Sequence& sequence = sequences[order[static_cast<size_t>(b)]];
-    std::copy(sequence.ids.begin(), sequence.ids.end() - 1, ids.begin() + b * inputs);
-    const auto size = static_cast<int64_t>(sequence.ids.size());
-    for (int64_t i = size - sequence.scored; i < size; ++i) {
-      rows.push_back(b * inputs + i - 1);
-      targets.push_back(sequence.ids[static_cast<size_t>(i)]);
-      owners.push_back(order[static_cast<size_t>(b)]);
+  std::vector<Fork> forks;
+  for (int64_t b = 0; b < size; ++b) {
+    const Row& row = batch[static_cast<size_t>(b)];
+    const int64_t trunk = row.fork.trunk;
+    int64_t end = b * inputs + trunk;  // Of what is filled.
+    const std::vector<int64_t>& beginning = sequences[row.first].ids;
+    std::copy_n(beginning.begin(), trunk, ids.begin() + b * inputs);
+    for (size_t owner = row.first; owner < row.first + row.count; ++owner) {
+      const Sequence& sequence = sequences[owner];
+      const auto length = static_cast<int64_t>(sequence.ids.size());
+      for (int64_t i = length - sequence.scored; i < length; ++i) {
+        // What predicts token i stands in the trunk or in the sequence's own branch.
+        rows.push_back(i - 1 < trunk ? b * inputs + i - 1 : end + i - 1 - trunk);
+        targets.push_back(sequence.ids[static_cast<size_t>(i)]);
+        owners.push_back(owner);
+      }
+      std::copy(sequence.ids.begin() + trunk, sequence.ids.end() - 1, ids.begin() + end);
+      end += length - 1 - trunk;
+      (*scores)[owner] = {0, true};
     }
-    (*scores)[order[static_cast<size_t>(b)]] = {0, true};
+    if (row.count > 1) forks.push_back(row.fork);
   }
   const auto wanted_rows = static_cast<int64_t>(rows.size());
   rows.resize(static_cast<size_t>(RoundUp(wanted_rows)), 0);
@@ -163,11 +210,15 @@ absl::Status Scorer::RunBatch(absl::Span<const Sequence> sequences, absl::Span<c
   const at::Device device = decoder.device();
   QD_ASSIGN_OR_RETURN(
       const at::Tensor hidden, TorchCall("computing a batch", [&]() -> absl::StatusOr<at::Tensor> {
-        const at::Tensor input = at::from_blob(ids.data(), {batch, inputs}, at::kLong).to(device);
-        QD_ASSIGN_OR_RETURN(const at::Tensor all, model_.model->Forward(input));
+        const at::Tensor input = at::from_blob(ids.data(), {size, inputs}, at::kLong).to(device);
+        std::optional<Branches> branches;
+        if (!forks.empty()) branches.emplace(forks, inputs, device);
+        QD_ASSIGN_OR_RETURN(
+            const at::Tensor all,
+            model_.model->Forward(input, nullptr, branches.has_value() ? &*branches : nullptr));
         const at::Tensor index =
             at::from_blob(rows.data(), {static_cast<int64_t>(rows.size())}, at::kLong).to(device);
-        return at::index_select(all.reshape({batch * inputs, -1}), 0, index);
+        return at::index_select(all.reshape({size * inputs, -1}), 0, index);
       }));
   TokenScores tokens;
   QD_RETURN_IF_ERROR(TorchCall("scoring tokens", [&] {

@@ -1,7 +1,8 @@
 // Log-probabilities of given tokens: what perplexity and multiple choice are made of. Sequences are
-// padded on the right into batches, in which a
-// sequence's numbers do not depend on the others beside it (bit for bit on a CPU in float32); [B,
-// T, V] never exists, only a bounded piece of it. A batch that does not fit the memory is halved.
+// padded on the right into batches, in which a sequence's numbers do not depend on the others
+// beside it (bit for bit on a CPU in float32) but those whose beginning it shares, which are always
+// the same; [B, T, V] never exists, only a bounded piece of it. A batch that does not fit the
+// memory is halved.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +12,17 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "workers/engine/evaluation/loaded_model.h"
+#include "workers/engine/models/branches.h"
 
 namespace quantd::engine {
 
 struct Sequence {
   std::vector<int64_t> ids;  // At least 2.
   int64_t scored = 0;        // The last so many are scored, each given all before it; < ids.size().
+  // It begins with so many tokens of the sequence in front of it in the list, at most
+  // ids.size() - scored of either, and may be computed together with it (models/branches.h); 0:
+  // alone.
+  int64_t shared = 0;
 };
 
 struct Score {
@@ -26,8 +32,8 @@ struct Score {
 
 class Scorer {
  public:
-  // `batch_size` sequences at a time; 0: as many as a fixed number of tokens allows. Both outlive
-  // the scorer.
+  // `batch_size` sequences at a time, those that share their beginning counting as one; 0: as many
+  // as a fixed number of tokens allows. Both outlive the scorer.
   Scorer(JobContext& context, const LoadedModel& model, int batch_size);
 
   // Scores in the order of `sequences`. The order of computation is by length, so that little is
@@ -44,9 +50,17 @@ class Scorer {
   bool HalveBatch(int64_t batch, const absl::Status& error);
 
  private:
-  // Inputs of `sequence` with the padding behind them.
-  int64_t PaddedInputs(const Sequence& sequence) const;
-  absl::Status RunBatch(absl::Span<const Sequence> sequences, absl::Span<const size_t> order,
+  // What one row of a batch holds: a sequence, or several that share their beginning.
+  struct Row {
+    size_t first = 0, count = 1;  // Of the list.
+    Fork fork;
+    int64_t inputs = 0;  // With the padding behind them.
+  };
+  Row RowOf(absl::Span<const Sequence> sequences, size_t first, size_t count) const;
+  std::vector<Row> Rows(absl::Span<const Sequence> sequences) const;
+  int64_t PaddedInputs(const Fork& fork) const;
+  // Rows of equal inputs, all forked or none.
+  absl::Status RunBatch(absl::Span<const Sequence> sequences, absl::Span<const Row> rows,
                         std::vector<Score>* scores);
 
   JobContext& context_;

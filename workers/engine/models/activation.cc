@@ -1,13 +1,17 @@
 // One row a name.
 #include "workers/engine/models/activation.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/silu.h>
 
+#include <cstdint>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "base/status_macros.h"
+#include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/kernels.h"
 
 namespace quantd::engine {
 namespace {
@@ -17,44 +21,69 @@ at::Tensor Relu(const at::Tensor& x) { return at::relu(x); }
 at::Tensor Gelu(const at::Tensor& x) { return at::gelu(x, "none"); }
 at::Tensor GeluTanh(const at::Tensor& x) { return at::gelu(x, "tanh"); }
 
-using kernels::StepActivation;
-
 struct Row {
   absl::string_view name;
-  Activation function;
-  StepActivation step;
+  Activation activation;
 };
 
 constexpr Row kRows[] = {
-    {"gelu", Gelu, StepActivation::kGelu},
-    {"gelu_fast", GeluTanh, StepActivation::kGeluTanh},
-    {"gelu_new", GeluTanh, StepActivation::kGeluTanh},
-    {"gelu_pytorch_tanh", GeluTanh, StepActivation::kGeluTanh},
-    {"relu", Relu, StepActivation::kRelu},
-    {"silu", Silu, StepActivation::kSilu},
-    {"swish", Silu, StepActivation::kSilu},
+    {"gelu", {Gelu, kernels::Activation::kGelu}},
+    {"gelu_fast", {GeluTanh, kernels::Activation::kGeluTanh}},
+    {"gelu_new", {GeluTanh, kernels::Activation::kGeluTanh}},
+    {"gelu_pytorch_tanh", {GeluTanh, kernels::Activation::kGeluTanh}},
+    {"relu", {Relu, kernels::Activation::kRelu}},
+    {"silu", {Silu, kernels::Activation::kSilu}},
+    {"swish", {Silu, kernels::Activation::kSilu}},
 };
 
-absl::StatusOr<const Row*> Find(absl::string_view name) {
+// The numbers between the beginnings of two rows, where the rows of all dimensions but the last
+// follow each other at one distance; 0 where they do not.
+int64_t RowStride(const at::Tensor& x) {
+  if (x.dim() < 2 || x.stride(-1) != 1) return 0;
+  for (int64_t d = x.dim() - 3; d >= 0; --d) {
+    if (x.size(d) != 1 && x.stride(d) != x.stride(d + 1) * x.size(d + 1)) return 0;
+  }
+  return x.stride(-2);
+}
+
+bool HasKernel(const at::Tensor& gate, const at::Tensor& up) {
+  const auto aligned = [](const at::Tensor& x) {
+    return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
+  };
+  const int64_t stride = RowStride(gate);
+  return KernelsTake(gate) && KernelsTake(up) && KernelsOn(gate.device()).gate_rows != nullptr &&
+         stride > 0 && stride % 8 == 0 && stride == RowStride(up) && gate.size(-1) % 8 == 0 &&
+         gate.scalar_type() == up.scalar_type() && gate.sizes() == up.sizes() &&
+         gate.device() == up.device() && aligned(gate) && aligned(up);
+}
+
+}  // namespace
+
+at::Tensor Activation::Gate(const at::Tensor& gate, const at::Tensor& up) const {
+  if (!HasKernel(gate, up)) return apply(gate).mul_(up);
+  const at::Tensor output = at::empty(gate.sizes(), gate.options());
+  const int64_t columns = gate.size(-1);
+  KernelsOn(gate.device())
+      .gate_rows({.rows = columns == 0 ? 0 : gate.numel() / columns,
+                  .columns = columns,
+                  .stride = RowStride(gate),
+                  .bfloat16 = gate.scalar_type() == at::kBFloat16,
+                  .activation = kind,
+                  .gate = SixteenBits(gate),
+                  .up = SixteenBits(up),
+                  .output = MutableSixteenBits(output),
+                  .stream = StreamOn(gate.device())});
+  return output;
+}
+
+absl::StatusOr<Activation> FindActivation(absl::string_view name) {
   for (const Row& row : kRows) {
-    if (row.name == name) return &row;
+    if (row.name == name) return row.activation;
   }
   return absl::UnimplementedError(absl::StrCat(
       "hidden_act \"", name, "\" is not supported; supported: ",
       absl::StrJoin(kRows, ", ",
                     [](std::string* out, const Row& row) { absl::StrAppend(out, row.name); })));
-}
-
-}  // namespace
-
-absl::StatusOr<Activation> FindActivation(absl::string_view name) {
-  QD_ASSIGN_OR_RETURN(const Row* row, Find(name));
-  return row->function;
-}
-
-absl::StatusOr<StepActivation> FindStepActivation(absl::string_view name) {
-  QD_ASSIGN_OR_RETURN(const Row* row, Find(name));
-  return row->step;
 }
 
 }  // namespace quantd::engine

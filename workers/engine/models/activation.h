@@ -5,15 +5,21 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "kernels/step_product.h"
+#include "kernels/activation.h"
 
 namespace quantd::engine {
 
-using Activation = at::Tensor (*)(const at::Tensor&);
+struct Activation {
+  at::Tensor (*apply)(const at::Tensor& x) = nullptr;
+  kernels::Activation kind = kernels::Activation::kNone;  // The same function in our own kernels.
+
+  // f(gate) * up, of equal shapes [..., N]; f(gate) is rounded to the inputs' type first, as
+  // transformers does. In 16 bits on a GPU kernels/gate_rows.h does it in one pass. Throws what
+  // libtorch throws.
+  at::Tensor Gate(const at::Tensor& gate, const at::Tensor& up) const;
+};
 
 // Unimplemented names the known ones.
 absl::StatusOr<Activation> FindActivation(absl::string_view name);
-// The same function in our own kernels.
-absl::StatusOr<kernels::StepActivation> FindStepActivation(absl::string_view name);
 
 }  // namespace quantd::engine

@@ -1,8 +1,9 @@
 // Three cases, from the cheapest: one new position (no mask, no copies of keys), a whole sequence
 // (causal kernel), everything else (chunks of queries against the keys they can see, each with an
-// explicit mask).
+// explicit mask). A mask that the caller gives is used as it is.
 #include "workers/engine/models/attention.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/matmul.h>
@@ -20,12 +21,29 @@ namespace {
 
 // Queries a chunk: enough to keep matrix products at speed, and few beside any long context.
 constexpr int64_t kChunkQueries = 512;
+// On a GPU cuDNN's attention is the fastest of long sequences, but it makes a plan for every shape
+// that it has not seen, 50 ms of an H100's time; shorter ones come in too many shapes.
+constexpr int64_t kPlannedQueries = 1024;
 
 // Positions [first, first + count).
 struct Range {
   int64_t first = 0;
   int64_t count = 0;
 };
+
+at::Tensor Sdpa(const at::Tensor& query, at::Tensor keys, at::Tensor values,
+                const std::optional<at::Tensor>& visible, bool causal, double scale) {
+  int64_t group = query.size(1) / keys.size(1);
+  if (query.is_cuda()) at::globalContext().setSDPUseCuDNN(query.size(2) >= kPlannedQueries);
+  if (query.is_cuda() && visible.has_value() && group > 1) {
+    // No kernel there takes a mask and groups both, and without one all scores would exist.
+    keys = keys.repeat_interleave(group, 1);
+    values = values.repeat_interleave(group, 1);
+    group = 1;
+  }
+  return at::scaled_dot_product_attention(query, keys, values, visible, 0.0, causal, scale,
+                                          /*enable_gqa=*/group > 1);
+}
 
 // Bool [T, S], or [B, 1, T, S] with starts: true where a query sees a key.
 at::Tensor Visible(Range queries, Range keys, const AttentionOptions& options, at::Device device) {
@@ -61,6 +79,12 @@ at::Tensor CappedAttention(const at::Tensor& query, const at::Tensor& keys,
       .view({batch, heads, count, dim});
 }
 
+at::Tensor AttendVisible(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
+                         const at::Tensor& visible, double scale, double softcap) {
+  return softcap > 0 ? CappedAttention(query, keys, values, visible, scale, softcap)
+                     : Sdpa(query, keys, values, visible, /*causal=*/false, scale);
+}
+
 // One query position: the heads of a group are taken as positions that share their keys.
 at::Tensor AttendOne(const at::Tensor& query, at::Tensor keys, at::Tensor values, double scale,
                      const AttentionOptions& options) {
@@ -72,8 +96,7 @@ at::Tensor AttendOne(const at::Tensor& query, at::Tensor keys, at::Tensor values
   }
   if (options.softcap > 0) return CappedAttention(query, keys, values, {}, scale, options.softcap);
   const at::Tensor grouped = query.reshape({batch, kv_heads, heads / kv_heads, dim});
-  return at::scaled_dot_product_attention(grouped, keys, values, std::nullopt, 0.0,
-                                          /*is_causal=*/false, scale)
+  return Sdpa(grouped, keys, values, std::nullopt, /*causal=*/false, scale)
       .reshape({batch, heads, int64_t{1}, dim});
 }
 
@@ -85,12 +108,13 @@ at::Tensor Attend(const at::Tensor& query, const at::Tensor& keys, const at::Ten
   const bool padded = options.starts != nullptr && !options.starts->empty();
   const double scale =
       options.scale > 0 ? options.scale : 1.0 / std::sqrt(static_cast<double>(query.size(3)));
+  if (options.visible.defined()) {
+    return AttendVisible(query, keys, values, options.visible, scale, options.softcap);
+  }
   if (count == 1 && !padded) return AttendOne(query, keys, values, scale, options);
-  const bool grouped = query.size(1) != keys.size(1);
   const bool window_binds = options.window > 0 && options.window < length;
   if (!padded && !window_binds && count == length && options.softcap == 0) {
-    return at::scaled_dot_product_attention(query, keys, values, std::nullopt, 0.0,
-                                            /*is_causal=*/true, scale, grouped);
+    return Sdpa(query, keys, values, std::nullopt, /*causal=*/true, scale);
   }
   std::vector<at::Tensor> chunks;
   for (int64_t begin = 0; begin < count; begin += kChunkQueries) {
@@ -104,10 +128,7 @@ at::Tensor Attend(const at::Tensor& query, const at::Tensor& keys, const at::Ten
     const at::Tensor k = keys.narrow(2, seen.first, seen.count);
     const at::Tensor v = values.narrow(2, seen.first, seen.count);
     const at::Tensor visible = Visible(queries, seen, options, query.device());
-    chunks.push_back(options.softcap > 0
-                         ? CappedAttention(q, k, v, visible, scale, options.softcap)
-                         : at::scaled_dot_product_attention(q, k, v, visible, 0.0,
-                                                            /*is_causal=*/false, scale, grouped));
+    chunks.push_back(AttendVisible(q, k, v, visible, scale, options.softcap));
   }
   return chunks.size() == 1 ? chunks[0] : at::cat(chunks, 2);
 }

@@ -1,6 +1,6 @@
 // Grouped-query attention over what the cache and this call hold: causal, with or without a sliding
 // window, padding on the left and soft-capped scores. Masks and scores that exist at once are
-// bounded by a chunk of queries, never [T, S] of a long prompt.
+// bounded by a chunk of queries, never [T, S] of a long prompt, unless the caller gives the mask.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,7 +13,10 @@ namespace quantd::engine {
 struct AttentionOptions {
   int64_t window = 0;  // Keys a query sees, itself included; 0: all before it.
   const std::vector<int64_t>* starts =
-      nullptr;         // First real position of every sequence; null or empty: 0.
+      nullptr;  // First real position of every sequence; null or empty: 0.
+  // Bool [B, 1, T, S]: true where a query sees a key. Undefined: as window and starts say; defined:
+  // they are not looked at.
+  at::Tensor visible;
   double scale = 0;    // Of scores; 0: 1 / sqrt(D).
   double softcap = 0;  // Scores become softcap * tanh(score / softcap); 0: as they are.
 };

@@ -229,7 +229,8 @@ class DecodeStep::Builder {
     QD_RETURN_IF_ERROR(Add(output));
     kernels::StepProduct gated = Product(hidden_, config_.hidden_size);
     gated.norm = norm(row_.mlp_norm);
-    QD_ASSIGN_OR_RETURN(gated.activation, FindStepActivation(config_.hidden_act));
+    QD_ASSIGN_OR_RETURN(const Activation activation, FindActivation(config_.hidden_act));
+    gated.activation = activation.kind;
     gated.output = MutableSixteenBits(inner_);
     QD_RETURN_IF_ERROR(
         AddWeights(block, {row_.gate, row_.up}, row_.gate_up, {inner, inner}, &gated));

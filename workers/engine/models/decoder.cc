@@ -170,9 +170,12 @@ absl::StatusOr<Block> Decoder::LoadBlock(int64_t layer, const WeightSource& sour
   return block;
 }
 
-absl::StatusOr<at::Tensor> Decoder::Embed(const at::Tensor& ids, const KvCache* cache) const {
-  return TorchCall("embedding tokens", [&] {
-    return embedding_.Embed(ids, cache, row_->scaled_embedding, options_.dtype);
+absl::StatusOr<at::Tensor> Decoder::Embed(const at::Tensor& ids, const KvCache* cache,
+                                          const Branches* branches) const {
+  return TorchCall("embedding tokens", [&]() -> absl::StatusOr<at::Tensor> {
+    const at::Tensor positions =
+        branches == nullptr ? Positions(ids.size(-1), cache) : branches->positions();
+    return embedding_.Embed(ids, positions, row_->scaled_embedding, options_.dtype);
   });
 }
 
@@ -184,6 +187,7 @@ LayerPass Decoder::Pass(const Block& block, const ForwardOptions& options) const
           .activation = activation_,
           .rope = local ? local_rope_ : rope_,
           .cache = options.cache,
+          .branches = options.branches,
           .hook = options.hook,
           .memory = options.memory};
 }

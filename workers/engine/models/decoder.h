@@ -21,6 +21,7 @@
 #include "workers/engine/models/activation.h"
 #include "workers/engine/models/architecture.h"
 #include "workers/engine/models/block.h"
+#include "workers/engine/models/branches.h"
 #include "workers/engine/models/embedding.h"
 #include "workers/engine/models/kv_cache.h"
 #include "workers/engine/models/layer.h"
@@ -32,7 +33,8 @@ namespace quantd::engine {
 struct ForwardOptions {
   KvCache* cache = nullptr;  // Keys and values of earlier positions; is extended by this call.
   LinearHook* hook = nullptr;
-  BlockMemory* memory = nullptr;  // Without a cache only.
+  BlockMemory* memory = nullptr;       // Without a cache only.
+  const Branches* branches = nullptr;  // Of the batch; without a cache only.
 };
 
 struct DecoderOptions {
@@ -53,10 +55,11 @@ class Decoder {
 
   absl::StatusOr<Block> LoadBlock(int64_t layer, const WeightSource& source) const;
 
-  // ids int64 [B, T] on any device -> [B, T, H]. `cache` is the one that Forward will be given: it
-  // says which positions these are. InvalidArgument for an id outside the vocabulary or a position
-  // behind the last one that the model learned.
-  absl::StatusOr<at::Tensor> Embed(const at::Tensor& ids, const KvCache* cache = nullptr) const;
+  // ids int64 [B, T] on any device -> [B, T, H]. `cache` and `branches` are those that Forward will
+  // be given: they say which positions these are. InvalidArgument for an id outside the vocabulary
+  // or a position behind the last one that the model learned.
+  absl::StatusOr<at::Tensor> Embed(const at::Tensor& ids, const KvCache* cache = nullptr,
+                                   const Branches* branches = nullptr) const;
   // hidden [B, T, H] -> [B, T, H], a new tensor.
   absl::StatusOr<at::Tensor> Forward(const Block& block, const at::Tensor& hidden,
                                      const ForwardOptions& options = {}) const;
@@ -101,7 +104,7 @@ class Decoder {
   ModelConfig config_;
   const Architecture* row_ = nullptr;
   DecoderOptions options_;
-  Activation activation_ = nullptr;
+  Activation activation_;
   Embedding embedding_;
   Linear final_norm_;
   mutable Linear head_;  // Tied: the embedding. Widened to the decoder's dtype at its first use.

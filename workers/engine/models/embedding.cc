@@ -12,9 +12,6 @@
 #include "workers/engine/tensor/dtype.h"
 
 namespace quantd::engine {
-namespace {
-
-// int64 [T], or [B, T] where sequences are padded on the left; padding stands at position 0.
 at::Tensor Positions(int64_t count, const KvCache* cache) {
   const int64_t first = cache == nullptr ? 0 : cache->length(0);
   const at::Tensor positions = at::arange(first, first + count, at::kLong);
@@ -23,9 +20,7 @@ at::Tensor Positions(int64_t count, const KvCache* cache) {
   return (positions.unsqueeze(0) - starts).clamp_min(0);
 }
 
-}  // namespace
-
-absl::StatusOr<at::Tensor> Embedding::Embed(const at::Tensor& ids, const KvCache* cache,
+absl::StatusOr<at::Tensor> Embedding::Embed(const at::Tensor& ids, const at::Tensor& at,
                                             bool scaled, at::ScalarType dtype) const {
   if (ids.dim() != 2 || ids.numel() == 0 || ids.scalar_type() != at::kLong) {
     return absl::InvalidArgumentError(
@@ -45,7 +40,6 @@ absl::StatusOr<at::Tensor> Embedding::Embed(const at::Tensor& ids, const KvCache
     hidden = hidden * at::full({}, root, hidden.options());
   }
   if (!positions.defined()) return hidden;
-  const at::Tensor at = Positions(ids.size(1), cache);
   const int64_t last = at.max().item<int64_t>();
   if (last >= positions.size(0)) {
     return absl::InvalidArgumentError(absl::StrCat("position ", last, " is behind the last of the ",

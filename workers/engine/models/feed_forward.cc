@@ -21,15 +21,15 @@ absl::StatusOr<at::Tensor> Inner(const LayerPass& pass, const MlpModules& module
   if (!modules.gate_up.empty()) {
     QD_ASSIGN_OR_RETURN(const at::Tensor both, pass.Apply(modules.gate_up, input));
     const int64_t half = both.size(-1) / 2;
-    return pass.activation(both.narrow(-1, 0, half)).mul_(both.narrow(-1, half, half));
+    return pass.activation.Gate(both.narrow(-1, 0, half), both.narrow(-1, half, half));
   }
   if (!modules.gate.empty()) {
     QD_ASSIGN_OR_RETURN(const at::Tensor gate, pass.Apply(modules.gate, input));
     QD_ASSIGN_OR_RETURN(const at::Tensor up, pass.Apply(modules.up, input));
-    return pass.activation(gate).mul_(up);
+    return pass.activation.Gate(gate, up);
   }
   QD_ASSIGN_OR_RETURN(const at::Tensor up, pass.Apply(modules.up, input));
-  return pass.activation(up);
+  return pass.activation.apply(up);
 }
 
 }  // namespace

@@ -1,8 +1,12 @@
 // See input_quantization.h. Halves go to even, as torch.round does; a token of zeros keeps a tiny
-// scale instead of none.
+// scale instead of none. A GPU's kernel (kernels/quantize_rows.h) rounds tokens in one pass, by the
+// rule that the product of int8 with int8 follows there, too.
 #include "workers/engine/models/input_quantization.h"
 
+#include <ATen/ops/empty_like.h>
+
 #include "workers/engine/tensor/aten.h"
+#include "workers/engine/tensor/kernels.h"
 
 namespace quantd::engine {
 namespace {
@@ -16,6 +20,25 @@ at::Tensor RoundTokens(const at::Tensor& wide, double levels) {
   const at::Tensor scale =
       (wide.abs().amax(-1, /*keepdim=*/true) / levels).clamp_min(kSmallestScale);
   return (wide / scale).round().clamp(-levels - 1, levels) * scale;
+}
+
+// Undefined where no kernel takes it.
+at::Tensor RoundTokensByKernel(const at::Tensor& input) {
+  if (!KernelsTake(input) || KernelsOn(input.device()).quantize_rows == nullptr ||
+      input.size(-1) % 8 != 0) {
+    return {};
+  }
+  const at::Tensor held = input.contiguous();
+  const at::Tensor rounded = at::empty_like(held);
+  const int64_t columns = held.size(-1);
+  KernelsOn(held.device())
+      .quantize_rows({.rows = columns == 0 ? 0 : held.numel() / columns,
+                      .columns = columns,
+                      .bfloat16 = held.scalar_type() == at::kBFloat16,
+                      .input = SixteenBits(held),
+                      .rounded = MutableSixteenBits(rounded),
+                      .stream = StreamOn(held.device())});
+  return rounded;
 }
 
 }  // namespace
@@ -38,8 +61,12 @@ absl::string_view InputKindName(InputKind kind) {
 
 at::Tensor RoundInput(const at::Tensor& input, const InputQuantization& quantization) {
   if (quantization.kind == InputKind::kFloat) return input;
-  const at::Tensor wide = input.to(at::kFloat);
   at::Tensor rounded;
+  if (quantization.kind == InputKind::kInt8PerToken) {
+    rounded = RoundTokensByKernel(input);
+    if (rounded.defined()) return rounded;
+  }
+  const at::Tensor wide = input.to(at::kFloat);
   if (quantization.kind == InputKind::kInt8PerToken) {
     rounded = RoundTokens(wide, kLevels8);
   } else if (quantization.kind == InputKind::kInt4PerToken) {

@@ -4,6 +4,10 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include "workers/engine/models/activation.h"
+#include "workers/engine/models/attention.h"
+#include "workers/engine/models/branches.h"
+#include "workers/engine/models/input_quantization.h"
 #include "workers/engine/models/norm.h"
 #include "workers/engine/models/rope.h"
 #include "workers/engine/models/test_util.h"
@@ -63,6 +67,67 @@ TEST_P(ModelKernels, NormsAgree) {
       const at::Tensor bound = expected.abs() * (off + 4 * unit * (1 + off) * 1.01) + 0x1p-23;
       EXPECT_TRUE(((got - expected).abs() <= bound).all().item<bool>()) << columns;
     }
+  }
+}
+
+TEST_P(ModelKernels, GatesAgree) {
+  const at::ScalarType type = GetParam();
+  for (const char* name : {"silu", "gelu", "gelu_new", "relu"}) {
+    const absl::StatusOr<Activation> activation = FindActivation(name);
+    ASSERT_TRUE(activation.ok());
+    // Both halves of one product, and parts whose rows no kernel takes.
+    for (const int64_t columns : {64, 1032, 20}) {
+      const at::Tensor both = (at::randn({3, 5, 2 * columns}) * 4).to(type);
+      const at::Tensor gate = both.narrow(-1, 0, columns), up = both.narrow(-1, columns, columns);
+      const at::Tensor there = both.to(gpu_);
+      const at::Tensor expected = activation->Gate(gate, up).to(at::kDouble);
+      const at::Tensor got =
+          activation->Gate(there.narrow(-1, 0, columns), there.narrow(-1, columns, columns))
+              .to(at::kCPU, at::kDouble);
+      const double unit = type == at::kHalf ? 0x1p-11 : 0x1p-8;
+      // Each f is within 2^-21 |gate| (kernels/activation.h), and each side rounds twice.
+      const at::Tensor bound = (gate * up).to(at::kDouble).abs() * 0x1p-20 +
+                               expected.abs() * 4 * unit * 1.01 + (up.abs() + 1) * 0x1p-23;
+      EXPECT_TRUE(((got - expected).abs() <= bound).all().item<bool>()) << name << " " << columns;
+    }
+  }
+}
+
+// Eight bits a token round as the operators do, but where a quotient lies within rounding of a
+// half.
+TEST_P(ModelKernels, InputsRoundAlike) {
+  const at::ScalarType type = GetParam();
+  const at::Tensor x = (at::randn({3, 7, 256}) * 3).to(type);
+  const InputQuantization kind = {.kind = InputKind::kInt8PerToken};
+  const at::Tensor expected = RoundInput(x, kind).to(at::kDouble);
+  const at::Tensor got = RoundInput(x.to(gpu_), kind).to(at::kCPU, at::kDouble);
+  const at::Tensor step = x.to(at::kDouble).abs().amax(-1, true) / 127;
+  const double unit = type == at::kHalf ? 0x1p-11 : 0x1p-8;
+  const at::Tensor bound = step * 1.01 + expected.abs() * 2 * unit * 1.01;
+  EXPECT_TRUE(((got - expected).abs() <= bound).all().item<bool>());
+  EXPECT_LE((got != expected).sum().item<int64_t>(), x.numel() / 500);
+}
+
+// A mask with and without groups, through whichever kernel libtorch takes.
+TEST_P(ModelKernels, MaskedAttentionAgrees) {
+  const at::ScalarType type = GetParam();
+  const Branches branches({{.trunk = 9, .branches = {4, 2}}, {.trunk = 3, .branches = {6, 1}}}, 16,
+                          at::kCPU);
+  for (const int64_t kv_heads : {4, 2}) {
+    const at::Tensor q = at::randn({2, 4, 16, 64}).to(type);
+    const at::Tensor k = at::randn({2, kv_heads, 16, 64}).to(type);
+    const at::Tensor v = at::randn({2, kv_heads, 16, 64}).to(type);
+    AttentionOptions options;
+    options.visible = branches.Visible(0);
+    const at::Tensor expected =
+        Attend(q.to(at::kDouble), k.to(at::kDouble), v.to(at::kDouble), options);
+    options.visible = options.visible.to(gpu_);
+    const at::Tensor got =
+        Attend(q.to(gpu_), k.to(gpu_), v.to(gpu_), options).to(at::kCPU, at::kDouble);
+    // Weights are rounded to the type before they are summed, the result once.
+    const double unit = type == at::kHalf ? 0x1p-11 : 0x1p-8;
+    const double largest = v.to(at::kDouble).abs().max().item<double>();
+    EXPECT_LE((got - expected).abs().max().item<double>(), 4 * unit * largest) << kv_heads;
   }
 }
 

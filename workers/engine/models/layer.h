@@ -12,6 +12,7 @@
 #include "workers/engine/models/activation.h"
 #include "workers/engine/models/architecture.h"
 #include "workers/engine/models/block.h"
+#include "workers/engine/models/branches.h"
 #include "workers/engine/models/kv_cache.h"
 #include "workers/engine/models/rope.h"
 
@@ -55,6 +56,7 @@ struct LayerPass {
   Activation activation;
   RopeTable& rope;
   KvCache* cache = nullptr;
+  const Branches* branches = nullptr;
   LinearHook* hook = nullptr;
   BlockMemory* memory = nullptr;
 

@@ -44,10 +44,12 @@ absl::StatusOr<Model> Model::Load(const ModelConfig& config, const WeightSource&
   return model;
 }
 
-absl::StatusOr<at::Tensor> Model::Forward(const at::Tensor& ids, KvCache* cache) const {
-  QD_ASSIGN_OR_RETURN(at::Tensor hidden, decoder_.Embed(ids, cache));
+absl::StatusOr<at::Tensor> Model::Forward(const at::Tensor& ids, KvCache* cache,
+                                          const Branches* branches) const {
+  QD_ASSIGN_OR_RETURN(at::Tensor hidden, decoder_.Embed(ids, cache, branches));
   for (const Block& block : blocks_) {
-    QD_ASSIGN_OR_RETURN(hidden, decoder_.Forward(block, hidden, {.cache = cache, .hook = nullptr}));
+    QD_ASSIGN_OR_RETURN(hidden,
+                        decoder_.Forward(block, hidden, {.cache = cache, .branches = branches}));
   }
   return hidden;
 }

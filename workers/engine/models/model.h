@@ -36,8 +36,9 @@ class Model {
                                     const DecoderOptions& options);
 
   // ids int64 [B, T] -> hidden states [B, T, H] before the final norm; Decoder::Logits turns them
-  // into logits.
-  absl::StatusOr<at::Tensor> Forward(const at::Tensor& ids, KvCache* cache = nullptr) const;
+  // into logits. A cache or branches, not both.
+  absl::StatusOr<at::Tensor> Forward(const at::Tensor& ids, KvCache* cache = nullptr,
+                                     const Branches* branches = nullptr) const;
   // ids int64 [B, T] -> float32 [B, T, V].
   absl::StatusOr<at::Tensor> Logits(const at::Tensor& ids) const;
 

@@ -128,14 +128,14 @@ RopeTable::Rows RopeTable::Last(const std::vector<int64_t>& lengths, int64_t cou
   std::vector<at::Tensor> cos, sin;
   for (const int64_t length : lengths) {
     const at::Tensor positions = at::arange(length - count, length, at::kLong).clamp_min(0);
-    const Rows rows = Pick(positions, std::max<int64_t>(length, 1));
+    const Rows rows = At(positions, std::max<int64_t>(length, 1));
     cos.push_back(rows.cos);
     sin.push_back(rows.sin);
   }
   return {at::stack(cos), at::stack(sin)};
 }
 
-RopeTable::Rows RopeTable::Pick(const at::Tensor& positions, int64_t length) {
+RopeTable::Rows RopeTable::At(const at::Tensor& positions, int64_t length) {
   if (rope_.scaling == RopeScaling::kDynamic && IsLong(rope_, length)) {
     return Compute(InverseFrequencies(rope_, dim_, length), positions);
   }

@@ -41,6 +41,9 @@ class RopeTable {
   // The last `count` positions of sequences of these lengths, as [B, count, dim]; positions before
   // a sequence's beginning give the row of its first one.
   Rows Last(const std::vector<int64_t>& lengths, int64_t count);
+  // `positions` int64 [n], each below length, of a sequence of that length: [n, dim]. Where
+  // frequencies do not depend on the length: of any shape, and sequences of at most that length.
+  Rows At(const at::Tensor& positions, int64_t length);
 
  private:
   // A table for one set of frequencies.
@@ -48,8 +51,6 @@ class RopeTable {
     at::Tensor inverse_frequencies, cos, sin;
   };
   Rows Compute(const at::Tensor& inverse_frequencies, const at::Tensor& positions) const;
-  // Positions int64 [n], each below length, of a sequence of that length.
-  Rows Pick(const at::Tensor& positions, int64_t length);
   // The table for a sequence of that length, grown to hold it.
   Table& Grown(int64_t length);
 

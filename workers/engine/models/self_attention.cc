@@ -35,7 +35,11 @@ absl::StatusOr<Heads> Project(const LayerPass& pass, const at::Tensor& normed) {
 }
 
 // Positions count from each sequence's own beginning.
-RopeTable::Rows RopeRows(RopeTable& rope, int64_t first, int64_t count, const KvCache* cache) {
+RopeTable::Rows RopeRows(const LayerPass& pass, int64_t count) {
+  RopeTable& rope = pass.rope;
+  const KvCache* cache = pass.cache;
+  if (pass.branches != nullptr) return rope.At(pass.branches->positions(), pass.branches->length());
+  const int64_t first = cache == nullptr ? 0 : cache->length(pass.block.layer());
   if (cache == nullptr || cache->starts().empty()) return rope.Range(first, count);
   std::vector<int64_t> lengths;
   for (const int64_t start : cache->starts()) lengths.push_back(first + count - start);
@@ -49,6 +53,7 @@ AttentionOptions Options(const LayerPass& pass) {
   if (config.IsSliding(layer)) options.window = config.sliding_window;
   options.scale = AttentionScale(config, layer);
   if (pass.cache != nullptr) options.starts = &pass.cache->starts();
+  if (pass.branches != nullptr) options.visible = pass.branches->Visible(options.window);
   return options;
 }
 
@@ -63,8 +68,7 @@ absl::StatusOr<at::Tensor> Mix(const LayerPass& pass, const at::Tensor& normed) 
   at::Tensor q = heads.q.transpose(1, 2), k = heads.k.transpose(1, 2);
   at::Tensor v = heads.v.transpose(1, 2);
   if (pass.row.position_embedding.empty()) {
-    const int64_t first = pass.cache == nullptr ? 0 : pass.cache->length(layer);
-    const RopeTable::Rows rows = RopeRows(pass.rope, first, count, pass.cache);
+    const RopeTable::Rows rows = RopeRows(pass, count);
     q = ApplyRope(q, rows);
     k = ApplyRope(k, rows);
   }
