@@ -203,16 +203,19 @@ __device__ inline float Result(const StepWeight& weight, Sum sum, int64_t row, f
   return Rounded<Type>(value);
 }
 
-// Adds up the warps' sums in a fixed order and writes the outputs of one group.
+// Adds up the warps' sums in a fixed order and writes the outputs of one group. `both` has room for
+// the sums of two input tiles, which are used in turn: one meeting of the warps is enough for each.
 template <typename Format, typename Type, int kInputTiles>
 __device__ inline void Finish(const StepProduct& args, const Plan& plan, int group,
                               typename Format::Sum (&sums)[kSlots][kInputTiles][4],
-                              typename Format::Sum* shared, const float* scales) {
+                              typename Format::Sum* both, const float* scales, int* turn) {
   using Sum = typename Format::Sum;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
   for (int i = 0; i < kInputTiles; ++i) {
     if (i * 8 >= args.m) break;
+    Sum* const shared = both + *turn * kWarps * plan.slots * 128;
+    *turn ^= 1;
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) {
       if (slot >= plan.slots) break;
@@ -256,7 +259,6 @@ __device__ inline void Finish(const StepProduct& args, const Plan& plan, int gro
         args.output[at] = Type::FromFloat(y);
       }
     }
-    __syncthreads();
   }
 }
 
@@ -270,7 +272,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   auto* const scales = reinterpret_cast<float*>(shared + kZeroRowBytes);
   float* const of_warp = scales + kRowsMax;
   auto* const sums_of_warps = reinterpret_cast<typename Format::Sum*>(shared + kFixedBytes);
-  char* const after_sums = shared + kFixedBytes + kWarps * plan.slots * 512;
+  char* const after_sums = shared + kFixedBytes + kSumsBytes * plan.slots;
   auto* const table = reinterpret_cast<uint32_t*>(after_sums);
   char* const staged = after_sums + (Format::kTable ? kTableBytes : 0);
   char* const mine = staged + args.m * plan.input_bytes + threadIdx.x * 16;
@@ -286,7 +288,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   StageInput<Format, Type>(args, plan, staged, scales, of_warp);
 
   typename Format::Sum sums[kSlots][kInputTiles][4] = {};
-  int stage = 0;
+  int stage = 0, turn = 0;
   for (int group = blockIdx.x; group < plan.groups; group += gridDim.x) {
     for (int item = threadIdx.x / 32; item < plan.items; item += kWarps) {
       CopyAsyncWait(plan.stages - 2);
@@ -303,7 +305,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                                input, table + lane, sums);
       if (++stage == plan.stages) stage = 0;
     }
-    Finish<Format, Type, kInputTiles>(args, plan, group, sums, sums_of_warps, scales);
+    Finish<Format, Type, kInputTiles>(args, plan, group, sums, sums_of_warps, scales, &turn);
   }
 }
 
@@ -326,7 +328,7 @@ const char* Run(StepProduct args, int slot_bytes) {
   plan.items = static_cast<int>((args.columns + Format::kItemColumns - 1) / Format::kItemColumns);
   plan.input_bytes = plan.items * Format::kItemColumns * Format::kElement + Format::kPad;
   const int stage_bytes = plan.slots * plan.slot_bytes;
-  const int fixed = kFixedBytes + kWarps * plan.slots * 512 + (Format::kTable ? kTableBytes : 0);
+  const int fixed = kFixedBytes + kSumsBytes * plan.slots + (Format::kTable ? kTableBytes : 0);
   const int64_t fitting = (gpu.shared_bytes_max - fixed - 2 * stage_bytes) / plan.input_bytes;
   if (fitting < 1) return "step_product: too little shared memory for a row of so many columns";
   TableValues values = {};

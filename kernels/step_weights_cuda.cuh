@@ -16,7 +16,8 @@ constexpr int kSlots = 2;  // Row tiles side by side, at most.
 constexpr int kStagesMax = 8;
 constexpr int kPiece = kThreads * 16;  // Bytes of one copy of all threads.
 constexpr int kZeroRowBytes = 256;
-constexpr int kRowsMax = 32;  // Rows of input of one launch.
+constexpr int kRowsMax = 32;                  // Rows of input of one launch.
+constexpr int kSumsBytes = 2 * kWarps * 512;  // For each row tile of a group.
 constexpr int kFixedBytes = kZeroRowBytes + kRowsMax * 4 + kWarps * 4 + 96;
 constexpr unsigned kWarp = 0xffffffffu;
 
@@ -219,7 +220,8 @@ struct Tiles {
       if (slot >= plan.slots) break;
       const char* own = mine + slot * plan.slot_bytes;
       Params<Type> params;
-      float part[kInputTiles][4];
+      // Two sums in turn, so that a product need not wait for the one before.
+      float part[2][kInputTiles][4];
       uint32_t words[2][4];
       *reinterpret_cast<uint4*>(words[0]) = *reinterpret_cast<const uint4*>(own);
       *reinterpret_cast<uint4*>(words[1]) = *reinterpret_cast<const uint4*>(own + kPiece);
@@ -236,7 +238,8 @@ struct Tiles {
           params = ParamsOf<Type>(own, place / steps, groups);
 #pragma unroll
           for (int i = 0; i < kInputTiles; ++i) {
-            part[i][0] = part[i][1] = part[i][2] = part[i][3] = 0;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) part[0][i][j] = part[1][i][j] = 0;
           }
         }
 #pragma unroll
@@ -250,7 +253,7 @@ struct Tiles {
           }
 #pragma unroll
           for (int i = 0; i < kInputTiles; ++i) {
-            Type::Multiply(part[i], a, b[i][step * 2], b[i][step * 2 + 1]);
+            Type::Multiply(part[step][i], a, b[i][step * 2], b[i][step * 2 + 1]);
           }
         }
         if ((place + 2) % steps != 0) continue;
@@ -258,7 +261,8 @@ struct Tiles {
         for (int i = 0; i < kInputTiles; ++i) {
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
-            sums[slot][i][j] = __fmaf_rn(params.scale[j / 2], part[i][j], sums[slot][i][j]);
+            sums[slot][i][j] =
+                __fmaf_rn(params.scale[j / 2], part[0][i][j] + part[1][i][j], sums[slot][i][j]);
           }
         }
       }

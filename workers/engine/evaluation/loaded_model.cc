@@ -1,6 +1,8 @@
 // Loading, with one step back from the GPU to the CPU.
 #include "workers/engine/evaluation/loaded_model.h"
 
+#include <future>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -109,6 +111,9 @@ absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& re
   QD_RETURN_IF_ERROR(SetDeterministic(runtime.seed));
   QD_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
                       Checkpoint::Open(loaded.folder), "opening the model");
+  // Beside loading, which does not need it.
+  std::future<std::string> digest =
+      std::async(std::launch::async, [&] { return checkpoint->Digest(); });
   absl::StatusOr<Model> model = LoadOn(checkpoint, runtime, device);
   if (!model.ok() && IsOutOfMemory(model.status()) && device.is_cuda() &&
       !absl::StartsWith(runtime.device, "cuda")) {
@@ -123,7 +128,7 @@ absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& re
   QD_RETURN_IF_ERROR(Synchronize(loaded.model->decoder().device()));
   loaded.load_seconds = absl::ToDoubleSeconds(Clock::Real().Monotonic() - start);
   loaded.size_bytes = checkpoint->total_bytes();
-  loaded.digest = checkpoint->Digest();
+  loaded.digest = digest.get();
   context.events.Progress({"load", 1, 1, "model"});
   return loaded;
 }

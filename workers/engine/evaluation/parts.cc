@@ -16,11 +16,11 @@ std::vector<nlohmann::json> ReadPart(const std::string& path, const std::string&
                                      size_t items) {
   const absl::StatusOr<std::string> text = ReadFile(path);
   if (!text.ok()) return {};
-  const nlohmann::json part = nlohmann::json::parse(*text, nullptr, false);
+  nlohmann::json part = nlohmann::json::parse(*text, nullptr, false);
   if (!part.is_object() || part.value("fingerprint", nlohmann::json()) != fingerprint) return {};
-  const nlohmann::json values = part.value("values", nlohmann::json());
+  nlohmann::json& values = part["values"];
   if (!values.is_array() || values.size() != items) return {};
-  return values.get<std::vector<nlohmann::json>>();
+  return std::move(values.get_ref<nlohmann::json::array_t&>());
 }
 
 }  // namespace
@@ -42,12 +42,14 @@ absl::StatusOr<std::vector<nlohmann::json>> RunParts(
     if (values.empty()) {
       QD_RETURN_IF_ERROR(context.cancel.Check());
       QD_ASSIGN_OR_RETURN(values, compute(first, last));
-      const nlohmann::json content = {{"fingerprint", plan.fingerprint}, {"values", values}};
+      const size_t items = values.size();
+      nlohmann::json content = {{"fingerprint", plan.fingerprint}};
+      content["values"] = std::move(values);
       QD_RETURN_IF_ERROR(WriteFileAtomic(
           path, content.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
       context.events.Checkpoint(static_cast<int>(part + 1), static_cast<int>(parts), {name});
       // What was written is what counts, so that a resumed run sees the same numbers.
-      values = ReadPart(path, plan.fingerprint, values.size());
+      values = ReadPart(path, plan.fingerprint, items);
     }
     std::move(values.begin(), values.end(), std::back_inserter(all));
     if (on_part) on_part(last, all);
