@@ -13,6 +13,7 @@ constexpr Backend kBackends[] = {
                   GgufQuantizeReference, GgufDequantizeReference,
                   QuantizeCodebookReference, DequantizeCodebookReference, HqqGroupsReference,
                   Int8RowsReference, HadamardRowsReference,
+                  GemmW4A32Reference, UnpackW4A32Reference,
                   PackW4Reference, UnpackW4Reference, GemmW4A16Reference,
                   QuantizeRowsReference, GemmW8A8Reference, NormRowsReference,
                   GateRowsReference, RopeHeadsReference, LogProbRowsReference, EmbedRowsReference,
@@ -21,7 +22,7 @@ constexpr Backend kBackends[] = {
                   GptqBlockCpu,       DequantizeRowsCpu,
                   GgufQuantizeCpu,    GgufDequantizeCpu,
                   QuantizeCodebookCpu, DequantizeCodebookCpu, HqqGroupsCpu, Int8RowsCpu,
-                  HadamardRowsCpu},
+                  HadamardRowsCpu, GemmW4A32Cpu, UnpackW4A32Cpu},
 };
 // clang-format on
 

@@ -12,6 +12,7 @@
 #include "kernels/find_params.h"
 #include "kernels/gate_rows.h"
 #include "kernels/gemm_w4a16.h"
+#include "kernels/gemm_w4a32.h"
 #include "kernels/gemm_w8a8.h"
 #include "kernels/gguf_quantize.h"
 #include "kernels/gptq_block.h"
@@ -49,6 +50,8 @@ struct Backend {
   void (*int8_rows)(const Int8Rows&) = nullptr;
   // What running quantized models needs.
   const char* (*hadamard_rows)(const HadamardRows&) = nullptr;
+  void (*gemm_w4a32)(const GemmW4A32&) = nullptr;
+  void (*unpack_w4a32)(const UnpackW4A32&) = nullptr;
   void (*pack_w4)(const PackW4&) = nullptr;
   void (*unpack_w4)(const UnpackW4&) = nullptr;
   const char* (*gemm_w4a16)(const GemmW4A16&) = nullptr;

@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -146,6 +147,70 @@ class W8Product : public PackedWeight {
   const InputQuantization input_;
 };
 
+// On the CPU in float32.
+class W4RowsProduct : public PackedWeight {
+ public:
+  // codes uint8 [N, K / 2] as kernels::PackW4Rows leaves them; scales float32 [N, G]; zeros uint8
+  // likewise or undefined; `order` as in W4Product.
+  W4RowsProduct(at::Tensor codes, at::Tensor scales, at::Tensor zeros, at::Tensor order)
+      : codes_(std::move(codes)),
+        scales_(std::move(scales)),
+        zeros_(std::move(zeros)),
+        order_(std::move(order)) {}
+
+  at::Tensor Multiply(const at::Tensor& input, const at::Tensor& bias) const override {
+    const at::Tensor ordered = order_.defined() ? input.index_select(-1, order_) : input;
+    const Operands operands(ordered, codes_.size(0));
+    const int64_t m = operands.rows.size(0);
+    if (m > kFewRows) return ByPanels(operands, bias);
+    KernelsOn(at::kCPU).gemm_w4a32({.m = m,
+                                    .weight = Rows(0, codes_.size(0)),
+                                    .input = operands.rows.const_data_ptr<float>(),
+                                    .bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr,
+                                    .output = operands.output.mutable_data_ptr<float>()});
+    return operands.Output();
+  }
+
+  int64_t size_bytes() const override {
+    const size_t zeros = zeros_.defined() ? zeros_.nbytes() : 0;
+    return static_cast<int64_t>(codes_.nbytes() + scales_.nbytes() + zeros);
+  }
+  absl::string_view kernel() const override { return "w4a32"; }
+
+ private:
+  // Beyond these the matrix library is faster, with weights unpacked for it some rows at a time.
+  static constexpr int64_t kFewRows = 15;
+  static constexpr int64_t kPanelBytes = int64_t{8} << 20;
+
+  kernels::W4Rows Rows(int64_t first, int64_t count) const {
+    const int64_t columns = 2 * codes_.size(1), groups = scales_.size(1);
+    return {
+        .rows = count,
+        .columns = columns,
+        .group_columns = columns / groups,
+        .codes = codes_.const_data_ptr<uint8_t>() + first * codes_.size(1),
+        .scales = scales_.const_data_ptr<float>() + first * groups,
+        .zeros = zeros_.defined() ? zeros_.const_data_ptr<uint8_t>() + first * groups : nullptr};
+  }
+
+  at::Tensor ByPanels(const Operands& operands, const at::Tensor& bias) const {
+    const int64_t rows = codes_.size(0), columns = 2 * codes_.size(1);
+    const int64_t step = std::max<int64_t>(1, kPanelBytes / (columns * 4));
+    const at::Tensor panel = at::empty({std::min(step, rows), columns}, scales_.options());
+    for (int64_t first = 0; first < rows; first += step) {
+      const int64_t count = std::min(step, rows - first);
+      KernelsOn(at::kCPU).unpack_w4a32(
+          {.packed = Rows(first, count), .weight = panel.mutable_data_ptr<float>()});
+      const at::Tensor product = at::matmul(operands.rows, panel.narrow(0, 0, count).t());
+      operands.output.narrow(1, first, count).copy_(product);
+    }
+    if (bias.defined()) operands.output.add_(bias);
+    return operands.Output();
+  }
+
+  const at::Tensor codes_, scales_, zeros_, order_;
+};
+
 bool GroupsFit(int64_t columns, int64_t group) {
   return columns % 8 == 0 && (group == 32 || group == 64 || group % 128 == 0 || group == columns);
 }
@@ -238,6 +303,23 @@ absl::StatusOr<std::shared_ptr<const PackedWeight>> Pack(const W4Parts& parts, a
   return std::make_shared<W4Product>(parts.shape, packed, there(parts.order));
 }
 
+// Null where the CPU's kernel does not take it.
+std::shared_ptr<const PackedWeight> PackForCpu(const QuantizedLinear& linear) {
+  if (!linear.integer_zeros()) return nullptr;
+  const std::optional<W4Parts> parts = PartsOf(linear);
+  if (!parts.has_value()) return nullptr;
+  const int64_t rows = parts->shape.rows, columns = parts->shape.columns;
+  if (columns % 64 != 0 || parts->shape.group_columns % 32 != 0) return nullptr;
+  const at::Tensor codes = parts->codes.contiguous();
+  const at::Tensor packed = at::empty({rows, columns / 2}, codes.options());
+  kernels::PackW4Rows(codes.const_data_ptr<uint8_t>(), rows * columns,
+                      packed.mutable_data_ptr<uint8_t>());
+  const bool symmetric = parts->shape.kind == W4Kind::kSymmetric;
+  return std::make_shared<W4RowsProduct>(packed, parts->scales.to(at::kFloat),
+                                         symmetric ? at::Tensor() : linear.zeros.contiguous(),
+                                         parts->order);
+}
+
 // 8-bit rows whose inputs are rounded to 8 bits.
 bool IsW8A8(const QuantizedLinear& linear) {
   const InputKind input = linear.input.kind;
@@ -252,8 +334,13 @@ bool IsW8A8(const QuantizedLinear& linear) {
 absl::StatusOr<std::shared_ptr<const PackedWeight>> PackForProducts(const QuantizedWeight& weight,
                                                                     at::Device device,
                                                                     at::ScalarType dtype) {
-  if (!device.is_cuda() || KernelDevice(device).is_cpu() || dtype == at::kFloat) return nullptr;
   using Result = absl::StatusOr<std::shared_ptr<const PackedWeight>>;
+  if (device.is_cpu() && dtype == at::kFloat) {
+    const auto* affine = std::get_if<QuantizedLinear>(&weight);
+    if (affine == nullptr) return nullptr;
+    return TorchCall("packing a layer", [&]() -> Result { return PackForCpu(*affine); });
+  }
+  if (!device.is_cuda() || KernelDevice(device).is_cpu() || dtype == at::kFloat) return nullptr;
   return TorchCall("packing a layer for the GPU's kernels", [&]() -> Result {
     std::optional<W4Parts> parts;
     if (const auto* affine = std::get_if<QuantizedLinear>(&weight)) {
