@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
-#include <numeric>
 #include <optional>
 #include <set>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "base/status_macros.h"
 #include "workers/engine/job/failure.h"
 #include "workers/engine/quantize/experts.h"
+#include "workers/engine/quantize/linear_parts.h"
 #include "workers/engine/quantize/stream_block_job.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
@@ -51,27 +51,6 @@ absl::Status SetDecoded(const PlannedLinear& linear, const QuantizedWeight& stor
   QD_RETURN_IF_ERROR(block.SetWeight(linear.shape.module, weight), linear.name);
   block.linear(linear.shape.module).input = InputOf(stored);
   return absl::OkStatus();
-}
-
-// Which linears each device takes, by their places in the list: the largest first, each to the
-// device that has least so far.
-std::vector<std::vector<size_t>> ShareOut(const std::vector<const PlannedLinear*>& linears,
-                                          size_t devices) {
-  const auto size = [&](size_t i) { return linears[i]->shape.out * linears[i]->shape.in; };
-  std::vector<size_t> order(linears.size());
-  std::iota(order.begin(), order.end(), 0);
-  if (devices > 1) {
-    std::stable_sort(order.begin(), order.end(),
-                     [&](size_t a, size_t b) { return size(a) > size(b); });
-  }
-  std::vector<std::vector<size_t>> shares(devices);
-  std::vector<int64_t> sizes(devices, 0);
-  for (const size_t i : order) {
-    const auto least = std::min_element(sizes.begin(), sizes.end()) - sizes.begin();
-    shares[least].push_back(i);
-    sizes[least] += size(i);
-  }
-  return shares;
 }
 
 }  // namespace
@@ -177,7 +156,8 @@ absl::Status BlockQuantizer::QuantizeHead(UnitOutput& output) {
     QD_ASSIGN_OR_RETURN(statistics, stream_.CollectHead());
     Spent("collect");
   }
-  QD_ASSIGN_OR_RETURN(LinearResult result, RunMethod(plan_.head, stream_.devices()[0],
+  const LinearPart whole = {.rows = plan_.head.shape.out};
+  QD_ASSIGN_OR_RETURN(LinearResult result, RunMethod(plan_.head, whole, stream_.devices()[0],
                                                      statistics ? &*statistics : nullptr));
   Spent("quantize");
   QD_ASSIGN_OR_RETURN(Done done, Pack(plan_.head, std::move(result), nullptr));
@@ -260,20 +240,30 @@ absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Replicas& block, Uni
 absl::Status BlockQuantizer::QuantizeSome(const std::vector<const PlannedLinear*>& linears,
                                           std::vector<std::map<int, InputStatistics>>& statistics,
                                           Replicas& block, UnitOutput& output) {
-  const std::vector<std::vector<size_t>> shares = ShareOut(linears, block.size());
+  const size_t devices = block.size();
+  const std::vector<LinearPart> parts =
+      CutLinears(linears, devices, plan_.method->Info().rows_apart);
+  const std::vector<std::vector<size_t>> shares = ShareOut(parts, devices);
+  std::vector<std::vector<LinearResult>> cut(linears.size());
+  for (const LinearPart& part : parts) cut[part.linear].emplace_back();
   std::vector<Done> done(linears.size());
   std::vector<Clock> clocks(stream_.devices().begin(), stream_.devices().end());
   const auto work = [&](size_t device) -> absl::Status {
     Clock& clock = clocks[device];
-    clock.Lap();
     for (const size_t i : shares[device]) {
       QD_RETURN_IF_ERROR(context_.cancel.Check());
-      const PlannedLinear& linear = *linears[i];
+      const LinearPart& part = parts[i];
+      const PlannedLinear& linear = *linears[part.linear];
       InputStatistics* seen =
           statistics.empty() ? nullptr : &statistics[device].at(linear.shape.group);
-      QD_ASSIGN_OR_RETURN(LinearResult result, RunMethod(linear, clock.device, seen));
+      QD_ASSIGN_OR_RETURN(LinearResult result, RunMethod(linear, part, clock.device, seen));
       clock.quantize += clock.Lap();
-      QD_ASSIGN_OR_RETURN(done[i], Pack(linear, std::move(result), &block[device]));
+      if (!part.whole) {
+        cut[part.linear][part.place] = std::move(result);
+        continue;
+      }
+      QD_ASSIGN_OR_RETURN(done[part.linear], Pack(linear, std::move(result), &block[device]));
+      done[part.linear].device = device;
       clock.pack += clock.Lap();
     }
     return absl::OkStatus();
@@ -286,11 +276,24 @@ absl::Status BlockQuantizer::QuantizeSome(const std::vector<const PlannedLinear*
   Add("quantize", slowest->quantize);
   Add("pack", slowest->pack);
   phase_begin_ = std::chrono::steady_clock::now();
-  for (size_t device = 0; device < shares.size(); ++device) {
-    for (const size_t i : shares[device]) QD_RETURN_IF_ERROR(Share(*linears[i], device, block));
+  const auto join = [&](size_t device) -> absl::Status {
+    for (size_t i = device; i < linears.size(); i += devices) {
+      if (cut[i].size() == 1) continue;
+      QD_ASSIGN_OR_RETURN(LinearResult result, JoinParts(std::move(cut[i])));
+      QD_ASSIGN_OR_RETURN(done[i], Pack(*linears[i], std::move(result), &block[device]));
+      done[i].device = device;
+    }
+    return absl::OkStatus();
+  };
+  if (parts.size() > linears.size()) {
+    QD_RETURN_IF_ERROR(stream_.OnEveryDevice(join));
+    Spent("pack");
   }
-  for (size_t i = 0; i < linears.size(); ++i) Take(*linears[i], std::move(done[i]), output);
-  if (block.size() > 1) Spent("share");
+  for (size_t i = 0; i < linears.size(); ++i) {
+    QD_RETURN_IF_ERROR(Share(*linears[i], done[i].device, block));
+    Take(*linears[i], std::move(done[i]), output);
+  }
+  if (devices > 1) Spent("share");
   return absl::OkStatus();
 }
 
@@ -328,27 +331,28 @@ absl::Status BlockQuantizer::Share(const PlannedLinear& linear, size_t from, Rep
 }
 
 absl::StatusOr<at::Tensor> BlockQuantizer::ReadWeight(const PlannedLinear& linear,
-                                                      at::Device device) {
+                                                      const LinearPart& part, at::Device device) {
   QD_ASSIGN_OR_RETURN(const at::Tensor stored, overlay_.Read(linear.WeightName()));
   // A copy: methods overwrite their weight, and what is read may be the file itself. It is widened
   // where it goes, which moves half the bytes.
   absl::StatusOr<at::Tensor> weight = TorchCall(absl::StrCat("reading ", linear.name), [&] {
-    const at::Tensor moved = stored.to(device);
-    return moved.to(at::kFloat, /*non_blocking=*/false, /*copy=*/moved.is_same(stored));
+    const at::Tensor rows = stored.narrow(0, part.begin, part.rows);
+    const at::Tensor moved = rows.to(device);
+    return moved.to(at::kFloat, /*non_blocking=*/false, /*copy=*/moved.is_same(rows));
   });
   overlay_.Release(linear.WeightName());
   return weight;
 }
 
 absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& linear,
-                                                       at::Device device,
+                                                       const LinearPart& part, at::Device device,
                                                        InputStatistics* statistics) {
   const bool has_hessian = statistics != nullptr && statistics->hessian.defined();
   at::Device where = plan_.method->Info().on_device ? KernelDevice(device) : at::Device(at::kCPU);
   std::vector<FallbackRecord> fallbacks;
   for (;;) {
     const bool on_gpu = where.is_cuda() || (has_hessian && statistics->hessian.is_cuda());
-    absl::StatusOr<LinearResult> result = RunMethodOn(where, linear, statistics);
+    absl::StatusOr<LinearResult> result = RunMethodOn(where, linear, part, statistics);
     if (result.ok()) {
       result->fallbacks.insert(result->fallbacks.begin(), fallbacks.begin(), fallbacks.end());
     }
@@ -368,8 +372,9 @@ absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& line
 
 absl::StatusOr<LinearResult> BlockQuantizer::RunMethodOn(at::Device device,
                                                          const PlannedLinear& linear,
+                                                         const LinearPart& part,
                                                          const InputStatistics* statistics) {
-  QD_ASSIGN_OR_RETURN(at::Tensor weight, ReadWeight(linear, device));
+  QD_ASSIGN_OR_RETURN(at::Tensor weight, ReadWeight(linear, part, device));
   LinearJob job = {.name = linear.name,
                    .weight = std::move(weight),
                    .statistics = statistics,

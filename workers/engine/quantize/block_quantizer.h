@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "workers/engine/job/context.h"
 #include "workers/engine/methods/method.h"
+#include "workers/engine/quantize/linear_parts.h"
 #include "workers/engine/quantize/overlay.h"
 #include "workers/engine/quantize/plan.h"
 #include "workers/engine/quantize/stream.h"
@@ -41,6 +42,7 @@ class BlockQuantizer {
   struct Done {
     LinearResult result;
     std::vector<NamedTensor> packed;
+    size_t device = 0;  // Whose block computes with it.
   };
   // What one device spends on its linears.
   struct Clock;
@@ -51,7 +53,7 @@ class BlockQuantizer {
   absl::Status QuantizeBlock(int64_t layer, UnitOutput& output);
   // The linears one by one, each with what calibration saw at its input.
   absl::Status QuantizeLinears(int64_t layer, Replicas& block, UnitOutput& output);
-  // Those, shared out between the devices; statistics by device, empty: none.
+  // These, shared out between the devices; statistics by device, empty: none.
   absl::Status QuantizeSome(const std::vector<const PlannedLinear*>& linears,
                             std::vector<std::map<int, InputStatistics>>& statistics,
                             Replicas& block, UnitOutput& output);
@@ -59,12 +61,14 @@ class BlockQuantizer {
   // reports.
   absl::Status RunHook(int64_t layer, const std::function<absl::Status(BlockJob&)>& hook);
   // On one of the stream's devices. Thread-safe, as long as each has its own statistics.
-  absl::StatusOr<LinearResult> RunMethod(const PlannedLinear& linear, at::Device device,
-                                         InputStatistics* statistics);
+  absl::StatusOr<LinearResult> RunMethod(const PlannedLinear& linear, const LinearPart& part,
+                                         at::Device device, InputStatistics* statistics);
   absl::StatusOr<LinearResult> RunMethodOn(at::Device device, const PlannedLinear& linear,
+                                           const LinearPart& part,
                                            const InputStatistics* statistics);
   // float32, a copy.
-  absl::StatusOr<at::Tensor> ReadWeight(const PlannedLinear& linear, at::Device device);
+  absl::StatusOr<at::Tensor> ReadWeight(const PlannedLinear& linear, const LinearPart& part,
+                                        at::Device device);
   // Packs the result; `block` (may be null) computes with the decoded weight from now on.
   // Thread-safe, as long as each has its own block.
   absl::StatusOr<Done> Pack(const PlannedLinear& linear, LinearResult result, Block* block);

@@ -16,6 +16,7 @@
 #include "workers/engine/checkpoint/safetensors.h"
 #include "workers/engine/job/failure.h"
 #include "workers/engine/quantize/job_test.h"
+#include "workers/engine/quantize/linear_parts.h"
 #include "workers/engine/quantize/probe.h"
 #include "workers/engine/quantize/quantize_job.h"
 #include "workers/engine/quantize/stream.h"
@@ -313,6 +314,50 @@ TEST_P(DevicesTest, NoMoreDevicesThanSequences) {
   EXPECT_EQ(WeightsDigest(several), WeightsDigest(one));
   EXPECT_THAT(Metadata(several)["fallbacks"].dump(),
               HasSubstr("2 devices for 1 calibration sequences"));
+}
+
+TEST(LinearParts, AreCutOnlyWhereDevicesWouldStandIdle) {
+  PlannedLinear large, small;
+  large.shape = {.module = "large", .out = 300, .in = 10};
+  small.shape = {.module = "small", .out = 40, .in = 10};
+  const auto rows = [](const std::vector<LinearPart>& parts) {
+    std::vector<int64_t> rows;
+    for (const LinearPart& part : parts) rows.push_back(part.rows);
+    return rows;
+  };
+  using ::testing::ElementsAre;
+  EXPECT_THAT(rows(CutLinears({&large, &small}, 2, true)), ElementsAre(300, 40));
+  EXPECT_THAT(rows(CutLinears({&large, &small}, 4, false)), ElementsAre(300, 40));
+  EXPECT_THAT(rows(CutLinears({&large, &small}, 4, true)), ElementsAre(192, 108, 40));
+  const auto parts = CutLinears({&large}, 3, true);
+  EXPECT_THAT(rows(parts), ElementsAre(128, 128, 44));
+  EXPECT_EQ(parts[2].begin, 256);
+  EXPECT_THAT(ShareOut(parts, 3), ElementsAre(ElementsAre(0), ElementsAre(1), ElementsAre(2)));
+  const std::vector<LinearPart> sizes = {
+      {.weights = 1}, {.weights = 4}, {.weights = 3}, {.weights = 1}};
+  EXPECT_THAT(ShareOut(sizes, 2), ElementsAre(ElementsAre(1, 3), ElementsAre(2, 0)));
+  EXPECT_THAT(ShareOut(sizes, 1), ElementsAre(ElementsAre(0, 1, 2, 3)));
+}
+
+// Every row's codes are those that it gets in the whole weight.
+TEST(LinearParts, JoinToWhatTheWholeGives) {
+  const Method* rtn = *FindMethod("rtn");
+  const nlohmann::json options = *ResolveOptions(*rtn, {{"bits", 4}, {"group_size", 32}});
+  const at::Tensor weight = at::arange(96 * 64, at::kFloat).sin().reshape({96, 64});
+  const auto quantize = [&](const at::Tensor& rows) {
+    return *rtn->Quantize({.name = "m", .weight = rows.clone(), .options = &options});
+  };
+  const LinearResult whole = quantize(weight);
+  const auto joined =
+      JoinParts({quantize(weight.narrow(0, 0, 64)), quantize(weight.narrow(0, 64, 32))});
+  ASSERT_TRUE(joined.ok()) << joined.status();
+  const auto& one = std::get<QuantizedLinear>(whole.linear);
+  const auto& other = std::get<QuantizedLinear>(joined->linear);
+  EXPECT_TRUE(one.codes.equal(other.codes));
+  EXPECT_TRUE(one.scales.equal(other.scales));
+  EXPECT_TRUE(one.zeros.equal(other.zeros));
+  EXPECT_TRUE(other.Check().ok());
+  EXPECT_NEAR(joined->loss, whole.loss, 1e-6 * whole.loss);
 }
 
 TEST(DevicesRefused, MoreThanThereAre) {
