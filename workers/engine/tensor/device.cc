@@ -5,7 +5,9 @@
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
@@ -176,6 +178,13 @@ absl::StatusOr<at::Device> SelectOne(absl::string_view name) {
   return device;
 }
 
+// libtorch opens these libraries at their first use, and fails where two threads come first.
+absl::Status LoadLinearAlgebra(at::Device gpu) {
+  return TorchCall("loading linear algebra", [&] {
+    at::linalg_cholesky_ex(at::ones({1, 1}, at::TensorOptions().device(gpu)));
+  });
+}
+
 std::string AllGpus() {
   std::vector<std::string> names;
   for (int i = 0; i < std::max(1, Driver::Get().device_count()); ++i) {
@@ -210,6 +219,7 @@ absl::StatusOr<std::vector<at::Device>> SelectDevices(absl::string_view names) {
     }
     devices.push_back(device);
   }
+  if (devices.size() > 1 && devices[0].is_cuda()) QD_RETURN_IF_ERROR(LoadLinearAlgebra(devices[0]));
   QD_RETURN_IF_ERROR(UseDevice(devices[0]));
   return devices;
 }
