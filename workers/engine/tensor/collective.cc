@@ -4,6 +4,8 @@
 
 #include <ATen/ops/maximum.h>
 #include <dlfcn.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -74,6 +76,10 @@ class NcclOfOneProcess : public Collective {
     if (!Library().usable) {
       return absl::FailedPreconditionError("NCCL (libnccl.so.2, 2.13 or newer) does not load");
     }
+    // Its parts find each other through sockets even in one process; confined engines have none.
+    const int probe = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (probe < 0) return absl::FailedPreconditionError("NCCL needs sockets, and there are none");
+    close(probe);
     std::vector<int> indices;
     for (const at::Device& gpu : gpus) indices.push_back(gpu.index());
     std::unique_ptr<NcclOfOneProcess> made(new NcclOfOneProcess(gpus.size()));
