@@ -115,9 +115,9 @@ std::string NeedsKey(const v1::JobSpec& spec) {
 std::string NeedsUnmetBy(const v1::JobSpec& needs, const v1::Worker& worker) {
   const v1::Requirements& requirements = needs.requirements();
   if (std::string unmet = UnmetKind(needs, worker.catalog()); !unmet.empty()) return unmet;
-  if (std::string unmet = UnmetDevice(requirements, worker.catalog()); !unmet.empty()) return unmet;
   if (std::string unmet = UnmetGpus(needs.runtime(), worker.catalog()); !unmet.empty())
     return unmet;
+  if (std::string unmet = UnmetDevice(requirements, worker.catalog()); !unmet.empty()) return unmet;
   if (requirements.host_memory_bytes() > worker.host_memory_bytes()) {
     return absl::StrCat("has ", FormatBytes(requirements.host_memory_bytes()), " of host memory");
   }
