@@ -20,15 +20,12 @@
 namespace quantd {
 namespace {
 
-constexpr char kVisible[] = "CUDA_VISIBLE_DEVICES";
 constexpr int kSignalled = 128;  // Added to a signal's number for an exit code, as shells do.
 
 }  // namespace
 
-std::vector<std::string> VisibleGpus() {
-  if (const char* named = getenv(kVisible); named != nullptr) {
-    return absl::StrSplit(named, ',', absl::SkipWhitespace());
-  }
+std::vector<std::string> VisibleGpus(const char* named) {
+  if (named != nullptr) return absl::StrSplit(named, ',', absl::SkipWhitespace());
   std::vector<std::string> gpus;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator("/dev", error)) {
@@ -59,7 +56,7 @@ absl::StatusOr<std::vector<size_t>> ChooseGpus(absl::string_view flag,
 }
 
 void UseGpu(const std::string& gpu) {
-  setenv(kVisible, gpu.c_str(), 1);
+  setenv(kVisibleGpus, gpu.c_str(), 1);
   setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 0);  // As nvidia-smi counts.
 }
 

@@ -10,9 +10,11 @@
 
 namespace quantd {
 
-// The GPUs that engines started here would see, as CUDA_VISIBLE_DEVICES names them: what is in that
-// variable, else the numbers of the driver's device files.
-std::vector<std::string> VisibleGpus();
+inline constexpr char kVisibleGpus[] = "CUDA_VISIBLE_DEVICES";
+
+// The GPUs that engines started here would see, as that variable names them: what is in it
+// (`named`), else (null) the numbers of the driver's device files.
+std::vector<std::string> VisibleGpus(const char* named);
 // The numbers in that list that --gpu means: "all" of them, or one. InvalidArgument says which
 // there are.
 absl::StatusOr<std::vector<size_t>> ChooseGpus(absl::string_view flag,

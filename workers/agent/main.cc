@@ -340,7 +340,7 @@ int Run(const Flags& flags) {
 }
 
 int RunOnGpus(const Flags& flags) {
-  const std::vector<std::string> visible = VisibleGpus();
+  const std::vector<std::string> visible = VisibleGpus(getenv(kVisibleGpus));
   const absl::StatusOr<std::vector<size_t>> chosen = ChooseGpus(flags.gpu, visible);
   if (!chosen.ok()) {
     LogError("quant-worker stops", {{"error", chosen.status().ToString()}});
