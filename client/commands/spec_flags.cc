@@ -97,7 +97,8 @@ absl::Status ApplyTasks(const TaskFlags& flags,
 }
 
 void AddRuntimeFlags(CLI::App* app, RuntimeFlags* flags) {
-  app->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N");
+  app->add_option("--device", flags->device,
+                  "auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or cuda:all");
   app->add_option("--dtype", flags->dtype, "auto, float32, bfloat16 or float16");
   app->add_option("--device-memory", flags->device_memory, "Stay below this on the device: 8GiB")
       ->type_name("SIZE");

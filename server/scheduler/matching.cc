@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "proto/device_names.h"
 #include "server/scheduler/resources.h"
 
 namespace quantd {
@@ -40,6 +41,13 @@ std::string UnmetKind(const v1::JobSpec& needs, const v1::Catalog& catalog) {
     }
   }
   return "";
+}
+
+std::string UnmetGpus(const v1::Runtime& needs, const v1::Catalog& catalog) {
+  const auto gpus = std::count_if(catalog.devices().begin(), catalog.devices().end(),
+                                  [](const v1::Device& device) { return device.type() == "cuda"; });
+  const int needed = GpusNeeded(needs.device()).value_or(0);
+  return needed > gpus ? absl::StrCat("has ", needed, " GPUs") : "";
 }
 
 std::string UnmetDevice(const v1::Requirements& needs, const v1::Catalog& catalog) {
@@ -97,12 +105,18 @@ std::string NeedsKey(const v1::JobSpec& spec) {
       needs.mutable_requirements()->set_device("cuda");
     }
   }
+  // One GPU is what every worker with a cuda device has.
+  if (GpusNeeded(spec.runtime().device()).value_or(0) > 1) {
+    needs.mutable_runtime()->set_device(spec.runtime().device());
+  }
   return DeterministicBytes(needs);
 }
 
 std::string NeedsUnmetBy(const v1::JobSpec& needs, const v1::Worker& worker) {
   const v1::Requirements& requirements = needs.requirements();
   if (std::string unmet = UnmetKind(needs, worker.catalog()); !unmet.empty()) return unmet;
+  if (std::string unmet = UnmetGpus(needs.runtime(), worker.catalog()); !unmet.empty())
+    return unmet;
   if (std::string unmet = UnmetDevice(requirements, worker.catalog()); !unmet.empty()) return unmet;
   if (requirements.host_memory_bytes() > worker.host_memory_bytes()) {
     return absl::StrCat("has ", FormatBytes(requirements.host_memory_bytes()), " of host memory");

@@ -254,6 +254,8 @@ TEST(Queue, WorkersGetOnlyWhatTheyCanDoAndTheReasonSaysWhy) {
             "no worker offers method \"awq\""},
            {[](auto* s) { s->mutable_quantize()->set_format("gguf"); },
             "no worker writes \"rtn\" in format \"gguf\""},
+           {[](auto* s) { s->mutable_runtime()->set_device("cuda:0,cuda:1"); },
+            "no worker has 2 GPUs"},
            {[](auto* s) { s->mutable_requirements()->set_host_memory_bytes(int64_t{1} << 40); },
             "no worker has 1.00 TiB of host memory"},
            {[](auto* s) { (*s->mutable_requirements()->mutable_worker_labels())["zone"] = "a"; },

@@ -12,6 +12,7 @@
 #include "base/nearest.h"
 #include "base/sha256.h"
 #include "base/utf8.h"
+#include "proto/device_names.h"
 #include "proto/names.h"
 #include "server/validation/findings.h"
 #include "server/validation/option_validation.h"
@@ -187,13 +188,11 @@ class Resolver {
 
   void Runtime(const v1::Runtime& runtime) const {
     const Field field = root_ / "runtime";
-    int number = 0;
-    const std::string& device = runtime.device();
-    const bool numbered = absl::StartsWith(device, "cuda:") && device.size() <= 8 &&
-                          absl::SimpleAtoi(device.substr(5), &number) && number >= 0;
-    if (!device.empty() && device != "auto" && device != "cpu" && device != "cuda" && !numbered) {
+    if (!GpusNeeded(runtime.device()).has_value()) {
       (field / "device")
-          .Refuse("\"", device.substr(0, 50), "\" is none of auto, cpu, cuda, cuda:N");
+          .Refuse(
+              "\"", runtime.device().substr(0, 50),
+              "\" is none of auto, cpu, cuda, cuda:N, different ones as cuda:0,cuda:1, cuda:all");
     }
     static const std::set<std::string> kDtypes = {"", "auto", "float32", "bfloat16", "float16"};
     if (kDtypes.count(runtime.dtype()) == 0) {

@@ -136,6 +136,8 @@ INSTANTIATE_TEST_SUITE_P(
             "spec.limits.queue_time"},
         BadSpec{R"(quantize { model: "m" method: "rtn" } runtime { device: "tpu" })",
                 "spec.runtime.device"},
+        BadSpec{R"(quantize { model: "m" method: "rtn" } runtime { device: "cuda:1,cuda:1" })",
+                "spec.runtime.device"},
         BadSpec{R"(quantize { model: "m" method: "rtn" } runtime { dtype: "int4" })",
                 "spec.runtime.dtype"},
         BadSpec{R"(evaluate { model: "m" })", "spec.evaluate.tasks: is empty"},

@@ -232,11 +232,12 @@ class StartWorker(Fakes):
     def test_settings_become_flags(self):
         data = self.folder / "data"
         done = self.start(QUANTD_SCHEDULER="q.example.com:7717", QUANTD_WORKER_DATA=str(data), QUANTD_TOKEN="secret",
-                          QUANTD_WORKER_LABELS="cloud=x,zone=y", QUANTD_EXIT_WHEN_IDLE="60",
+                          QUANTD_WORKER_LABELS="cloud=x,zone=y", QUANTD_EXIT_WHEN_IDLE="60", QUANTD_WORKER_GPU="all",
                           QUANTD_TLS_CA_BASE64=base64.b64encode(b"---- a certificate ----").decode())
         self.assertEqual(done.returncode, 0, done.stderr)
         words = " ".join(self.said("quant-worker"))
-        for text in ("--scheduler q.example.com:7717", f"--data {data}", "--labels cloud=x,zone=y", "--exit-when-idle 60"):
+        for text in ("--scheduler q.example.com:7717", f"--data {data}", "--labels cloud=x,zone=y", "--exit-when-idle 60",
+                     "--gpu all"):
             self.assertIn(text, words)
         self.assertNotIn("secret", words)
         inside = self.environment_of("quant-worker")

@@ -16,6 +16,7 @@
 #include <memory>
 #include <thread>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -27,6 +28,7 @@
 #include "proto/names.h"
 #include "workers/agent/agent.h"
 #include "workers/agent/child_process.h"
+#include "workers/agent/gpu_workers.h"
 
 namespace quantd {
 namespace {
@@ -36,6 +38,7 @@ struct Flags {
   std::string name;
   std::string engine;
   std::string data;
+  std::string gpu;
   std::vector<std::string> labels;
   std::string metrics_listen = "127.0.0.1:0";
   int slots = 1;
@@ -76,6 +79,10 @@ void Describe(CLI::App& app, Flags* flags) {
   app.add_option("--data", flags->data,
                  "Folder for jobs, checkpoints and the blob cache; by default "
                  "$XDG_STATE_HOME/quantd/worker");
+  app.add_option(
+      "--gpu", flags->gpu,
+      "Serve this GPU alone, counted from 0; all: a worker for each, in a folder gpu-N of "
+      "--data, with metrics N ports further. By default one worker sees all GPUs");
   app.add_option("--labels", flags->labels, "key=value, for requirements.worker_labels of jobs")
       ->delimiter(',');
   app.add_option("--metrics-listen", flags->metrics_listen, "host:port of /metrics, or \"off\"")
@@ -308,6 +315,45 @@ absl::Status RunWorker(const Flags& flags) {
   return end;
 }
 
+// The flags of the worker for GPU `number`, one of several or the only one.
+Flags ForGpu(Flags flags, size_t number, bool several) {
+  if (several || flags.data.empty()) {
+    flags.data = absl::StrCat(flags.data.empty() ? DefaultData() : flags.data, "/gpu-", number);
+  }
+  if (several && !flags.name.empty()) absl::StrAppend(&flags.name, "-gpu", number);
+  const size_t colon = flags.metrics_listen.rfind(':');
+  int port = 0;
+  if (several && colon != std::string::npos &&
+      absl::SimpleAtoi(flags.metrics_listen.substr(colon + 1), &port) && port > 0) {
+    flags.metrics_listen =
+        absl::StrCat(flags.metrics_listen.substr(0, colon + 1), port + static_cast<int>(number));
+  }
+  flags.labels.push_back(absl::StrCat("gpu=", number));
+  return flags;
+}
+
+int Run(const Flags& flags) {
+  const absl::Status end = RunWorker(flags);
+  if (end.ok()) return 0;
+  LogError("quant-worker stops", {{"error", end.ToString()}});
+  return absl::IsInvalidArgument(end) ? 2 : 1;
+}
+
+int RunOnGpus(const Flags& flags) {
+  const std::vector<std::string> visible = VisibleGpus(getenv(kVisibleGpus));
+  const absl::StatusOr<std::vector<size_t>> chosen = ChooseGpus(flags.gpu, visible);
+  if (!chosen.ok()) {
+    LogError("quant-worker stops", {{"error", chosen.status().ToString()}});
+    return 2;
+  }
+  const bool several = flags.gpu == "all";
+  const auto run = [&](size_t i) {
+    UseGpu(visible[(*chosen)[i]]);
+    return Run(ForGpu(flags, (*chosen)[i], several));
+  };
+  return several ? RunEachInProcess(chosen->size(), run) : run(0);
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("quant-worker: takes jobs from a quantd scheduler and runs them with quant-engine");
   Flags flags;
@@ -322,10 +368,7 @@ int Main(int argc, char** argv) {
   log.format = flags.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
   ParseLogLevel(flags.log_level, &log.level).IgnoreError();
   InitLog(log);
-  const absl::Status end = RunWorker(flags);
-  if (end.ok()) return 0;
-  LogError("quant-worker stops", {{"error", end.ToString()}});
-  return absl::IsInvalidArgument(end) ? 2 : 1;
+  return flags.gpu.empty() ? Run(flags) : RunOnGpus(flags);
 }
 
 }  // namespace

@@ -16,6 +16,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/file.h"
 #include "workers/agent/testing/fake_scheduler.h"
 
@@ -187,6 +189,46 @@ TEST_F(WorkerProcessTest, SighupAsksTheEngineAgain) {
     ASSERT_TRUE(scheduler_.WaitDone(scheduler_.Submit("silent"))) << Log();
   }
   EXPECT_GE(scheduler_.registrations(), 2);
+}
+
+// What engines of the worker in that folder are given to see.
+std::string GpuOfEngines(const std::string& folder) {
+  for (const auto& entry : fs::directory_iterator("/proc")) {
+    int pid = 0;
+    if (!absl::SimpleAtoi(entry.path().filename().string(), &pid)) continue;
+    if (!absl::StrContains(Slurp(entry.path().string() + "/cmdline"), folder + "/")) continue;
+    const std::string variables = Slurp(entry.path().string() + "/environ");
+    for (const absl::string_view variable : absl::StrSplit(variables, '\0')) {
+      absl::string_view value = variable;
+      if (absl::ConsumePrefix(&value, "CUDA_VISIBLE_DEVICES=")) return std::string(value);
+    }
+  }
+  return "none";
+}
+
+TEST_F(WorkerProcessTest, AWorkerForEachGpu) {
+  setenv("CUDA_VISIBLE_DEVICES", "GPU-one,GPU-two", 1);
+  const std::vector<std::string> jobs = {scheduler_.Submit("checkpoint:500:20"),
+                                         scheduler_.Submit("checkpoint:500:20")};
+  StartWorker({"--gpu", "all", "--name", "host", "--confine", "off"});
+  for (const std::string& job : jobs) ASSERT_TRUE(WaitForCheckpoint(job, 2)) << Log();
+  EXPECT_EQ(Slurp(data_ + "/gpu-0/name"), "host-gpu0\n");
+  EXPECT_EQ(Slurp(data_ + "/gpu-1/name"), "host-gpu1\n");
+  EXPECT_EQ(GpuOfEngines(data_ + "/gpu-0"), "GPU-one");
+  EXPECT_EQ(GpuOfEngines(data_ + "/gpu-1"), "GPU-two");
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(WaitExit(), 0) << Log();
+  for (const std::string& job : jobs) {
+    EXPECT_EQ(scheduler_.Get(job).releases, std::vector<std::string>{"preempted"});
+  }
+  // The parent's sudden end is theirs, too.
+  StartWorker({"--gpu", "all", "--confine", "off"});
+  for (const std::string& job : jobs) ASSERT_TRUE(WaitForCheckpoint(job, 3, 2)) << Log();
+  kill(pid_, SIGKILL);
+  EXPECT_EQ(WaitExit(), -SIGKILL);
+  EXPECT_EQ(Wait(Spawn({"--gpu", "2"})), 2);
+  EXPECT_THAT(Log(), HasSubstr("there are 2, counted from 0"));
+  unsetenv("CUDA_VISIBLE_DEVICES");
 }
 
 TEST_F(WorkerProcessTest, SaysWhatIsWrongWithItsFlags) {

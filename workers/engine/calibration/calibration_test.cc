@@ -6,6 +6,9 @@
 #include <gmock/gmock.h>
 #include <stdlib.h>
 
+#include <map>
+#include <vector>
+
 #include "base/file.h"
 #include "workers/engine/calibration/documents.h"
 #include "workers/engine/calibration/sequences.h"
@@ -109,33 +112,57 @@ TEST_F(CalibrationTest, BuiltinTextIsThere) {
   EXPECT_EQ(set->digest.size(), 64);
 }
 
+// Whether one device sees all batches or each of several some of them; one of these sees none that
+// an expert is given tokens of.
 TEST_F(CalibrationTest, StatisticsAreThoseOfAPlainProduct) {
   at::Generator generator = at::detail::createCPUGenerator(3);
-  const std::vector<LinearShape> linears = {
-      {"q", 8, 600, false, 0}, {"k", 8, 600, false, 0}, {"o", 8, 70, false, 1}};
-  StatisticsCollector collector(linears, {0, 1}, {.inputs = true, .hessian = true, .absmax = true});
-  std::vector<at::Tensor> q, o;
-  for (int batch = 0; batch < 3; ++batch) {
-    q.push_back(at::randn({2, 5, 600}, generator));
-    o.push_back(at::randn({2, 5, 70}, generator));
-    collector.StartBatch();
-    EXPECT_TRUE(collector.OnInput("q", q.back()).ok());
-    EXPECT_TRUE(collector.OnInput("k", q.back()).ok());
-    EXPECT_FALSE(collector.OnInput("o", o.back()).ok());
-    EXPECT_TRUE(collector.enough());
+  const std::vector<LinearShape> linears = {{"q", 8, 600, false, 0},
+                                            {"k", 8, 600, false, 0},
+                                            {"expert", 8, 20, false, 1},
+                                            {"idle", 8, 20, false, 2},
+                                            {"o", 8, 70, false, 3}};
+  for (const size_t devices : {1, 2, 3}) {
+    std::vector<StatisticsCollector> collectors(
+        devices, StatisticsCollector(linears, {0, 1, 2, 3},
+                                     {.inputs = true, .hessian = true, .absmax = true}));
+    std::map<int, std::vector<at::Tensor>> inputs;
+    for (int batch = 0; batch < 3; ++batch) {
+      for (const auto& [group, columns] : {std::pair{0, 600}, {1, 20}, {3, 70}}) {
+        inputs[group].push_back(at::randn({2, 5, columns}, generator));
+      }
+      StatisticsCollector& collector = collectors[batch % devices];
+      collector.StartBatch();
+      EXPECT_TRUE(collector.OnInput("q", inputs[0].back()).ok());
+      EXPECT_TRUE(collector.OnInput("k", inputs[0].back()).ok());
+      if (batch == 0) {
+        EXPECT_TRUE(collector.OnInput("expert", inputs[1].back()).ok());
+      }
+      EXPECT_FALSE(collector.OnInput("o", inputs[3].back()).ok());
+      EXPECT_TRUE(collector.enough());
+    }
+    inputs[1].resize(1);
+    const std::vector<at::Device> places(devices, at::kCPU);
+    ASSERT_TRUE(
+        StatisticsCollector::Combine(absl::MakeSpan(collectors), places, *CopyingCollective())
+            .ok());
+    for (StatisticsCollector& collector : collectors) {
+      const auto statistics = collector.Finish();
+      ASSERT_TRUE(statistics.ok()) << statistics.status();
+      for (const int group : {0, 1, 3}) {
+        const InputStatistics& seen = statistics->at(group);
+        const at::Tensor x = at::cat(inputs[group]).reshape({-1, inputs[group][0].size(-1)});
+        const at::Tensor wide = x.to(at::kDouble);
+        const auto tokens = static_cast<double>(x.size(0));
+        const at::Tensor expected = at::matmul(wide.t(), wide) * (2 / tokens);
+        EXPECT_EQ(seen.tokens, x.size(0));
+        // At most 30 float32 products of size one each: 30 * 2^-24 and some.
+        EXPECT_TRUE(at::allclose(seen.hessian.to(at::kDouble), expected, 1e-5, 1e-5));
+        EXPECT_TRUE(seen.absmax.equal(x.abs().amax(0)));
+      }
+      EXPECT_EQ(statistics->at(2).tokens, 0);
+      EXPECT_FALSE(statistics->at(2).hessian.defined());
+    }
   }
-  const auto statistics = collector.Finish();
-  ASSERT_TRUE(statistics.ok()) << statistics.status();
-  const auto check = [&](const std::vector<at::Tensor>& inputs, int group) {
-    const at::Tensor x = at::cat(inputs).reshape({-1, inputs[0].size(-1)}).to(at::kDouble);
-    const at::Tensor expected = at::matmul(x.t(), x) * (2.0 / 30);
-    EXPECT_EQ(statistics->at(group).tokens, 30);
-    // 30 float32 products of size one each: 30 * 2^-24 and some.
-    EXPECT_TRUE(at::allclose(statistics->at(group).hessian.to(at::kDouble), expected, 1e-5, 1e-5));
-  };
-  EXPECT_TRUE(statistics->at(1).absmax.equal(at::cat(o).reshape({-1, 70}).abs().amax(0)));
-  check(q, 0);
-  check(o, 1);
 }
 
 }  // namespace

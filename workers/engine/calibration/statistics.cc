@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/float_product.h"
 #include "workers/engine/tensor/torch_call.h"
@@ -37,6 +38,14 @@ void AddProduct(const at::Tensor& x, const at::Tensor& hessian) {
 }
 
 absl::Status Enough() { return absl::AbortedError("all inputs that were wanted have been seen"); }
+
+struct Gathered {
+  at::Tensor InputStatistics::*tensor;
+  Collective::Operation operation;
+};
+constexpr Gathered kGathered[] = {{&InputStatistics::hessian, Collective::Operation::kSum},
+                                  {&InputStatistics::drift, Collective::Operation::kSum},
+                                  {&InputStatistics::absmax, Collective::Operation::kMax}};
 
 // The group that `module` is the first of; nothing for the others of a group.
 const LinearShape* FirstOfGroup(const std::vector<LinearShape>& linears, absl::string_view module) {
@@ -105,6 +114,35 @@ absl::Status InputCapture::OnInput(absl::string_view module, const at::Tensor& i
   if (linear->expert < 0) inputs_[linear->group] = input;
   enough_ = linear->group == *wanted_.rbegin();
   return enough_ ? Enough() : absl::OkStatus();
+}
+
+absl::Status StatisticsCollector::Combine(absl::Span<StatisticsCollector> collectors,
+                                          absl::Span<const at::Device> devices,
+                                          Collective& collective) {
+  if (collectors.size() == 1) return absl::OkStatus();
+  for (const int group : collectors[0].wanted_) {
+    int64_t tokens = 0;
+    for (StatisticsCollector& collector : collectors) tokens += collector.statistics_[group].tokens;
+    for (StatisticsCollector& collector : collectors) collector.statistics_[group].tokens = tokens;
+    for (const auto& [tensor, operation] : kGathered) {
+      at::Tensor one;
+      for (StatisticsCollector& collector : collectors) {
+        if (!one.defined()) one = collector.statistics_[group].*tensor;
+      }
+      if (!one.defined()) continue;
+      std::vector<at::Tensor> parts;
+      QD_RETURN_IF_ERROR(TorchCall("adding up over devices", [&] {
+        for (size_t i = 0; i < collectors.size(); ++i) {
+          at::Tensor& part = collectors[i].statistics_[group].*tensor;
+          // No token of this device's share was routed to that expert.
+          if (!part.defined()) part = at::zeros(one.sizes(), one.options().device(devices[i]));
+          parts.push_back(part);
+        }
+      }));
+      QD_RETURN_IF_ERROR(collective.Reduce(operation, parts));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::map<int, InputStatistics>> StatisticsCollector::Finish() {

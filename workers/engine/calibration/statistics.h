@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "workers/engine/methods/method.h"
 #include "workers/engine/models/decoder.h"
+#include "workers/engine/tensor/collective.h"
 
 namespace quantd::engine {
 
@@ -33,6 +35,11 @@ class StatisticsCollector : public LinearHook {
   }
   // Forgets what was gathered.
   void Reset();
+
+  // Adds up what collectors of the same groups gathered on several devices, one each and in their
+  // order, so that every one of them finishes with what calibration saw on all.
+  static absl::Status Combine(absl::Span<StatisticsCollector> collectors,
+                              absl::Span<const at::Device> devices, Collective& collective);
 
   // What `needs` says of every wanted group; ends the collecting. A group that saw nothing (an
   // expert to which no token was routed) has no tokens and no tensors.

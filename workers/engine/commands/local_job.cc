@@ -91,7 +91,8 @@ void AddLocalFlags(CLI::App& app, LocalFlags* flags) {
   app.add_option("-o,--output", flags->output, "Folder for what the job writes");
   app.add_option("--cache", flags->cache, "Folder for Hub downloads");
   app.add_flag("--json", flags->json, "Print the result as JSON");
-  app.add_option("--device", flags->runtime.device, "auto, cpu, cuda or cuda:N");
+  app.add_option("--device", flags->runtime.device,
+                 "auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or cuda:all");
   app.add_option("--dtype", flags->runtime.dtype, "auto, float32, bfloat16 or float16");
   app.add_option("--threads", flags->runtime.threads, "CPU threads; 0: all");
   app.add_option("--seed", flags->runtime.seed, "Seed of everything random");

@@ -273,7 +273,8 @@ class GptqMethod : public Method {
         .formats = IntegerFormats(),
         .needs_calibration = true,
         .reference = "https://arxiv.org/abs/2210.17323",
-        .on_device = true};
+        .on_device = true,
+        .rows_apart = true};
     return info;
   }
 

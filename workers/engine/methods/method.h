@@ -34,6 +34,9 @@ struct MethodInfo {
   std::string instead = {};          // A method for architectures unknown to this one.
   // Quantize works on the job's device where its kernels can (tensor/kernels.h), else on the CPU.
   bool on_device = false;
+  // Quantize treats every row of a weight alone, and groups lie along them: rows may be given to it
+  // apart from each other.
+  bool rows_apart = false;
 };
 
 // What a method wants to know from calibration.

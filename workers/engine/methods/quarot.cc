@@ -98,7 +98,8 @@ class QuaRotMethod : public Method {
         .formats = IntegerFormats(),
         .needs_calibration = true,
         .reference = "https://arxiv.org/abs/2404.00456",
-        .instead = "gptq"};
+        .instead = "gptq",
+        .rows_apart = true};
     return info;
   }
 

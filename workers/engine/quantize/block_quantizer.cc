@@ -6,11 +6,13 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "workers/engine/job/failure.h"
 #include "workers/engine/quantize/experts.h"
+#include "workers/engine/quantize/linear_parts.h"
 #include "workers/engine/quantize/stream_block_job.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
@@ -41,7 +43,30 @@ TensorLookup LookupIn(const std::vector<NamedTensor>& tensors) {
   };
 }
 
+// The block computes with what readers of the stored weight will see: formats may round once more
+// than the method.
+absl::Status SetDecoded(const PlannedLinear& linear, const QuantizedWeight& stored,
+                        at::ScalarType dtype, at::Device device, Block& block) {
+  QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(stored, dtype, KernelDevice(device)));
+  QD_RETURN_IF_ERROR(block.SetWeight(linear.shape.module, weight), linear.name);
+  block.linear(linear.shape.module).input = InputOf(stored);
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+struct BlockQuantizer::Clock {
+  explicit Clock(at::Device device) : device(device) {}
+  // Seconds since the last call, once the device has done what it was given.
+  double Lap() {
+    Synchronize(device).IgnoreError();  // A fault shows where it matters.
+    const auto now = std::chrono::steady_clock::now();
+    return std::chrono::duration<double>(now - std::exchange(begin, now)).count();
+  }
+  const at::Device device;
+  std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
+  double quantize = 0, pack = 0;
+};
 
 void RecordFallback(JobContext& context, WorkFolder& work, absl::string_view kind,
                     absl::string_view module, absl::string_view description) {
@@ -81,14 +106,12 @@ absl::Status BlockQuantizer::Replay(int64_t unit) {
     overlay_.Set(name, edited);
   }
   QD_RETURN_IF_ERROR(stream_.AdvanceOriginal(unit));
-  QD_ASSIGN_OR_RETURN(Block block, stream_.LoadBlock(unit, overlay_));
+  QD_ASSIGN_OR_RETURN(Replicas block, stream_.LoadReplicas(unit, overlay_));
   for (const PlannedLinear* linear : linears) {
     QD_ASSIGN_OR_RETURN(const QuantizedWeight weight,
                         plan_.format->Unpack(plan_.configuration, linear->name, lookup));
-    QD_ASSIGN_OR_RETURN(const at::Tensor decoded,
-                        Dequantize(weight, plan_.dtype, KernelDevice(stream_.decoder().device())));
-    QD_RETURN_IF_ERROR(block.SetWeight(linear->shape.module, decoded));
-    block.linear(linear->shape.module).input = InputOf(weight);
+    QD_RETURN_IF_ERROR(SetDecoded(*linear, weight, plan_.dtype, stream_.devices()[0], block[0]));
+    QD_RETURN_IF_ERROR(Share(*linear, 0, block));
   }
   const absl::Status status = stream_.Advance(block);
   overlay_.Clear();  // It refers to the file.
@@ -116,13 +139,15 @@ absl::Status BlockQuantizer::Quantize(int64_t unit) {
   return absl::OkStatus();
 }
 
-void BlockQuantizer::Spent(const char* phase) {
-  Synchronize(stream_.decoder().device()).IgnoreError();  // A fault shows where it matters.
-  const auto now = std::chrono::steady_clock::now();
+void BlockQuantizer::Add(const char* phase, double more) {
   nlohmann::json& seconds = work_.state().phase_seconds[phase];
-  const double before = seconds.is_number() ? seconds.get<double>() : 0;
-  seconds = before + std::chrono::duration<double>(now - phase_begin_).count();
-  phase_begin_ = now;
+  seconds = (seconds.is_number() ? seconds.get<double>() : 0) + more;
+}
+
+void BlockQuantizer::Spent(const char* phase) {
+  stream_.Synchronize().IgnoreError();  // A fault shows where it matters.
+  const auto now = std::chrono::steady_clock::now();
+  Add(phase, std::chrono::duration<double>(now - std::exchange(phase_begin_, now)).count());
 }
 
 absl::Status BlockQuantizer::QuantizeHead(UnitOutput& output) {
@@ -131,10 +156,14 @@ absl::Status BlockQuantizer::QuantizeHead(UnitOutput& output) {
     QD_ASSIGN_OR_RETURN(statistics, stream_.CollectHead());
     Spent("collect");
   }
-  QD_ASSIGN_OR_RETURN(const LinearResult result,
-                      RunMethod(plan_.head, statistics ? &*statistics : nullptr));
+  const LinearPart whole = {.rows = plan_.head.shape.out};
+  QD_ASSIGN_OR_RETURN(LinearResult result, RunMethod(plan_.head, whole, stream_.devices()[0],
+                                                     statistics ? &*statistics : nullptr));
   Spent("quantize");
-  return Take(plan_.head, result, nullptr, output);
+  QD_ASSIGN_OR_RETURN(Done done, Pack(plan_.head, std::move(result), nullptr));
+  Take(plan_.head, std::move(done), output);
+  Spent("pack");
+  return absl::OkStatus();
 }
 
 absl::Status BlockQuantizer::QuantizeBlock(int64_t layer, UnitOutput& output) {
@@ -147,7 +176,7 @@ absl::Status BlockQuantizer::QuantizeBlock(int64_t layer, UnitOutput& output) {
     return absl::OkStatus();
   }));
   Spent("prepare");
-  QD_ASSIGN_OR_RETURN(Block block, stream_.LoadBlock(layer, overlay_));
+  QD_ASSIGN_OR_RETURN(Replicas block, stream_.LoadReplicas(layer, overlay_));
   Spent("load");
   const std::vector<const PlannedLinear*> linears = plan_.UnitLinears(layer);
   if (results.empty()) {
@@ -157,8 +186,11 @@ absl::Status BlockQuantizer::QuantizeBlock(int64_t layer, UnitOutput& output) {
                                             results.size(), " of ", linears.size(), " linears"));
   }
   for (size_t i = 0; i < results.size(); ++i) {
-    QD_RETURN_IF_ERROR(Take(*linears[i], results[i], &block, output));
+    QD_ASSIGN_OR_RETURN(Done done, Pack(*linears[i], std::move(results[i]), &block[0]));
+    QD_RETURN_IF_ERROR(Share(*linears[i], 0, block));
+    Take(*linears[i], std::move(done), output);
   }
+  if (!results.empty()) Spent("pack");
   // What the method changed and what stays in full precision belongs to the unit.
   for (const auto& [name, tensor] : overlay_.edits()) {
     const bool quantized =
@@ -186,78 +218,149 @@ absl::Status BlockQuantizer::RunHook(int64_t layer,
   return absl::OkStatus();
 }
 
-absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Block& block, UnitOutput& output) {
+absl::Status BlockQuantizer::QuantizeLinears(int64_t layer, Replicas& block, UnitOutput& output) {
   const std::vector<const PlannedLinear*> linears = plan_.UnitLinears(layer);
-  const bool collects = plan_.needs.hessian || plan_.needs.absmax;
   const bool sequential = plan_.options.value("true_sequential", false);
   for (const std::set<int>& groups : StatisticsBatches(linears, sequential)) {
     QD_RETURN_IF_ERROR(context_.cancel.Check());
-    std::map<int, InputStatistics> statistics;
-    if (collects) {
+    std::vector<std::map<int, InputStatistics>> statistics;
+    if (plan_.needs.hessian || plan_.needs.absmax) {
       QD_ASSIGN_OR_RETURN(statistics, stream_.Collect(block, groups, sequential));
       Spent("collect");
     }
+    std::vector<const PlannedLinear*> some;
     for (const PlannedLinear* linear : linears) {
-      const int group = linear->shape.group;
-      if (!groups.contains(group)) continue;
-      QD_RETURN_IF_ERROR(context_.cancel.Check());
-      QD_ASSIGN_OR_RETURN(const LinearResult result,
-                          RunMethod(*linear, collects ? &statistics.at(group) : nullptr));
-      Spent("quantize");
-      QD_RETURN_IF_ERROR(Take(*linear, result, &block, output));
+      if (groups.contains(linear->shape.group)) some.push_back(linear);
     }
+    QD_RETURN_IF_ERROR(QuantizeSome(some, statistics, block, output));
   }
   return absl::OkStatus();
 }
 
-absl::Status BlockQuantizer::Take(const PlannedLinear& linear, const LinearResult& result,
-                                  Block* block, UnitOutput& output) {
-  for (const FallbackRecord& fallback : result.fallbacks) {
+absl::Status BlockQuantizer::QuantizeSome(const std::vector<const PlannedLinear*>& linears,
+                                          std::vector<std::map<int, InputStatistics>>& statistics,
+                                          Replicas& block, UnitOutput& output) {
+  const size_t devices = block.size();
+  const std::vector<LinearPart> parts =
+      CutLinears(linears, devices, plan_.method->Info().rows_apart);
+  const std::vector<std::vector<size_t>> shares = ShareOut(parts, devices);
+  std::vector<std::vector<LinearResult>> cut(linears.size());
+  for (const LinearPart& part : parts) cut[part.linear].emplace_back();
+  std::vector<Done> done(linears.size());
+  std::vector<Clock> clocks(stream_.devices().begin(), stream_.devices().end());
+  const auto work = [&](size_t device) -> absl::Status {
+    Clock& clock = clocks[device];
+    for (const size_t i : shares[device]) {
+      QD_RETURN_IF_ERROR(context_.cancel.Check());
+      const LinearPart& part = parts[i];
+      const PlannedLinear& linear = *linears[part.linear];
+      InputStatistics* seen =
+          statistics.empty() ? nullptr : &statistics[device].at(linear.shape.group);
+      QD_ASSIGN_OR_RETURN(LinearResult result, RunMethod(linear, part, clock.device, seen));
+      clock.quantize += clock.Lap();
+      if (!part.whole) {
+        cut[part.linear][part.place] = std::move(result);
+        continue;
+      }
+      QD_ASSIGN_OR_RETURN(done[part.linear], Pack(linear, std::move(result), &block[device]));
+      done[part.linear].device = device;
+      clock.pack += clock.Lap();
+    }
+    return absl::OkStatus();
+  };
+  QD_RETURN_IF_ERROR(stream_.OnEveryDevice(work));
+  // The others have waited for the slowest.
+  const auto slowest = std::max_element(
+      clocks.begin(), clocks.end(),
+      [](const Clock& a, const Clock& b) { return a.quantize + a.pack < b.quantize + b.pack; });
+  Add("quantize", slowest->quantize);
+  Add("pack", slowest->pack);
+  phase_begin_ = std::chrono::steady_clock::now();
+  const auto join = [&](size_t device) -> absl::Status {
+    for (size_t i = device; i < linears.size(); i += devices) {
+      if (cut[i].size() == 1) continue;
+      QD_ASSIGN_OR_RETURN(LinearResult result, JoinParts(std::move(cut[i])));
+      QD_ASSIGN_OR_RETURN(done[i], Pack(*linears[i], std::move(result), &block[device]));
+      done[i].device = device;
+    }
+    return absl::OkStatus();
+  };
+  if (parts.size() > linears.size()) {
+    QD_RETURN_IF_ERROR(stream_.OnEveryDevice(join));
+    Spent("pack");
+  }
+  for (size_t i = 0; i < linears.size(); ++i) {
+    QD_RETURN_IF_ERROR(Share(*linears[i], done[i].device, block));
+    Take(*linears[i], std::move(done[i]), output);
+  }
+  if (devices > 1) Spent("share");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<BlockQuantizer::Done> BlockQuantizer::Pack(const PlannedLinear& linear,
+                                                          LinearResult result, Block* block) {
+  Done done = {.result = std::move(result)};
+  QD_ASSIGN_OR_RETURN(done.packed, plan_.format->Pack(linear.name, done.result.linear));
+  done.result.linear = {};
+  if (block == nullptr) return done;
+  QD_ASSIGN_OR_RETURN(
+      const QuantizedWeight stored,
+      plan_.format->Unpack(plan_.configuration, linear.name, LookupIn(done.packed)));
+  const at::Device device = block->linear(linear.shape.module).weight.device();
+  QD_RETURN_IF_ERROR(SetDecoded(linear, stored, plan_.dtype, device, *block));
+  return done;
+}
+
+void BlockQuantizer::Take(const PlannedLinear& linear, Done done, UnitOutput& output) {
+  for (const FallbackRecord& fallback : done.result.fallbacks) {
     RecordFallback(context_, work_, fallback.kind, fallback.module, fallback.description);
   }
-  output.records.push_back(Record(linear, result));
-  QD_ASSIGN_OR_RETURN(std::vector<NamedTensor> packed,
-                      plan_.format->Pack(linear.name, result.linear));
-  if (block != nullptr) {
-    // What readers will see, not what the method made: formats may round once more.
-    QD_ASSIGN_OR_RETURN(const QuantizedWeight stored,
-                        plan_.format->Unpack(plan_.configuration, linear.name, LookupIn(packed)));
-    const at::Device device = KernelDevice(stream_.decoder().device());
-    QD_ASSIGN_OR_RETURN(const at::Tensor weight, Dequantize(stored, plan_.dtype, device));
-    QD_RETURN_IF_ERROR(block->SetWeight(linear.shape.module, weight), linear.name);
-    block->linear(linear.shape.module).input = InputOf(stored);
+  output.records.push_back(Record(linear, done.result));
+  for (NamedTensor& tensor : done.packed) output.tensors.push_back(std::move(tensor));
+}
+
+absl::Status BlockQuantizer::Share(const PlannedLinear& linear, size_t from, Replicas& block) {
+  const std::string& module = linear.shape.module;
+  const Linear& held = block[from].linear(module);
+  for (size_t i = 0; i < block.size(); ++i) {
+    if (i == from) continue;
+    QD_RETURN_IF_ERROR(block[i].SetWeight(module, held.weight), linear.name);
+    block[i].linear(module).input = held.input;
   }
-  for (NamedTensor& tensor : packed) output.tensors.push_back(std::move(tensor));
-  Spent("pack");
   return absl::OkStatus();
 }
 
 absl::StatusOr<at::Tensor> BlockQuantizer::ReadWeight(const PlannedLinear& linear,
-                                                      at::Device device) {
+                                                      const LinearPart& part, at::Device device) {
   QD_ASSIGN_OR_RETURN(const at::Tensor stored, overlay_.Read(linear.WeightName()));
   // A copy: methods overwrite their weight, and what is read may be the file itself. It is widened
   // where it goes, which moves half the bytes.
   absl::StatusOr<at::Tensor> weight = TorchCall(absl::StrCat("reading ", linear.name), [&] {
-    const at::Tensor moved = stored.to(device);
-    return moved.to(at::kFloat, /*non_blocking=*/false, /*copy=*/moved.is_same(stored));
+    const at::Tensor rows = stored.narrow(0, part.begin, part.rows);
+    const at::Tensor moved = rows.to(device);
+    return moved.to(at::kFloat, /*non_blocking=*/false, /*copy=*/moved.is_same(rows));
   });
   overlay_.Release(linear.WeightName());
   return weight;
 }
 
 absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& linear,
+                                                       const LinearPart& part, at::Device device,
                                                        InputStatistics* statistics) {
-  const bool on_device = plan_.method->Info().on_device;
   const bool has_hessian = statistics != nullptr && statistics->hessian.defined();
-  at::Device device = on_device ? KernelDevice(stream_.decoder().device()) : at::Device(at::kCPU);
+  at::Device where = plan_.method->Info().on_device ? KernelDevice(device) : at::Device(at::kCPU);
+  std::vector<FallbackRecord> fallbacks;
   for (;;) {
-    const bool on_gpu = device.is_cuda() || (has_hessian && statistics->hessian.is_cuda());
-    const absl::StatusOr<LinearResult> result = RunMethodOn(device, linear, statistics);
+    const bool on_gpu = where.is_cuda() || (has_hessian && statistics->hessian.is_cuda());
+    absl::StatusOr<LinearResult> result = RunMethodOn(where, linear, part, statistics);
+    if (result.ok()) {
+      result->fallbacks.insert(result->fallbacks.begin(), fallbacks.begin(), fallbacks.end());
+    }
     if (result.ok() || !IsOutOfMemory(result.status()) || !on_gpu) return result;
-    RecordFallback(context_, work_, "cpu", linear.name,
-                   "out of device memory; the module was quantized on the CPU");
-    device = at::kCPU;
-    EmptyDeviceCache(stream_.decoder().device());
+    fallbacks.push_back(
+        {"cpu", linear.name, "out of device memory; the module was quantized on the CPU"});
+    where = at::kCPU;
+    EmptyDeviceCache(device);
     if (statistics == nullptr) continue;
     QD_RETURN_IF_ERROR(TorchCall("moving a Hessian to the CPU", [&] {
       for (at::Tensor* matrix : {&statistics->hessian, &statistics->drift}) {
@@ -269,8 +372,9 @@ absl::StatusOr<LinearResult> BlockQuantizer::RunMethod(const PlannedLinear& line
 
 absl::StatusOr<LinearResult> BlockQuantizer::RunMethodOn(at::Device device,
                                                          const PlannedLinear& linear,
+                                                         const LinearPart& part,
                                                          const InputStatistics* statistics) {
-  QD_ASSIGN_OR_RETURN(at::Tensor weight, ReadWeight(linear, device));
+  QD_ASSIGN_OR_RETURN(at::Tensor weight, ReadWeight(linear, part, device));
   LinearJob job = {.name = linear.name,
                    .weight = std::move(weight),
                    .statistics = statistics,

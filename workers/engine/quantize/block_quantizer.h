@@ -4,12 +4,15 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "workers/engine/job/context.h"
+#include "workers/engine/methods/method.h"
+#include "workers/engine/quantize/linear_parts.h"
 #include "workers/engine/quantize/overlay.h"
 #include "workers/engine/quantize/plan.h"
 #include "workers/engine/quantize/stream.h"
@@ -35,28 +38,49 @@ class BlockQuantizer {
   absl::Status Run(int64_t unit);
 
  private:
+  // A linear's result as the format stores it.
+  struct Done {
+    LinearResult result;
+    std::vector<NamedTensor> packed;
+    size_t device = 0;  // Whose block computes with it.
+  };
+  // What one device spends on its linears.
+  struct Clock;
+
   absl::Status Replay(int64_t unit);
   absl::Status Quantize(int64_t unit);
   absl::Status QuantizeHead(UnitOutput& output);
   absl::Status QuantizeBlock(int64_t layer, UnitOutput& output);
   // The linears one by one, each with what calibration saw at its input.
-  absl::Status QuantizeLinears(int64_t layer, Block& block, UnitOutput& output);
+  absl::Status QuantizeLinears(int64_t layer, Replicas& block, UnitOutput& output);
+  // These, shared out between the devices; statistics by device, empty: none.
+  absl::Status QuantizeSome(const std::vector<const PlannedLinear*>& linears,
+                            std::vector<std::map<int, InputStatistics>>& statistics,
+                            Replicas& block, UnitOutput& output);
   // Runs a hook of the method, again and with less memory where that is short, and keeps what it
   // reports.
   absl::Status RunHook(int64_t layer, const std::function<absl::Status(BlockJob&)>& hook);
-  absl::StatusOr<LinearResult> RunMethod(const PlannedLinear& linear, InputStatistics* statistics);
+  // On one of the stream's devices. Thread-safe, as long as each has its own statistics.
+  absl::StatusOr<LinearResult> RunMethod(const PlannedLinear& linear, const LinearPart& part,
+                                         at::Device device, InputStatistics* statistics);
   absl::StatusOr<LinearResult> RunMethodOn(at::Device device, const PlannedLinear& linear,
+                                           const LinearPart& part,
                                            const InputStatistics* statistics);
   // float32, a copy.
-  absl::StatusOr<at::Tensor> ReadWeight(const PlannedLinear& linear, at::Device device);
-  // Appends the linear's tensors and its record; where `block` is given it computes with the
-  // decoded weight from now on.
-  absl::Status Take(const PlannedLinear& linear, const LinearResult& result, Block* block,
-                    UnitOutput& output);
+  absl::StatusOr<at::Tensor> ReadWeight(const PlannedLinear& linear, const LinearPart& part,
+                                        at::Device device);
+  // Packs the result; `block` (may be null) computes with the decoded weight from now on.
+  // Thread-safe, as long as each has its own block.
+  absl::StatusOr<Done> Pack(const PlannedLinear& linear, LinearResult result, Block* block);
+  // Appends the linear's tensors and its record.
+  void Take(const PlannedLinear& linear, Done done, UnitOutput& output);
+  // Gives the weight that one device's block computes with to all others'.
+  absl::Status Share(const PlannedLinear& linear, size_t from, Replicas& block);
 
-  // Adds the time since the last call (or the unit's begin) to the phase's, once the device has
-  // done what it was given.
+  // Adds the time since the last call (or the unit's begin) to the phase's, once the devices have
+  // done what they were given.
   void Spent(const char* phase);
+  void Add(const char* phase, double seconds);
 
   JobContext& context_;
   const QuantizePlan& plan_;

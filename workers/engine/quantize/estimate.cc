@@ -164,14 +164,21 @@ MemoryParts EstimateMemory(const QuantizePlan& plan, int64_t asked_batch) {
 QuantizeEstimate EstimatePlan(const QuantizePlan& plan, int64_t batch_size) {
   const MemoryParts parts = EstimateMemory(plan, batch_size);
   QuantizeEstimate estimate;
-  const int64_t all = parts.WithoutActivations() + parts.activations_bytes + parts.kept_bytes;
-  estimate.host_memory_bytes = all;
-  if (plan.device.is_cuda()) estimate.device_memory_bytes = all - parts.libraries_bytes;
+  const int64_t activations = parts.activations_bytes + parts.kept_bytes;
+  const auto devices = static_cast<int64_t>(plan.devices.size());
+  estimate.host_memory_bytes = parts.WithoutActivations() + activations;
+  if (plan.device.is_cuda()) {
+    estimate.device_memory_bytes =
+        parts.WithoutActivations() - parts.libraries_bytes + activations / devices;
+  }
   // The work folder holds the packed blocks once more.
   estimate.disk_bytes = 2 * plan.output_bytes + kSmallFilesBytes;
   const double bytes = static_cast<double>(plan.checkpoint->total_bytes() + estimate.disk_bytes);
   estimate.seconds = bytes / kDiskBytesPerSecond;
-  if (plan.sequences > 0) estimate.seconds += Operations(plan) / MeasureRate(plan.device);
+  if (plan.sequences > 0) {
+    estimate.seconds +=
+        Operations(plan) / MeasureRate(plan.device) / static_cast<double>(plan.devices.size());
+  }
   return estimate;
 }
 
@@ -186,8 +193,12 @@ absl::StatusOr<ActivationBudget> BudgetActivations(const Runtime& runtime, const
   budget.host_bytes = beside(runtime.host_memory_bytes, host.available_bytes + host.resident_bytes,
                              parts.WithoutActivations());
   if (plan.device.is_cuda()) {
-    QD_ASSIGN_OR_RETURN(const DeviceMemory device, ReadDeviceMemory(plan.device));
-    budget.device_bytes = beside(runtime.device_memory_bytes, device.free_bytes,
+    int64_t free_bytes = std::numeric_limits<int64_t>::max();
+    for (const at::Device device : plan.devices) {
+      QD_ASSIGN_OR_RETURN(const DeviceMemory memory, ReadDeviceMemory(device));
+      free_bytes = std::min(free_bytes, memory.free_bytes);
+    }
+    budget.device_bytes = beside(runtime.device_memory_bytes, free_bytes,
                                  parts.WithoutActivations() - parts.libraries_bytes);
   }
   return budget;

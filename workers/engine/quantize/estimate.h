@@ -33,7 +33,7 @@ absl::Status CheckResources(const JobContext& context, const QuantizePlan& plan,
 // there must be.
 struct ActivationBudget {
   int64_t host_bytes = 0;
-  int64_t device_bytes = 0;  // 0 on a CPU.
+  int64_t device_bytes = 0;  // Of each GPU; 0 on a CPU.
 };
 absl::StatusOr<ActivationBudget> BudgetActivations(const Runtime& runtime, const QuantizePlan& plan,
                                                    int64_t batch_size);

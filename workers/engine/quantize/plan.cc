@@ -240,7 +240,8 @@ absl::Status PlanOutput(QuantizePlan& plan) {
 }
 
 absl::Status PlanDevice(const Runtime& runtime, QuantizePlan& plan) {
-  QD_ASSIGN_OR_RETURN(plan.device, SelectDevice(runtime.device));
+  QD_ASSIGN_OR_RETURN(plan.devices, SelectDevices(runtime.device));
+  plan.device = plan.devices[0];
   QD_RETURN_IF_ERROR(CheckKernels(plan.device));
   if (!runtime.dtype.empty() && runtime.dtype != "auto") {
     QD_ASSIGN_OR_RETURN(plan.dtype, ParseComputeDtype(runtime.dtype));

@@ -53,7 +53,8 @@ struct QuantizePlan {
   std::vector<TensorInfo> output;
   int64_t output_bytes = 0;
 
-  at::Device device = at::kCPU;
+  std::vector<at::Device> devices = {at::kCPU};  // Of one type; the work is shared out.
+  at::Device device = at::kCPU;                  // The first.
   at::ScalarType dtype = at::kFloat;
 
   // Resolved calibration; zeros for methods without.

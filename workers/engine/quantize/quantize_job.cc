@@ -3,6 +3,7 @@
 
 #include <torch/version.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -71,6 +72,25 @@ absl::Status LoadCalibration(JobContext& context, const QuantizeSpec& spec, Run&
   return absl::OkStatus();
 }
 
+// With several devices: what they do not share is said, and none is taken that had no sequence.
+void LimitDevices(QuantizePlan& plan) {
+  const auto devices = static_cast<int64_t>(plan.devices.size());
+  if (devices == 1) return;
+  if (plan.sequences > 0 && plan.sequences < devices) {
+    plan.devices.resize(plan.sequences, plan.device);
+    plan.fallbacks.push_back(
+        {"devices", "",
+         absl::StrCat(devices, " devices for ", plan.sequences,
+                      " calibration sequences; the first ", plan.sequences, " are used")});
+  }
+  if (plan.needs.block_copies > 0) {
+    plan.fallbacks.push_back({"devices", "",
+                              absl::StrCat("what ", plan.method->Info().name,
+                                           " searches in a block, it searches on the first device; "
+                                           "the devices share the rest")});
+  }
+}
+
 // Names everything that decides the output's bytes.
 std::string Fingerprint(const Run& run) {
   nlohmann::json overridden = nlohmann::json::array();
@@ -89,7 +109,9 @@ std::string Fingerprint(const Run& run) {
                                {"sequence_length", run.plan.sequence_length},
                                {"seed", run.plan.seed},
                                {"dtype", ComputeDtypeName(run.plan.dtype)},
-                               {"device", run.plan.device.is_cuda() ? "cuda" : "cpu"}};
+                               {"device", run.plan.device.is_cuda() ? "cuda" : "cpu"},
+                               // Sums over calibration text are made of one part a device.
+                               {"parts", run.plan.sequences > 0 ? run.plan.devices.size() : 1}};
   return Sha256Hex(json.dump());
 }
 
@@ -148,6 +170,20 @@ double Megabytes(int64_t bytes) {
   return std::round(static_cast<double>(bytes) / kMegabyte * 1000) / 1000;
 }
 
+// What each device is and what it came to hold.
+absl::StatusOr<nlohmann::json> Devices(const QuantizePlan& plan) {
+  const std::vector<DeviceInfo> known = ListDevices();  // The CPU, then the GPUs.
+  nlohmann::json devices = nlohmann::json::array();
+  for (const at::Device device : plan.devices) {
+    const size_t place = device.is_cuda() ? static_cast<size_t>(device.index()) + 1 : 0;
+    QD_ASSIGN_OR_RETURN(const DeviceMemory memory, ReadDeviceMemory(device));
+    devices.push_back({{"device", device.str()},
+                       {"name", place < known.size() ? known[place].name : ""},
+                       {"peak_bytes", memory.peak_bytes}});
+  }
+  return devices;
+}
+
 nlohmann::json Versions(const QuantizePlan& plan) {
   nlohmann::json versions = {
       {"quantd", QUANTD_VERSION}, {"libtorch", TORCH_VERSION}, {"compiler", __VERSION__}};
@@ -191,7 +227,11 @@ absl::StatusOr<nlohmann::json> Metadata(const JobContext& context, const Quantiz
                                         const WrittenModel& written) {
   const QuantizePlan& plan = run.plan;
   QD_ASSIGN_OR_RETURN(nlohmann::json modules, Modules(plan, work));
-  QD_ASSIGN_OR_RETURN(const DeviceMemory device, ReadDeviceMemory(plan.device));
+  QD_ASSIGN_OR_RETURN(const nlohmann::json devices, Devices(plan));
+  int64_t device_peak = 0;
+  for (const nlohmann::json& device : devices) {
+    device_peak = std::max(device_peak, device["peak_bytes"].get<int64_t>());
+  }
   const int64_t before = plan.checkpoint->total_bytes();
   const int64_t after = written.tensor_bytes;
   QD_ASSIGN_OR_RETURN(const double bits_per_weight, BitsPerWeight(plan));
@@ -221,10 +261,11 @@ absl::StatusOr<nlohmann::json> Metadata(const JobContext& context, const Quantiz
       {"size_after_mb", Megabytes(after)},
       {"compression_ratio", static_cast<double>(before) / static_cast<double>(after)},
       {"peak_host_bytes", ReadHostMemory().resident_peak_bytes},
-      {"peak_device_bytes", device.peak_bytes},
+      {"peak_device_bytes", device_peak},
       {"timestamp", absl::FormatTime(absl::RFC3339_sec, absl::Now(), absl::UTCTimeZone())},
       {"versions", Versions(plan)},
       {"device", plan.device.is_cuda() ? "cuda" : "cpu"},
+      {"devices", devices},
       {"kernels", KernelsName(plan.device)},
       {"dtype", ComputeDtypeName(plan.dtype)},
       {"calibration", calibration},
@@ -267,6 +308,7 @@ nlohmann::json ResultOf(const nlohmann::json& metadata) {
 absl::StatusOr<nlohmann::json> RunPlanned(JobContext& context, const QuantizeSpec& spec, Run& run) {
   QD_RETURN_IF_ERROR(CheckResources(context, run.plan, spec.calibration.batch_size));
   QD_RETURN_IF_ERROR(LoadCalibration(context, spec, run));
+  LimitDevices(run.plan);
   run.model_digest = run.plan.checkpoint->Digest();
   QD_ASSIGN_OR_RETURN(WorkFolder work,
                       WorkFolder::Open(context.work_dir, Fingerprint(run), run.plan.units()));
@@ -306,7 +348,7 @@ absl::StatusOr<nlohmann::json> RunQuantize(JobContext& context, const QuantizeSp
   Run run;
   QD_ASSIGN_OR_RETURN(run.plan, PlanQuantize(context, spec));
   QD_RETURN_IF_ERROR(SetDeterministic(context.spec.runtime.seed));
-  ResetPeaks(run.plan.device);
+  for (const at::Device device : run.plan.devices) ResetPeaks(device);
   return RunPlanned(context, spec, run);
 }
 

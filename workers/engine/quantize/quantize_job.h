@@ -21,7 +21,7 @@ absl::StatusOr<nlohmann::json> RunQuantize(JobContext& context, const QuantizeSp
 
 struct QuantizeEstimate {
   int64_t host_memory_bytes = 0;
-  int64_t device_memory_bytes = 0;  // 0 on a CPU.
+  int64_t device_memory_bytes = 0;  // Of each GPU; 0 on a CPU.
   int64_t disk_bytes = 0;           // Work and output folders together.
   double seconds = 0;
 };

@@ -2,11 +2,10 @@
 #include "workers/engine/quantize/stream.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/file.h"
 #include "base/status_macros.h"
-#include "workers/engine/calibration/statistics.h"
 #include "workers/engine/job/failure.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
@@ -18,259 +17,241 @@ namespace {
 // Enough rows to keep matrix products at full speed, few enough that intermediates stay small.
 constexpr int64_t kTokensPerBatchCpu = 4096;
 constexpr int64_t kTokensPerBatchGpu = 16384;
-// What is kept inside a block saves time only: it may take one part in so many of what is left.
-constexpr int64_t kKeptShare = 2;
 
 }  // namespace
+
+BlockStream::BlockStream(const QuantizePlan& plan, StreamOptions options)
+    : plan_(plan), options_(std::move(options)), devices_(plan.devices), threads_(devices_) {
+  StreamOptions lane = options_;
+  lane.activation_bytes_max /= static_cast<int64_t>(devices_.size());
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    lanes_.push_back(std::make_unique<StreamLane>(plan, lane));
+  }
+}
 
 absl::StatusOr<std::unique_ptr<BlockStream>> BlockStream::Create(const QuantizePlan& plan,
                                                                  StreamOptions options) {
   std::unique_ptr<BlockStream> stream(new BlockStream(plan, std::move(options)));
-  QD_RETURN_IF_ERROR(stream->CreateDecoder(plan.device));
+  QD_RETURN_IF_ERROR(stream->CreateDecoders());
+  stream->ChooseCollective();
   return stream;
 }
 
-absl::Status BlockStream::CreateDecoder(at::Device device) {
-  decoder_.reset();
-  absl::StatusOr<Decoder> decoder =
-      Decoder::Create(plan_.config, *plan_.source, {.device = device, .dtype = plan_.dtype});
-  if (!decoder.ok() && IsOutOfMemory(decoder.status()) && device.is_cuda()) {
-    options_.fallback("cpu", "", "the embedding did not fit into the device's memory");
-    EmptyDeviceCache(device);
-    return CreateDecoder(at::kCPU);
+absl::Status BlockStream::CreateDecoders() {
+  for (size_t i = 0; i < lanes_.size(); ++i) {
+    const absl::Status status = lanes_[i]->CreateDecoder(devices_[i], /*with_head=*/i == 0);
+    if (IsOutOfMemory(status) && devices_[i].is_cuda()) {
+      options_.fallback("cpu", "", "the embedding did not fit into the device's memory");
+      return CreateDecodersOnCpu();
+    }
+    QD_RETURN_IF_ERROR(status);
   }
-  QD_RETURN_IF_ERROR(decoder.status(), "loading embedding and head");
-  decoder_ = *std::move(decoder);
   return absl::OkStatus();
 }
 
-absl::StatusOr<ActivationStore> BlockStream::CreateStore(const ActivationShape& shape) {
-  if (decoder_->device().is_cuda()) {
-    if (shape.Bytes() <= options_.device_activation_bytes_max) {
-      absl::StatusOr<ActivationStore> store = ActivationStore::InMemory(shape, decoder_->device());
-      if (store.ok()) options_.device_activation_bytes_max -= shape.Bytes();
-      if (store.ok() || !IsOutOfMemory(store.status())) return store;
-    }
-    options_.fallback("host_offload", "",
-                      absl::StrCat(FormatBytes(shape.Bytes()),
-                                   " of calibration activations are kept in host memory"));
+absl::Status BlockStream::CreateDecodersOnCpu() {
+  for (const auto& lane : lanes_) lane->UseDecoder(std::nullopt);
+  EmptyDeviceCache(devices_[0]);
+  QD_RETURN_IF_ERROR(lanes_[0]->CreateDecoder(at::kCPU, /*with_head=*/true));
+  for (size_t i = 1; i < lanes_.size(); ++i) lanes_[i]->UseDecoder(lanes_[0]->decoder());
+  devices_.assign(devices_.size(), at::kCPU);
+  threads_.Move(devices_);
+  collective_ = CopyingCollective();
+  return absl::OkStatus();
+}
+
+void BlockStream::ChooseCollective() {
+  collective_ = CopyingCollective();
+  if (devices_.size() == 1 || devices_[0].is_cpu()) return;
+  absl::StatusOr<std::unique_ptr<Collective>> nccl = NcclCollective(devices_);
+  if (nccl.ok()) {
+    collective_ = *std::move(nccl);
+  } else {
+    options_.fallback("collective", "",
+                      absl::StrCat("GPUs add up through copies: ", nccl.status().message()));
   }
-  if (shape.Bytes() > options_.activation_bytes_max) {
-    return ActivationStore::InFile(shape, options_.work_dir);
-  }
-  options_.activation_bytes_max -= shape.Bytes();
-  return ActivationStore::InMemory(shape, at::kCPU);
 }
 
 absl::Status BlockStream::Start(const at::Tensor& calibration, const at::Tensor& probe) {
-  QD_ASSIGN_OR_RETURN(probe_, decoder_->Embed(probe), "embedding the probe");
+  QD_ASSIGN_OR_RETURN(probe_, decoder().Embed(probe), "embedding the probe");
   if (!calibration.defined()) return absl::OkStatus();
-  const int64_t length = calibration.size(1);
-  const ActivationShape shape = {.sequences = calibration.size(0),
-                                 .length = length,
-                                 .width = plan_.config.hidden_size,
-                                 .dtype = plan_.dtype};
-  QD_ASSIGN_OR_RETURN(store_, CreateStore(shape));
-  if (plan_.needs.original) {
-    QD_ASSIGN_OR_RETURN(originals_, CreateStore(shape));
-  }
-  const bool on_gpu = decoder_->device().is_cuda();
-  const int64_t room =
-      (on_gpu ? options_.device_activation_bytes_max : options_.activation_bytes_max) / kKeptShare;
-  kept_.emplace(shape, plan_.needs.drift ? room / 2 : room, decoder_->device());
-  if (plan_.needs.drift) kept_originals_.emplace(shape, room / 2, decoder_->device());
-  const int64_t tokens = on_gpu ? kTokensPerBatchGpu : kTokensPerBatchCpu;
-  batch_size_ =
-      options_.batch_size > 0 ? options_.batch_size : std::max<int64_t>(1, tokens / length);
-  batch_size_ = std::min(batch_size_, calibration.size(0));
-  for (int64_t begin = 0; begin < calibration.size(0); begin += batch_size_) {
-    const int64_t count = std::min(batch_size_, calibration.size(0) - begin);
-    QD_ASSIGN_OR_RETURN(const at::Tensor hidden,
-                        decoder_->Embed(calibration.narrow(0, begin, count)),
-                        "embedding calibration text");
-    QD_RETURN_IF_ERROR(store_->Write(begin, hidden));
-    if (originals_.has_value()) QD_RETURN_IF_ERROR(originals_->Write(begin, hidden));
+  const int64_t sequences = calibration.size(0);
+  const auto lanes = static_cast<int64_t>(lanes_.size());
+  const int64_t tokens = devices_[0].is_cuda() ? kTokensPerBatchGpu : kTokensPerBatchCpu;
+  batch_size_ = options_.batch_size > 0 ? options_.batch_size
+                                        : std::max<int64_t>(1, tokens / calibration.size(1));
+  batch_size_ = std::min(batch_size_, (sequences + lanes - 1) / lanes);
+  for (int64_t i = 0; i < lanes; ++i) {
+    const int64_t begin = sequences * i / lanes;
+    const int64_t end = sequences * (i + 1) / lanes;
+    QD_RETURN_IF_ERROR(lanes_[i]->Start(calibration.narrow(0, begin, end - begin), batch_size_));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<at::Tensor> BlockStream::Inputs(int64_t begin, int64_t count) const {
-  if (!store_.has_value()) return absl::InternalError("the block's inputs are not kept");
-  return store_->Read(begin, count, decoder_->device());
+int64_t BlockStream::sequences() const {
+  int64_t sequences = 0;
+  for (const auto& lane : lanes_) sequences += lane->sequences();
+  return sequences;
 }
 
-absl::StatusOr<at::Tensor> BlockStream::Originals(int64_t begin, int64_t count) const {
-  if (!originals_.has_value()) return absl::InternalError("the original model does not run along");
-  return originals_->Read(begin, count, decoder_->device());
+absl::StatusOr<at::Tensor> BlockStream::Inputs(Stage stage, int64_t begin, int64_t count) const {
+  std::vector<at::Tensor> parts;
+  int64_t first = 0;  // Of the lane's sequences.
+  for (const auto& lane : lanes_) {
+    const int64_t from = std::max(begin, first);
+    const int64_t to = std::min(begin + count, first + lane->sequences());
+    if (from < to) {
+      QD_ASSIGN_OR_RETURN(parts.emplace_back(), lane->Inputs(stage, from - first, to - from));
+    }
+    first += lane->sequences();
+  }
+  return TorchCall("bringing calibration activations together", [&] {
+    for (at::Tensor& part : parts) part = part.to(devices_[0]);
+    return parts.size() == 1 ? parts[0] : at::cat(parts);
+  });
 }
 
 absl::StatusOr<Block> BlockStream::LoadBlock(int64_t layer, const WeightSource& source) {
   block_source_ = &source;
-  for (;;) {
-    absl::StatusOr<Block> block = decoder_->LoadBlock(layer, source);
-    if (block.ok() || !IsOutOfMemory(block.status())) return block;
-    EmptyDeviceCache(decoder_->device());
-    QD_RETURN_IF_ERROR(Relieve(nullptr, block.status()), "loading block ", layer);
-  }
+  Block block;
+  QD_RETURN_IF_ERROR(WithRelief(nullptr,
+                                [&]() -> absl::Status {
+                                  QD_ASSIGN_OR_RETURN(block, lanes_[0]->LoadBlock(layer, source));
+                                  return absl::OkStatus();
+                                }),
+                     "loading block ", layer);
+  return block;
 }
 
-absl::StatusOr<std::map<int, InputStatistics>> BlockStream::Collect(Block& block,
-                                                                    const std::set<int>& groups,
-                                                                    bool sequential) {
-  StatisticsCollector collector(Linears(plan_.config, *plan_.row, block.layer()), groups,
-                                plan_.needs);
-  QD_RETURN_IF_ERROR(WithRelief(&block, [&]() -> absl::Status {
-    collector.Reset();  // A part that ran out of memory may have been counted already.
-    for (int64_t begin = 0; begin < store_->sequences(); begin += batch_size_) {
-      QD_RETURN_IF_ERROR(options_.check());
-      const int64_t count = std::min(batch_size_, store_->sequences() - begin);
-      QD_ASSIGN_OR_RETURN(const at::Tensor hidden, store_->Read(begin, count, decoder_->device()));
-      std::map<int, at::Tensor> originals;
-      if (plan_.needs.drift) {
-        QD_ASSIGN_OR_RETURN(originals,
-                            OriginalInputs(block.layer(), groups, begin, count, sequential));
-      }
-      collector.StartBatch(std::move(originals));
-      kept_->StartBatch(begin, count);
-      const ForwardOptions options = {.hook = &collector, .memory = sequential ? &*kept_ : nullptr};
-      const absl::Status status = decoder_->Forward(block, hidden, options).status();
-      if (!status.ok() && !collector.enough()) return status;
-    }
+absl::StatusOr<Replicas> BlockStream::LoadReplicas(int64_t layer, const WeightSource& source) {
+  block_source_ = &source;
+  Replicas blocks(lanes_.size());
+  const auto load = [&](size_t i) -> absl::Status {
+    QD_ASSIGN_OR_RETURN(blocks[i], lanes_[i]->LoadBlock(layer, source));
     return absl::OkStatus();
-  }));
-  return collector.Finish();
+  };
+  QD_RETURN_IF_ERROR(WithRelief(nullptr, [&] { return threads_.Run(load); }), "loading block ",
+                     layer);
+  return blocks;
 }
 
-absl::Status BlockStream::LoadOriginal(int64_t layer) {
-  if (original_.has_value() && original_->layer() == layer) return absl::OkStatus();
-  QD_ASSIGN_OR_RETURN(original_, decoder_->LoadBlock(layer, *plan_.source),
-                      "loading the original block ", layer);
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::map<int, at::Tensor>> BlockStream::OriginalInputs(int64_t layer,
-                                                                      const std::set<int>& groups,
-                                                                      int64_t begin, int64_t count,
-                                                                      bool sequential) {
-  QD_RETURN_IF_ERROR(LoadOriginal(layer));
-  QD_ASSIGN_OR_RETURN(const at::Tensor hidden, Originals(begin, count));
-  InputCapture capture(Linears(plan_.config, *plan_.row, layer), groups);
-  kept_originals_->StartBatch(begin, count);
-  const ForwardOptions options = {.hook = &capture,
-                                  .memory = sequential ? &*kept_originals_ : nullptr};
-  const absl::Status status = decoder_->Forward(*original_, hidden, options).status();
-  if (!status.ok() && !capture.enough()) return status;
-  return capture.Take();
+absl::StatusOr<std::vector<std::map<int, InputStatistics>>> BlockStream::Collect(
+    Replicas& block, const std::set<int>& groups, bool sequential) {
+  std::vector<StatisticsCollector> collectors(
+      lanes_.size(), StatisticsCollector(Linears(plan_.config, *plan_.row, block[0].layer()),
+                                         groups, plan_.needs));
+  const auto collect = [&](size_t i) {
+    return lanes_[i]->Collect(block[i], groups, sequential, batch_size_, collectors[i]);
+  };
+  QD_RETURN_IF_ERROR(WithRelief(&block, [&] { return threads_.Run(collect); }));
+  QD_RETURN_IF_ERROR(
+      StatisticsCollector::Combine(absl::MakeSpan(collectors), devices_, *collective_));
+  std::vector<std::map<int, InputStatistics>> statistics(lanes_.size());
+  const auto finish = [&](size_t i) -> absl::Status {
+    QD_ASSIGN_OR_RETURN(statistics[i], collectors[i].Finish());
+    return absl::OkStatus();
+  };
+  QD_RETURN_IF_ERROR(threads_.Run(finish));
+  return statistics;
 }
 
 absl::StatusOr<InputStatistics> BlockStream::CollectHead() {
   const LinearShape& shape = plan_.head.shape;
-  StatisticsCollector collector({shape}, {shape.group}, plan_.needs);
-  QD_RETURN_IF_ERROR(WithRelief(nullptr, [&]() -> absl::Status {
-    collector.Reset();
-    for (int64_t begin = 0; begin < store_->sequences(); begin += batch_size_) {
-      QD_RETURN_IF_ERROR(options_.check());
-      const int64_t count = std::min(batch_size_, store_->sequences() - begin);
-      QD_ASSIGN_OR_RETURN(const at::Tensor hidden, store_->Read(begin, count, decoder_->device()));
-      QD_ASSIGN_OR_RETURN(const at::Tensor normed, decoder_->FinalNorm(hidden));
-      const absl::Status status = collector.OnInput(shape.module, normed);
-      if (!status.ok() && !collector.enough()) return status;
-    }
-    return absl::OkStatus();
-  }));
-  QD_ASSIGN_OR_RETURN(auto statistics, collector.Finish());
+  std::vector<StatisticsCollector> collectors(
+      lanes_.size(), StatisticsCollector({shape}, {shape.group}, plan_.needs));
+  const auto collect = [&](size_t i) { return lanes_[i]->CollectHead(batch_size_, collectors[i]); };
+  QD_RETURN_IF_ERROR(WithRelief(nullptr, [&] { return threads_.Run(collect); }));
+  QD_RETURN_IF_ERROR(
+      StatisticsCollector::Combine(absl::MakeSpan(collectors), devices_, *collective_));
+  QD_ASSIGN_OR_RETURN(auto statistics, collectors[0].Finish());
   return statistics.at(shape.group);
 }
 
-absl::Status BlockStream::AdvanceStore(ActivationStore& store, Block& block, KeptPoints* kept) {
-  int64_t begin = 0;  // Sequences before it are replaced already and must not be run again.
-  return WithRelief(&block, [&]() -> absl::Status {
-    while (begin < store.sequences()) {
-      QD_RETURN_IF_ERROR(options_.check());
-      const int64_t count = std::min(batch_size_, store.sequences() - begin);
-      QD_ASSIGN_OR_RETURN(const at::Tensor hidden, store.Read(begin, count, decoder_->device()));
-      if (kept != nullptr) kept->StartBatch(begin, count);
-      QD_ASSIGN_OR_RETURN(const at::Tensor output,
-                          decoder_->Forward(block, hidden, {.memory = kept}));
-      QD_RETURN_IF_ERROR(store.Write(begin, output));
-      begin += count;
-    }
-    return absl::OkStatus();
-  });
+absl::Status BlockStream::AdvanceLanes(Stage stage, Replicas& block) {
+  std::vector<int64_t> done(lanes_.size(), 0);
+  const auto advance = [&](size_t i) {
+    return lanes_[i]->Advance(stage, block[i], batch_size_, done[i]);
+  };
+  return WithRelief(&block, [&] { return threads_.Run(advance); });
 }
 
 absl::Status BlockStream::AdvanceOriginal(int64_t layer) {
-  if (!originals_.has_value()) return absl::OkStatus();
-  if (!plan_.needs.drift) {
-    QD_ASSIGN_OR_RETURN(Block block, LoadBlock(layer, *plan_.source));
-    return AdvanceStore(*originals_, block, nullptr);
+  if (!plan_.needs.original || !lanes_[0]->started()) return absl::OkStatus();
+  Replicas blocks;
+  if (plan_.needs.drift) {
+    const auto load = [&](size_t i) { return lanes_[i]->LoadOriginal(layer); };
+    QD_RETURN_IF_ERROR(WithRelief(nullptr, [&] { return threads_.Run(load); }));
+    for (const auto& lane : lanes_) blocks.push_back(lane->TakeOriginal());
+  } else {
+    QD_ASSIGN_OR_RETURN(blocks, LoadReplicas(layer, *plan_.source));
   }
-  QD_RETURN_IF_ERROR(WithRelief(nullptr, [&] { return LoadOriginal(layer); }));
-  kept_originals_->Freeze();
-  Block block = *std::move(original_);
-  original_.reset();
-  QD_RETURN_IF_ERROR(AdvanceStore(*originals_, block, &*kept_originals_));
-  kept_originals_->Clear();
-  return absl::OkStatus();
+  return AdvanceLanes(Stage::kOriginal, blocks);
 }
 
-absl::Status BlockStream::Advance(Block& block) {
-  if (store_.has_value()) {
-    kept_->Freeze();
-    QD_RETURN_IF_ERROR(AdvanceStore(*store_, block, &*kept_));
-    kept_->Clear();
-  }
+absl::Status BlockStream::Advance(Replicas& block) {
+  QD_RETURN_IF_ERROR(AdvanceLanes(Stage::kQuantized, block));
   return WithRelief(&block, [&]() -> absl::Status {
-    QD_ASSIGN_OR_RETURN(probe_, decoder_->Forward(block, probe_));
+    QD_ASSIGN_OR_RETURN(probe_, decoder().Forward(block[0], probe_));
     return absl::OkStatus();
   });
 }
 
-absl::Status BlockStream::WithRelief(Block* block, const std::function<absl::Status()>& attempt) {
+absl::Status BlockStream::Synchronize() const {
+  for (const at::Device device : devices_) QD_RETURN_IF_ERROR(engine::Synchronize(device));
+  return absl::OkStatus();
+}
+
+absl::Status BlockStream::WithRelief(Replicas* block,
+                                     const std::function<absl::Status()>& attempt) {
   for (;;) {
     const absl::Status status = attempt();
     if (status.ok() || !IsOutOfMemory(status)) return status;
-    EmptyDeviceCache(decoder_->device());
+    EmptyDeviceCache(devices_[0]);
     QD_RETURN_IF_ERROR(Relieve(block, status));
   }
 }
 
-absl::Status BlockStream::Relieve(Block* block, const absl::Status& reason) {
-  for (std::optional<KeptPoints>* kept : {&kept_, &kept_originals_}) {
-    if (kept->has_value() && (*kept)->GiveUp()) return absl::OkStatus();  // Costs time alone.
+absl::Status BlockStream::Relieve(Replicas* block, const absl::Status& reason) {
+  const bool calibrates = lanes_[0]->started();
+  for (const Stage stage : {Stage::kQuantized, Stage::kOriginal}) {
+    bool held = false;
+    for (const auto& lane : lanes_) held |= lane->GiveUpKept(stage);
+    if (held) return absl::OkStatus();  // Costs time alone.
   }
-  if (store_.has_value() && batch_size_ > 1) {
+  if (calibrates && batch_size_ > 1) {
     batch_size_ /= 2;
     options_.fallback(
         "calibration_batch", "",
         absl::StrCat("out of memory; ", batch_size_, " calibration sequences at a time"));
     return absl::OkStatus();
   }
-  if (store_.has_value() && store_->on_device()) {
+  if (std::any_of(lanes_.begin(), lanes_.end(),
+                  [](const auto& lane) { return lane->on_device(); })) {
     options_.fallback("host_offload", "",
                       "out of memory; calibration activations move to host memory");
-    if (originals_.has_value()) QD_RETURN_IF_ERROR(originals_->MoveToHost());
-    return store_->MoveToHost();
+    for (const auto& lane : lanes_) QD_RETURN_IF_ERROR(lane->MoveToHost());
+    return absl::OkStatus();
   }
-  if (decoder_->device().is_cuda()) return MoveToCpu(block);
+  if (devices_[0].is_cuda()) return MoveToCpu(block);
   return Annotate(reason, "nothing is left to make smaller");
 }
 
-absl::Status BlockStream::MoveToCpu(Block* block) {
+absl::Status BlockStream::MoveToCpu(Replicas* block) {
   options_.fallback("cpu", "",
                     "out of device memory; the rest of the model is computed on the CPU");
-  const at::Device device = decoder_->device();
-  original_.reset();
-  QD_RETURN_IF_ERROR(CreateDecoder(at::kCPU));
+  const at::Device device = devices_[0];
+  QD_RETURN_IF_ERROR(CreateDecodersOnCpu());
   QD_RETURN_IF_ERROR(
       TorchCall("moving the probe to the CPU", [&] { probe_ = probe_.to(at::kCPU); }));
   if (block != nullptr) {
-    QD_ASSIGN_OR_RETURN(Block moved, decoder_->LoadBlock(block->layer(), *block_source_));
-    for (const LinearShape& linear : Linears(plan_.config, *plan_.row, block->layer())) {
-      QD_RETURN_IF_ERROR(moved.SetWeight(linear.module, block->linear(linear.module).weight));
-      moved.linear(linear.module).input = block->linear(linear.module).input;
+    const Block& held = block->front();
+    QD_ASSIGN_OR_RETURN(Block moved, decoder().LoadBlock(held.layer(), *block_source_));
+    for (const LinearShape& linear : Linears(plan_.config, *plan_.row, held.layer())) {
+      QD_RETURN_IF_ERROR(moved.SetWeight(linear.module, held.linear(linear.module).weight));
+      moved.linear(linear.module).input = held.linear(linear.module).input;
     }
-    *block = std::move(moved);
+    block->assign(lanes_.size(), moved);  // They share weights, which are replaced, never changed.
   }
   EmptyDeviceCache(device);
   return absl::OkStatus();

@@ -34,10 +34,10 @@ class StreamBlockJob : public BlockJob {
   int64_t sequences() const override { return stream_.sequences(); }
   int64_t batch_size() const override { return stream_.batch_size(); }
   absl::StatusOr<at::Tensor> Inputs(int64_t begin, int64_t count) override {
-    return stream_.Inputs(begin, count);
+    return stream_.Inputs(Stage::kQuantized, begin, count);
   }
   absl::StatusOr<at::Tensor> Targets(int64_t begin, int64_t count) override {
-    return stream_.Originals(begin, count);
+    return stream_.Inputs(Stage::kOriginal, begin, count);
   }
   void Fallback(absl::string_view kind, absl::string_view module,
                 absl::string_view description) override;

@@ -5,17 +5,21 @@
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -142,16 +146,20 @@ absl::StatusOr<at::Device> SelectCuda(int index) {
   }
   QD_RETURN_IF_ERROR(LoadTorchCuda());
   const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
-  QD_RETURN_IF_ERROR(TorchCall("starting the device", [&] {
-    at::globalContext().lazyInitDevice(at::kCUDA);
-    at::accelerator::setDeviceIndex(device.index());
-  }));
+  QD_RETURN_IF_ERROR(
+      TorchCall("starting the device", [&] { at::globalContext().lazyInitDevice(at::kCUDA); }));
+  QD_RETURN_IF_ERROR(UseDevice(device));
   return device;
 }
 
-}  // namespace
+absl::Status Unknown(absl::string_view name) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("device \"", name,
+                   "\" is unknown; known: auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, and "
+                   "cuda:all"));
+}
 
-absl::StatusOr<at::Device> SelectDevice(absl::string_view name) {
+absl::StatusOr<at::Device> SelectOne(absl::string_view name) {
   if (name == "cpu") return at::Device(at::kCPU);
   if (name.empty() || name == "auto") {
     if (Driver::Get().device_count() == 0) return at::Device(at::kCPU);
@@ -163,13 +171,57 @@ absl::StatusOr<at::Device> SelectDevice(absl::string_view name) {
   int index = 0;
   const bool numbered = absl::ConsumePrefix(&name, "cuda:");
   if (name != "cuda" && (!numbered || !absl::SimpleAtoi(name, &index) || index < 0)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("device \"", numbered ? "cuda:" : "", name,
-                     "\" is unknown; known: auto, cpu, cuda, cuda:N"));
+    return Unknown(numbered ? absl::StrCat("cuda:", name) : name);
   }
   absl::StatusOr<at::Device> device = SelectCuda(index);
   if (!device.ok()) return Annotate(device.status(), absl::StrCat("device cuda:", index));
   return device;
+}
+
+// libtorch opens these libraries at their first use, and fails where two threads come first.
+absl::Status LoadLinearAlgebra(at::Device gpu) {
+  return TorchCall("loading linear algebra", [&] {
+    at::linalg_cholesky_ex(at::ones({1, 1}, at::TensorOptions().device(gpu)));
+  });
+}
+
+std::string AllGpus() {
+  std::vector<std::string> names;
+  for (int i = 0; i < std::max(1, Driver::Get().device_count()); ++i) {
+    names.push_back(absl::StrCat("cuda:", i));
+  }
+  return absl::StrJoin(names, ",");
+}
+
+}  // namespace
+
+absl::Status UseDevice(at::Device device) {
+  if (device.is_cpu()) return absl::OkStatus();
+  return TorchCall(absl::StrCat("switching to ", device.str()),
+                   [&] { at::accelerator::setDeviceIndex(device.index()); });
+}
+
+absl::StatusOr<at::Device> SelectDevice(absl::string_view name) {
+  return SelectOne(name == "cuda:all" ? "cuda:0" : name.substr(0, name.find(',')));
+}
+
+absl::StatusOr<std::vector<at::Device>> SelectDevices(absl::string_view names) {
+  const std::string all = names == "cuda:all" ? AllGpus() : std::string(names);
+  const std::vector<std::string> parts = absl::StrSplit(all, ',');
+  std::vector<at::Device> devices;
+  for (const std::string& name : parts) {
+    if (parts.size() > 1 && (name.empty() || name == "auto")) return Unknown(names);
+    QD_ASSIGN_OR_RETURN(const at::Device device, SelectOne(name));
+    const bool again = std::find(devices.begin(), devices.end(), device) != devices.end();
+    if (!devices.empty() && (device.type() != devices[0].type() || (again && device.is_cuda()))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("devices \"", names, "\": must be different GPUs"));
+    }
+    devices.push_back(device);
+  }
+  if (devices.size() > 1 && devices[0].is_cuda()) QD_RETURN_IF_ERROR(LoadLinearAlgebra(devices[0]));
+  QD_RETURN_IF_ERROR(UseDevice(devices[0]));
+  return devices;
 }
 
 std::vector<DeviceInfo> ListDevices() {

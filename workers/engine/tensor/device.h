@@ -18,8 +18,15 @@ namespace quantd::engine {
 
 // To be called before the first tensor is made: libtorch looks for its CUDA half once.
 // "" or "auto": the first GPU if there is a usable one, else the CPU. "cpu", "cuda", "cuda:N"
-// otherwise; FailedPrecondition says what is missing (driver, library, that many devices).
+// otherwise; FailedPrecondition says what is missing (driver, library, that many devices). Of
+// several (below) the first, for work that one device does.
 absl::StatusOr<at::Device> SelectDevice(absl::string_view name);
+// Such a name, "cuda:all" for every GPU, or several as "cuda:0,cuda:1", of one type. The first one
+// is where a thread's work goes that names none. "cpu,cpu" takes the CPU for two devices: what is
+// shared out between GPUs can be tried without one.
+absl::StatusOr<std::vector<at::Device>> SelectDevices(absl::string_view names);
+// Where the calling thread's work goes that names no device; nothing for the CPU.
+absl::Status UseDevice(at::Device device);
 
 struct DeviceInfo {
   std::string type;  // "cpu" or "cuda".

@@ -7,13 +7,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "workers/engine/checkpoint/test_util.h"
 #include "workers/engine/job/failure.h"
+#include "workers/engine/tensor/collective.h"
 #include "workers/engine/tensor/device.h"
+#include "workers/engine/tensor/device_threads.h"
 #include "workers/engine/tensor/dtype.h"
 #include "workers/engine/tensor/host.h"
 #include "workers/engine/tensor/torch_call.h"
@@ -109,6 +113,78 @@ TEST(Device, NamesAreChecked) {
   EXPECT_EQ(none.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(none.status().message()), HasSubstr("device cuda:99: "));
   EXPECT_TRUE(SelectDevice("auto").ok());
+}
+
+TEST(Device, SeveralAreNamed) {
+  EXPECT_EQ(SelectDevices("cpu")->size(), 1);
+  EXPECT_EQ(SelectDevices("cpu,cpu,cpu")->size(), 3);
+  EXPECT_TRUE(SelectDevice("cpu,cpu")->is_cpu());
+  for (const char* names : {"", "cpu,", "cpu,tpu", "cuda:0;cuda:1"}) {
+    const auto devices = SelectDevices(names);
+    EXPECT_EQ(devices.ok(), *names == '\0') << names;
+  }
+  const size_t gpus = ListDevices().size() - 1;
+  if (gpus == 0) {
+    EXPECT_EQ(SelectDevices("cuda:all").status().code(), absl::StatusCode::kFailedPrecondition);
+    return;
+  }
+  EXPECT_EQ(SelectDevices("cuda:all")->size(), gpus);
+  EXPECT_TRUE(absl::IsInvalidArgument(SelectDevices("cuda:0,cuda:0").status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(SelectDevices("cpu,cuda:0").status()));
+  const auto many = SelectDevices(absl::StrCat("cuda:0,cuda:", gpus));
+  EXPECT_THAT(std::string(many.status().message()), HasSubstr("there is no device"));
+}
+
+TEST(DeviceThreads, AllWorkAndTheGravestErrorIsTold) {
+  const std::vector<at::Device> devices(3, at::kCPU);
+  DeviceThreads threads(devices);
+  for (int round = 0; round < 3; ++round) {
+    std::vector<int> done(3, 0);
+    EXPECT_TRUE(threads
+                    .Run([&](size_t i) {
+                      ++done[i];
+                      return absl::OkStatus();
+                    })
+                    .ok());
+    EXPECT_EQ(done, std::vector<int>(3, 1));
+  }
+  const absl::Status memory = threads.Run(
+      [](size_t i) { return i == 2 ? OutOfMemoryError("device 2 is full") : absl::OkStatus(); });
+  EXPECT_TRUE(IsOutOfMemory(memory)) << memory;
+  const absl::Status grave = threads.Run([](size_t i) {
+    return i == 1 ? absl::DataLossError("a broken file") : OutOfMemoryError("full");
+  });
+  EXPECT_EQ(grave.code(), absl::StatusCode::kDataLoss) << grave;
+}
+
+// On the CPU, and between GPUs where there are several, through copies and through NCCL.
+TEST(Collective, AddsUpAndFindsTheLargest) {
+  std::vector<at::Device> devices(3, at::kCPU);
+  std::vector<std::unique_ptr<Collective>> collectives;
+  collectives.push_back(CopyingCollective());
+  if (ListDevices().size() > 2) {
+    devices = *SelectDevices("cuda:all");
+    auto nccl = NcclCollective(devices);
+    ASSERT_TRUE(nccl.ok()) << nccl.status();
+    collectives.push_back(*std::move(nccl));
+  }
+  for (const auto& collective : collectives) {
+    for (const auto operation : {Collective::Operation::kSum, Collective::Operation::kMax}) {
+      std::vector<at::Tensor> parts;
+      for (size_t i = 0; i < devices.size(); ++i) {
+        parts.push_back(at::arange(5000, at::kFloat).to(devices[i]) * static_cast<double>(i + 1));
+      }
+      ASSERT_TRUE(collective->Reduce(operation, parts).ok());
+      const auto count = static_cast<double>(devices.size());
+      const double factor =
+          operation == Collective::Operation::kSum ? count * (count + 1) / 2 : count;
+      for (size_t i = 0; i < devices.size(); ++i) {
+        // Whole numbers: exact in any order.
+        EXPECT_EQ(parts[i].device(), devices[i]);
+        EXPECT_TRUE(parts[i].cpu().equal(at::arange(5000, at::kFloat) * factor));
+      }
+    }
+  }
 }
 
 TEST(Device, CpuIsListedFirstAndComputes) {
