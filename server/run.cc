@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "server/acceptor.h"
 #include "server/server.h"
 #include "server/standalone_worker.h"
 
@@ -48,6 +49,7 @@ std::vector<std::string> WorkerCommand(const Config& config, const Server& serve
 }  // namespace
 
 absl::Status Run(const Config& config, const sigset_t& signals) {
+  RaiseOpenFilesLimit();
   auto server = Server::Start(config.server);
   if (!server.ok()) return server.status();
   std::unique_ptr<StandaloneWorker> worker;

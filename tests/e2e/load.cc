@@ -46,8 +46,12 @@ uint64_t ChaosSeed() {
   return seed;
 }
 
-Scheduler::Scheduler(std::string folder, std::string store, int lease_seconds)
-    : folder_(std::move(folder)), store_(std::move(store)), lease_seconds_(lease_seconds) {
+Scheduler::Scheduler(std::string folder, std::string store, int lease_seconds,
+                     std::vector<std::string> flags)
+    : folder_(std::move(folder)),
+      store_(std::move(store)),
+      lease_seconds_(lease_seconds),
+      flags_(std::move(flags)) {
   Start();
 }
 
@@ -66,6 +70,7 @@ bool Scheduler::TryStart(const std::map<std::string, std::string>& environment) 
                                       "--lease-seconds",
                                       absl::StrCat(lease_seconds_)};
   if (!store_.empty()) command.insert(command.end(), {"--store", store_});
+  command.insert(command.end(), flags_.begin(), flags_.end());
   process_ = std::make_unique<Process>(command, folder_ + ".log", environment);
   for (int i = 0; i < 3000 && !FileExists(ready); ++i) {
     if (!process_->Running()) return false;
