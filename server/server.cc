@@ -36,6 +36,8 @@ namespace {
 
 constexpr absl::Duration kTick = absl::Seconds(1);
 constexpr absl::Duration kUploadSweep = absl::Hours(1);
+// Of what another scheduler left behind; our own is done at start.
+constexpr absl::Duration kNaming = absl::Minutes(1);
 // A token that another scheduler revoked is good for so long yet.
 constexpr absl::Duration kTokenRefresh = absl::Seconds(5);
 constexpr int kReadThreads = 4;     // Database reads are short; the page cache is shared.
@@ -345,6 +347,7 @@ absl::Status Server::Parts::RunClocks() {
 void Server::Parts::TickLoop() {
   absl::Duration swept = Clock::Real().Monotonic();
   absl::Duration refreshed = swept;
+  absl::Duration named = -absl::InfiniteDuration();
   while (!stop_ticking.WaitForNotificationWithTimeout(kTick)) {
     TickOnce();
     if (Clock::Real().Monotonic() - refreshed >= kTokenRefresh) {
@@ -352,6 +355,14 @@ void Server::Parts::TickLoop() {
       if (const absl::Status read = tokens->Refresh(context.now()); !read.ok()) {
         LogError("access tokens are as they were", {{"error", read.ToString()}});
       }
+    }
+    if (Clock::Real().Monotonic() - named >= kNaming) {
+      named = Clock::Real().Monotonic();
+      disk->PostAlways([this] {  // A bucket may take its time, and the clocks must not stand.
+        if (const absl::Status outputs = NameOutputs(context); !outputs.ok()) {
+          LogWarning("outputs without a name stay so for now", {{"error", outputs.ToString()}});
+        }
+      });
     }
     if (Clock::Real().Monotonic() - swept < kUploadSweep) continue;
     swept = Clock::Real().Monotonic();

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/sha256.h"
+#include "proto/channel.h"
 #include "proto/names.h"
 
 namespace quantd::e2e {
@@ -97,7 +98,7 @@ int Scheduler::Stop() {
 Client::Client(const std::vector<std::string>& addresses, const std::atomic<bool>* give_up)
     : give_up_(give_up) {
   for (const std::string& address : addresses) {
-    grpc::ChannelArguments arguments;
+    grpc::ChannelArguments arguments = ClientChannelArguments();
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -483,10 +484,14 @@ Load::Load(const std::vector<std::string>& addresses, uint64_t seed, Manner mann
   for (int i = 0; i < kSubmitters; ++i) clients_.emplace_back([this, i] { Submit(i); });
 }
 
-Load::~Load() {
+Load::~Load() { Abandon(); }
+
+void Load::Abandon() {
   stop_submitting_ = stop_ = true;
-  for (std::thread& client : clients_) client.join();
-  for (std::thread& worker : workers_) worker.join();
+  for (auto* threads : {&clients_, &workers_}) {
+    for (std::thread& thread : *threads) thread.join();
+    threads->clear();
+  }
 }
 
 void Load::Submit(int index) {

@@ -189,6 +189,8 @@ class Load {
   ~Load();
   // Submits nothing more and waits until all jobs have ended; false after `limit`.
   bool Finish(absl::Duration limit);
+  // Everybody goes at once, and never comes back.
+  void Abandon();
   const History& history() const { return history_; }
   Client client() const { return Client(addresses_); }
   // Watches that broke and went on where they were.
