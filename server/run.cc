@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "server/acceptor.h"
@@ -61,9 +62,9 @@ absl::Status Run(const Config& config, const sigset_t& signals) {
       environment.push_back("QUANTD_TOKEN=" + (*server)->worker_token());
     }
     worker = std::make_unique<StandaloneWorker>(WorkerCommand(config, **server), environment);
-    const absl::Time limit = absl::Now() + kWorkerStart;
+    const absl::Duration limit = Clock::Real().Monotonic() + kWorkerStart;
     while (signal == 0 && status.ok() && !(*server)->HasWorker()) {
-      if (absl::Now() > limit || worker->deaths() >= kWorkerDeathsMax) {
+      if (Clock::Real().Monotonic() > limit || worker->deaths() >= kWorkerDeathsMax) {
         status = absl::UnavailableError("the worker does not start; its own lines above say why");
       }
       signal = WaitForSignal(signals, absl::Milliseconds(50));
