@@ -22,18 +22,10 @@ namespace quantd {
 namespace {
 // The slowest unary call, a submit of a large sweep, takes well under a second.
 constexpr std::chrono::seconds kCallDeadline{30};
-// gRPC's own two minutes would leave a watcher in the dark long after the scheduler is back.
-constexpr int kReconnectBackoffMsMax = 2'000;
 constexpr std::chrono::seconds kHealthDeadline{5};
 constexpr char kHealthMethod[] = "/grpc.health.v1.Health/Check";
 // grpc.health.v1.HealthCheckResponse with status SERVING: field 1, value 1.
 constexpr absl::string_view kServing("\x08\x01", 2);
-
-grpc::ChannelArguments Arguments() {
-  grpc::ChannelArguments arguments = ClientChannelArguments();
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMsMax);
-  return arguments;
-}
 }  // namespace
 
 struct Scheduler::State {
@@ -131,7 +123,7 @@ struct Scheduler::State {
 };
 
 Scheduler::Scheduler(const ConnectOptions& options)
-    : state_(std::make_unique<State>(options, Connect(options, Arguments()))) {}
+    : state_(std::make_unique<State>(options, Connect(options, ClientChannelArguments()))) {}
 Scheduler::~Scheduler() = default;
 
 void Scheduler::Abort() {

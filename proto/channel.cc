@@ -11,10 +11,19 @@
 namespace quantd {
 namespace {
 
-constexpr int kKeepaliveMs = 30'000;
-constexpr int kKeepaliveTimeoutMs = 10'000;
+// A connection whose other side is gone without a word is noticed within both together.
+constexpr int kKeepaliveMs = 4'000;
+constexpr int kKeepaliveTimeoutMs = 4'000;
 // Below the clients' period, so that no honest client earns a strike.
-constexpr int kPingIntervalMinMs = 10'000;
+constexpr int kPingIntervalMinMs = 2'000;
+// The server's own: connections of clients that have gone must not add up.
+constexpr int kServerKeepaliveMs = 60'000;
+constexpr int kServerKeepaliveTimeoutMs = 20'000;
+// An attempt to connect into a black hole ends after five seconds, and the next one follows within
+// two: gRPC's own times, 20 s and two minutes, would be felt after every outage.
+constexpr int kConnectMs = 5'000;
+constexpr int kReconnectMsFirst = 200;
+constexpr int kReconnectMsMax = 2'000;
 constexpr int kPingStrikesMax = 2;
 // Streams of one connection: a watcher of a whole sweep's jobs fits, a runaway client does not.
 constexpr int kStreamsPerConnectionMax = 1024;
@@ -58,6 +67,9 @@ grpc::ChannelArguments ClientChannelArguments() {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMsFirst);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMsMax);
   arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, kMetadataBytesMax);
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
@@ -67,6 +79,8 @@ grpc::ChannelArguments ClientChannelArguments() {
 
 void ApplyServerArguments(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kServerKeepaliveMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kServerKeepaliveTimeoutMs);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                               kPingIntervalMinMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);

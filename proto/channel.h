@@ -20,8 +20,9 @@ inline constexpr int kChunkBytes = 256 << 10;
 // Initial metadata of every unary answer: the scheduler's version.
 inline constexpr char kVersionMetadata[] = "quantd-version";
 
-// Keepalive every 30 s with 10 s patience, also between calls; retries of UNAVAILABLE for the
-// methods that are safe to send again (our clients give every submit a request id).
+// Keepalive every 4 s with 4 s patience, also between calls; a new connection within seconds after
+// one was lost; retries of UNAVAILABLE for the methods that are safe to send again (our clients
+// give every submit a request id).
 grpc::ChannelArguments ClientChannelArguments();
 
 // The counterparts, and an exclusive port: BuildAndStart returns null when another process listens

@@ -7,6 +7,7 @@
 #include <grpcpp/security/tls_credentials_options.h>
 #include <grpcpp/support/client_interceptor.h>
 
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -144,6 +145,10 @@ absl::StatusOr<std::string> ReadTokenFile(const std::string& path) {
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const ConnectOptions& options,
                                                        const grpc::ChannelArguments& arguments) {
+  // gRPC works at a lost connection while somebody waits for it. One whose calls fail at once is
+  // looked at now and then only, every 5 s unless this says otherwise before gRPC is initialized.
+  static const int looks = setenv("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "250", 0);
+  if (looks != 0) LogWarning("lost connections come back late");
   QD_ASSIGN_OR_RETURN(const auto credentials, Credentials(options));
   std::string token = options.token;
   if (!options.token_file.empty()) {

@@ -125,6 +125,14 @@ void Describe(CLI::App& app, Flags* flags, Config* config) {
       ->capture_default_str();
   app.add_flag("--standalone", config->standalone,
                "Start the quant-worker beside this program, too");
+  app.add_option("--connections-max", server.connections_max,
+                 "Open connections; one more is closed at once")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app.add_option("--streams-max", server.streams_max,
+                 "Open watches and workers' polls; one more is told to try again")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
   app.add_flag("--reflection", server.reflection,
                "Offer gRPC reflection, for grpcurl and the like");
   DescribeAccess(app, flags, &server.access);

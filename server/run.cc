@@ -9,8 +9,10 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "server/acceptor.h"
 #include "server/server.h"
 #include "server/standalone_worker.h"
 
@@ -48,6 +50,7 @@ std::vector<std::string> WorkerCommand(const Config& config, const Server& serve
 }  // namespace
 
 absl::Status Run(const Config& config, const sigset_t& signals) {
+  RaiseOpenFilesLimit();
   auto server = Server::Start(config.server);
   if (!server.ok()) return server.status();
   std::unique_ptr<StandaloneWorker> worker;
@@ -59,9 +62,9 @@ absl::Status Run(const Config& config, const sigset_t& signals) {
       environment.push_back("QUANTD_TOKEN=" + (*server)->worker_token());
     }
     worker = std::make_unique<StandaloneWorker>(WorkerCommand(config, **server), environment);
-    const absl::Time limit = absl::Now() + kWorkerStart;
+    const absl::Duration limit = Clock::Real().Monotonic() + kWorkerStart;
     while (signal == 0 && status.ok() && !(*server)->HasWorker()) {
-      if (absl::Now() > limit || worker->deaths() >= kWorkerDeathsMax) {
+      if (Clock::Real().Monotonic() > limit || worker->deaths() >= kWorkerDeathsMax) {
         status = absl::UnavailableError("the worker does not start; its own lines above say why");
       }
       signal = WaitForSignal(signals, absl::Milliseconds(50));

@@ -18,6 +18,7 @@
 #include "base/status_macros.h"
 #include "proto/channel.h"
 #include "proto/names.h"
+#include "server/acceptor.h"
 #include "server/artifacts/local_artifact_store.h"
 #include "server/artifacts/s3_artifact_store.h"
 #include "server/artifacts/secret.h"
@@ -35,6 +36,8 @@ namespace {
 
 constexpr absl::Duration kTick = absl::Seconds(1);
 constexpr absl::Duration kUploadSweep = absl::Hours(1);
+// Of what another scheduler left behind; our own is done at start.
+constexpr absl::Duration kNaming = absl::Minutes(1);
 // A token that another scheduler revoked is good for so long yet.
 constexpr absl::Duration kTokenRefresh = absl::Seconds(5);
 constexpr int kReadThreads = 4;     // Database reads are short; the page cache is shared.
@@ -152,6 +155,7 @@ struct Server::Parts {
   std::unique_ptr<CatalogServiceImpl> catalogs;
   std::unique_ptr<ArtifactServiceImpl> artifact_service;
   std::unique_ptr<AccessServiceImpl> access;
+  std::unique_ptr<Acceptor> acceptor;
   std::unique_ptr<grpc::Server> grpc;
   absl::Notification stop_ticking;
   std::thread ticker;
@@ -182,7 +186,7 @@ absl::Status Server::Parts::Open() {
   start_time = context.now();
   QD_RETURN_IF_ERROR(OpenAccess());
   QD_ASSIGN_OR_RETURN(artifacts, OpenArtifacts(options, context.secret));
-  hub = std::make_unique<Hub>();
+  hub = std::make_unique<Hub>(options.streams_max);
   QueueOptions queue_options;
   queue_options.lease_time = options.lease_time;
   queue_options.retention = options.retention;
@@ -262,9 +266,9 @@ absl::Status Server::Parts::Listen() {
   }
   grpc::ServerBuilder builder;
   ApplyServerArguments(&builder);
-  int port = 0;
   QD_ASSIGN_OR_RETURN(const auto credentials, MakeServerCredentials(options.access.tls));
-  builder.AddListeningPort(options.listen, credentials, &port);
+  QD_ASSIGN_OR_RETURN(acceptor, Acceptor::Listen(options.listen, options.connections_max));
+  acceptor->AddTo(&builder, credentials);
   if (options.access.tls.enabled()) {
     // Our own worker cannot know what name the certificate has.
     worker_address = absl::StrCat("unix:", options.data, "/worker.sock");
@@ -276,13 +280,10 @@ absl::Status Server::Parts::Listen() {
     builder.RegisterService(service);
   }
   grpc = builder.BuildAndStart();
-  if (grpc == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat("listening on ", options.listen,
-                                               ": the address is not to be had; does another "
-                                               "quantd run there? Choose another one with --listen "
-                                               "(port 0 takes any)"));
-  }
-  address = absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":", port);
+  if (grpc == nullptr) return absl::UnavailableError("gRPC's server does not start");
+  acceptor->Start();
+  address =
+      absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":", acceptor->port());
   if (worker_address.empty()) worker_address = address;
   return absl::OkStatus();
 }
@@ -296,7 +297,8 @@ absl::Status Server::Parts::ServeMetrics() {
         .store = store->Metrics(),
         .artifacts = artifacts->Usage(),
         .garbage = garbage->Counters(),
-        .subscribers = hub->listeners()};
+        .subscribers = hub->listeners(),
+        .refused_connections = acceptor->refused()};
   };
   QD_ASSIGN_OR_RETURN(metrics_address, metrics.Serve(options.metrics_listen, snapshot));
   return absl::OkStatus();
@@ -345,6 +347,7 @@ absl::Status Server::Parts::RunClocks() {
 void Server::Parts::TickLoop() {
   absl::Duration swept = Clock::Real().Monotonic();
   absl::Duration refreshed = swept;
+  absl::Duration named = -absl::InfiniteDuration();
   while (!stop_ticking.WaitForNotificationWithTimeout(kTick)) {
     TickOnce();
     if (Clock::Real().Monotonic() - refreshed >= kTokenRefresh) {
@@ -352,6 +355,14 @@ void Server::Parts::TickLoop() {
       if (const absl::Status read = tokens->Refresh(context.now()); !read.ok()) {
         LogError("access tokens are as they were", {{"error", read.ToString()}});
       }
+    }
+    if (Clock::Real().Monotonic() - named >= kNaming) {
+      named = Clock::Real().Monotonic();
+      disk->PostAlways([this] {  // A bucket may take its time, and the clocks must not stand.
+        if (const absl::Status outputs = NameOutputs(context); !outputs.ok()) {
+          LogWarning("outputs without a name stay so for now", {{"error", outputs.ToString()}});
+        }
+      });
     }
     if (Clock::Real().Monotonic() - swept < kUploadSweep) continue;
     swept = Clock::Real().Monotonic();
@@ -407,6 +418,7 @@ void Server::Drain(absl::Duration grace) {
   absl::MutexLock lock(&parts_->drain_mutex);
   if (std::exchange(parts_->drained, true)) return;
   StartDraining();
+  parts_->acceptor->Stop();
   parts_->grpc->Shutdown(absl::ToChronoTime(absl::Now() + grace));
   parts_->grpc->Wait();
   parts_->stop_ticking.Notify();

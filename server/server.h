@@ -37,6 +37,10 @@ struct ServerOptions {
   std::optional<S3Config> bucket;
   std::string artifacts;
   bool reflection = false;
+  // About; fewer where the process may not open so many files. One more is closed at once.
+  int connections_max = 16'384;
+  // Watches and long polls; one more is told to try again.
+  int64_t streams_max = 8'192;
   absl::Duration lease_time = absl::Seconds(30);
   int64_t free_bytes_min = int64_t{512} << 20;
   // As QueueOptions has them.

@@ -208,6 +208,19 @@ TEST_F(ServerTest, ARepeatedSubmitIsTheSameJobAlsoAfterAWorkerChangedItsDefaults
   EXPECT_EQ(Submit(Request("id-1"))->job().name(), first->job().name());
 }
 
+TEST_F(ServerTest, ARepeatedSubmitIsAnsweredAlsoWhenNobodyWouldTakeItNow) {
+  v1::SubmitJobRequest request = Request("id-1");
+  request.mutable_spec()->mutable_quantize()->set_method("hqq");
+  const auto first = Submit(request);
+  ASSERT_TRUE(first.ok()) << first.status();
+  Register();  // It offers rtn only.
+  const auto again = Submit(request);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->job().name(), first->job().name());
+  request.set_request_id("id-2");
+  EXPECT_EQ(Submit(request).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST_F(ServerTest, ValidationNamesEveryFieldAndValidateOnlyStoresNothing) {
   Register();
   v1::SubmitJobRequest request = Request();

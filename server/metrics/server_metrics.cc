@@ -196,6 +196,8 @@ void AddStores(const MetricsSnapshot& snapshot, Families* out) {
   AddGarbage(snapshot.garbage, out);
   out->Gauge("quantd_stream_subscribers", "Open watch streams and long polls.",
              static_cast<double>(snapshot.subscribers));
+  out->Counter("quantd_refused_connections_total", "Connections beyond --connections-max.",
+               static_cast<double>(snapshot.refused_connections));
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ struct MetricsSnapshot {
   ArtifactUsage artifacts;
   GarbageCounters garbage;
   int64_t subscribers = 0;
+  int64_t refused_connections = 0;
 };
 
 class ServerMetrics {

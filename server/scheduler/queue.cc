@@ -34,9 +34,9 @@ constexpr char kValidated[] = "quantd/validated";
 
 template <typename Request>
 bool ValidateOnly(const Request& request) {
-  if constexpr (std::is_same_v<Request, v1::SubmitJobRequest> ||
-                std::is_same_v<Request, v1::SubmitSweepRequest>) {
-    return request.validate_only();
+  if constexpr (std::is_same_v<Request, Submission<v1::SubmitJobRequest>> ||
+                std::is_same_v<Request, Submission<v1::SubmitSweepRequest>>) {
+    return request.request.validate_only();
   }
   return false;
 }
@@ -170,10 +170,10 @@ absl::StatusOr<Response> Queue::WriteAndWait(Body<Request, Response> body, Reque
     return WriteAndWait<Request, Response>(bodies::Name, std::move(request), now);    \
   }
 
-QUEUE_WRITE(SubmitJob, v1::SubmitJobRequest, v1::SubmitJobResponse)
+QUEUE_WRITE(SubmitJob, Submission<v1::SubmitJobRequest>, v1::SubmitJobResponse)
 QUEUE_WRITE(CancelJob, v1::CancelJobRequest, v1::Job)
 QUEUE_WRITE(RetryJob, v1::RetryJobRequest, v1::Job)
-QUEUE_WRITE(SubmitSweep, v1::SubmitSweepRequest, v1::SubmitSweepResponse)
+QUEUE_WRITE(SubmitSweep, Submission<v1::SubmitSweepRequest>, v1::SubmitSweepResponse)
 QUEUE_WRITE(CancelSweep, v1::CancelSweepRequest, v1::Sweep)
 QUEUE_WRITE(RetrySweep, v1::RetrySweepRequest, v1::Sweep)
 QUEUE_WRITE(RegisterWorker, v1::RegisterWorkerRequest, v1::RegisterWorkerResponse)

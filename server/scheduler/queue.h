@@ -152,6 +152,18 @@ struct SweepEventPage {
   bool finished = false;
 };
 
+// A submit as it is to be stored, with what it was before the services filled in what was left out:
+// the same request may be resolved differently when it is repeated (a worker has come or gone
+// since), and is the same all the same.
+template <typename Request>
+struct Submission {
+  Submission() = default;
+  Submission(Request same) : request(std::move(same)) {}  // NOLINT: stored as it was sent.
+  Request request;
+  std::string sent_digest = {};  // RequestDigest of what was sent; empty: of `request`.
+  absl::Status refusal = {};     // Why it cannot be stored now, should it be a new one.
+};
+
 struct QueueEffects;
 class QueueOperation;
 
@@ -171,8 +183,10 @@ class Queue {
   // Clients. `validate_only` is honoured (nothing is written). An empty parent stands for
   // "tenants/default". References "jobs/{job}" in a spec become dependencies: a model's on
   // SUCCEEDED, a comparison's on FINISHED.
-  void SubmitJob(v1::SubmitJobRequest request, absl::Time now, Done<v1::SubmitJobResponse> done);
-  absl::StatusOr<v1::SubmitJobResponse> SubmitJob(v1::SubmitJobRequest request, absl::Time now);
+  void SubmitJob(Submission<v1::SubmitJobRequest> submission, absl::Time now,
+                 Done<v1::SubmitJobResponse> done);
+  absl::StatusOr<v1::SubmitJobResponse> SubmitJob(Submission<v1::SubmitJobRequest> submission,
+                                                  absl::Time now);
   // A cancelled job that runs becomes CANCELLING until its worker answers; all others end at once.
   void CancelJob(v1::CancelJobRequest request, absl::Time now, Done<v1::Job> done);
   absl::StatusOr<v1::Job> CancelJob(v1::CancelJobRequest request, absl::Time now);
@@ -182,14 +196,14 @@ class Queue {
   absl::StatusOr<v1::Job> RetryJob(v1::RetryJobRequest request, absl::Time now);
   absl::StatusOr<v1::Job> GetJob(const v1::GetJobRequest& request, absl::Time now);
   absl::StatusOr<v1::ListJobsResponse> ListJobs(const v1::ListJobsRequest& request, absl::Time now);
-  // Stored events after request.after_sequence, at most `limit` and about 1 MiB. To watch: read
+  // Stored events after request.after_sequence, at most `limit` and about 256 KiB. To watch: read
   // until at_end, wait for JobChanged, read on; register for JobChanged before the first read.
   // `snapshot` is not looked at.
   absl::StatusOr<EventPage> ReadEvents(const v1::WatchJobRequest& request, int64_t limit = 1000);
 
-  void SubmitSweep(v1::SubmitSweepRequest request, absl::Time now,
+  void SubmitSweep(Submission<v1::SubmitSweepRequest> submission, absl::Time now,
                    Done<v1::SubmitSweepResponse> done);
-  absl::StatusOr<v1::SubmitSweepResponse> SubmitSweep(v1::SubmitSweepRequest request,
+  absl::StatusOr<v1::SubmitSweepResponse> SubmitSweep(Submission<v1::SubmitSweepRequest> submission,
                                                       absl::Time now);
   void CancelSweep(v1::CancelSweepRequest request, absl::Time now, Done<v1::Sweep> done);
   absl::StatusOr<v1::Sweep> CancelSweep(v1::CancelSweepRequest request, absl::Time now);
@@ -223,6 +237,12 @@ class Queue {
   // still there did.
   absl::StatusOr<v1::FindResultResponse> FindResult(const v1::FindResultRequest& request,
                                                     absl::Time now);
+  // Outputs of accepted outcomes of which nobody has said OutputNamed yet, as artifacts: to be put
+  // into the artifact store, where they may be already. One without files leads nowhere any more,
+  // and needs OutputNamed only.
+  absl::StatusOr<std::vector<v1::Artifact>> UnnamedOutputs();
+  // The artifact of that name is in the artifact store, and stays. Does not wait.
+  void OutputNamed(const std::string& artifact);
   void ReleaseJob(v1::ReleaseJobRequest request, absl::Time now, Done<v1::ReleaseJobResponse> done);
   absl::StatusOr<v1::ReleaseJobResponse> ReleaseJob(v1::ReleaseJobRequest request, absl::Time now);
   void DeregisterWorker(v1::DeregisterWorkerRequest request, absl::Time now,

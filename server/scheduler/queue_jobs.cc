@@ -100,11 +100,13 @@ absl::StatusOr<JobRow> InsertJob(QueueOperation& op, const std::string& tenant,
 }
 
 absl::StatusOr<std::string> FindReplay(QueueOperation& op, const std::string& tenant,
-                                       const std::string& request_id, const std::string& digest) {
+                                       const std::string& request_id,
+                                       const SubmissionDigests& digests) {
   if (request_id.empty()) return "";
   QD_ASSIGN_OR_RETURN(const auto earlier, op.txn.GetRequest(tenant, request_id));
   if (!earlier.has_value()) return "";
-  if (earlier->body_digest != digest) {
+  // Schedulers of before kept the digest of what they had resolved.
+  if (earlier->body_digest != digests.sent && earlier->body_digest != digests.resolved) {
     return WithReason(absl::AlreadyExistsError(absl::StrCat(
                           "request_id ", request_id, " was used for another request (",
                           earlier->resource, "); give every new request an id of its own")),
@@ -115,36 +117,36 @@ absl::StatusOr<std::string> FindReplay(QueueOperation& op, const std::string& te
 }
 
 absl::Status RememberRequest(QueueOperation& op, const std::string& tenant,
-                             const std::string& request_id, const std::string& digest,
+                             const std::string& request_id, const SubmissionDigests& digests,
                              const std::string& resource) {
   if (request_id.empty()) return absl::OkStatus();
   return op.txn.InsertRequest({.tenant = tenant,
                                .request_id = request_id,
-                               .body_digest = digest,
+                               .body_digest = digests.sent,
                                .resource = resource,
                                .time = op.now});
 }
 
 namespace bodies {
 
-absl::StatusOr<v1::SubmitJobResponse> SubmitJob(QueueOperation& op,
-                                                const v1::SubmitJobRequest& request) {
+absl::StatusOr<v1::SubmitJobResponse> SubmitJob(
+    QueueOperation& op, const Submission<v1::SubmitJobRequest>& submission) {
+  const v1::SubmitJobRequest& request = submission.request;
   QD_ASSIGN_OR_RETURN(const std::string tenant, ParseParent(request.parent()));
   QD_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
-  v1::SubmitJobRequest body = request;
-  body.clear_request_id();
-  const std::string digest = MessageDigest(body);
+  const SubmissionDigests digests = DigestsOf(submission);
   QD_ASSIGN_OR_RETURN(const std::string earlier,
-                      FindReplay(op, tenant, request.request_id(), digest));
+                      FindReplay(op, tenant, request.request_id(), digests));
   v1::SubmitJobResponse response;
   JobRow row;
   if (earlier.empty()) {
+    QD_RETURN_IF_ERROR(submission.refusal);
     QD_RETURN_IF_ERROR(CheckJobSpec(request.spec()));
     QD_RETURN_IF_ERROR(CheckQueuedQuota(op.txn, op.options.tenants, tenant, 1));
     QD_RETURN_IF_ERROR(CheckArtifactQuota(op.txn, op.options.tenants, tenant, 0));
     QD_ASSIGN_OR_RETURN(row, InsertJob(op, tenant, JobName(tenant, IdFromBits(op.Random())),
                                        request.spec(), nullptr));
-    QD_RETURN_IF_ERROR(RememberRequest(op, tenant, request.request_id(), digest, row.name));
+    QD_RETURN_IF_ERROR(RememberRequest(op, tenant, request.request_id(), digests, row.name));
   } else {
     QD_ASSIGN_OR_RETURN(row, op.txn.GetJob(earlier));
   }

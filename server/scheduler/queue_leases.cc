@@ -238,6 +238,7 @@ absl::Status ApplyOutcome(QueueOperation& op, JobRow* row, const v1::CompleteJob
       if (!outcome.output().files().empty()) {
         QD_RETURN_IF_ERROR(op.txn.PutArtifactBytes(row->tenant, outcome.output().sha256(),
                                                    outcome.output().total_bytes()));
+        QD_RETURN_IF_ERROR(OweName(op, *row, outcome.output()));
       }
       if (const std::string& inputs = request.success().input_digest(); !inputs.empty()) {
         QD_RETURN_IF_ERROR(CheckDigest(inputs));

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/scheduler/queue.h"
+#include "server/scheduler/resources.h"
 #include "server/scheduler/transitions.h"
 #include "server/store/job_store.h"
 
@@ -92,11 +93,12 @@ struct TickResponse {};
 struct RenewRequest {};
 struct RenewResponse {};
 namespace bodies {
-absl::StatusOr<v1::SubmitJobResponse> SubmitJob(QueueOperation& op, const v1::SubmitJobRequest&);
+absl::StatusOr<v1::SubmitJobResponse> SubmitJob(QueueOperation& op,
+                                                const Submission<v1::SubmitJobRequest>&);
 absl::StatusOr<v1::Job> CancelJob(QueueOperation& op, const v1::CancelJobRequest&);
 absl::StatusOr<v1::Job> RetryJob(QueueOperation& op, const v1::RetryJobRequest&);
 absl::StatusOr<v1::SubmitSweepResponse> SubmitSweep(QueueOperation& op,
-                                                    const v1::SubmitSweepRequest&);
+                                                    const Submission<v1::SubmitSweepRequest>&);
 absl::StatusOr<v1::Sweep> CancelSweep(QueueOperation& op, const v1::CancelSweepRequest&);
 absl::StatusOr<v1::Sweep> RetrySweep(QueueOperation& op, const v1::RetrySweepRequest&);
 absl::StatusOr<v1::RegisterWorkerResponse> RegisterWorker(QueueOperation& op,
@@ -127,11 +129,27 @@ absl::Status GiveBack(QueueOperation& op, JobRow* row, const std::string& reason
 // Inserts a job with its first event(s), dependencies included; those of `spec` have to exist.
 absl::StatusOr<JobRow> InsertJob(QueueOperation& op, const std::string& tenant,
                                  const std::string& name, v1::JobSpec spec, const SweepRow* sweep);
-// The earlier answer's resource if the request id was used with this body; empty if it is new.
+// Keeps in mind that this output of the job has no manifest in the artifact store yet
+// (Queue::UnnamedOutputs).
+absl::Status OweName(QueueOperation& op, const JobRow& row, const v1::Manifest& output);
+// What a request id was used for: RequestDigest of what was sent, and of what was stored for it.
+struct SubmissionDigests {
+  std::string sent;
+  std::string resolved;
+};
+template <typename Request>
+SubmissionDigests DigestsOf(const Submission<Request>& submission) {
+  SubmissionDigests digests = {.sent = submission.sent_digest,
+                               .resolved = RequestDigest(submission.request)};
+  if (digests.sent.empty()) digests.sent = digests.resolved;
+  return digests;
+}
+// The earlier answer's resource if the request id was used with this request; empty if it is new.
 absl::StatusOr<std::string> FindReplay(QueueOperation& op, const std::string& tenant,
-                                       const std::string& request_id, const std::string& digest);
+                                       const std::string& request_id,
+                                       const SubmissionDigests& digests);
 absl::Status RememberRequest(QueueOperation& op, const std::string& tenant,
-                             const std::string& request_id, const std::string& digest,
+                             const std::string& request_id, const SubmissionDigests& digests,
                              const std::string& resource);
 
 }  // namespace quantd

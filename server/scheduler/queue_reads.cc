@@ -79,6 +79,7 @@ absl::StatusOr<EventPage> Queue::ReadEvents(const v1::WatchJobRequest& request, 
   QD_ASSIGN_OR_RETURN(filter.kinds, EventKinds(request.kinds()));
   filter.after = request.after_sequence();
   filter.limit = limit;
+  filter.bytes_max = kPageBytes;
   EventPage page;
   QD_RETURN_IF_ERROR(store_->Read([&](ReadTxn& txn) -> absl::Status {
     QD_ASSIGN_OR_RETURN(const JobRow row, txn.GetJob(request.name()));

@@ -78,21 +78,21 @@ absl::StatusOr<SweepRow> InsertSweepRow(QueueOperation& op, const std::string& t
 
 }  // namespace
 
-absl::StatusOr<v1::SubmitSweepResponse> SubmitSweep(QueueOperation& op,
-                                                    const v1::SubmitSweepRequest& request) {
+absl::StatusOr<v1::SubmitSweepResponse> SubmitSweep(
+    QueueOperation& op, const Submission<v1::SubmitSweepRequest>& submission) {
+  const v1::SubmitSweepRequest& request = submission.request;
   QD_ASSIGN_OR_RETURN(const std::string tenant, ParseParent(request.parent()));
   QD_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
-  v1::SubmitSweepRequest body = request;
-  body.clear_request_id();
-  const std::string digest = MessageDigest(body);
+  const SubmissionDigests digests = DigestsOf(submission);
   QD_ASSIGN_OR_RETURN(const std::string earlier,
-                      FindReplay(op, tenant, request.request_id(), digest));
+                      FindReplay(op, tenant, request.request_id(), digests));
   v1::SubmitSweepResponse response;
   if (!earlier.empty()) {
     QD_ASSIGN_OR_RETURN(const SweepRow row, op.txn.GetSweep(earlier));
     QD_ASSIGN_OR_RETURN(*response.mutable_sweep(), PresentWholeSweep(op.txn, row));
     return response;
   }
+  QD_RETURN_IF_ERROR(submission.refusal);
   QD_RETURN_IF_ERROR(CheckSweepSpec(request.spec()));
   QD_ASSIGN_OR_RETURN(const SweepPlan plan,
                       PlanSweep(request.spec(), [&] { return IdFromBits(op.Random()); }));
@@ -108,7 +108,7 @@ absl::StatusOr<v1::SubmitSweepResponse> SubmitSweep(QueueOperation& op,
     v1::Job& shown = *response.add_jobs() = PresentJob(inserted);
     *shown.mutable_spec() = job.spec;
   }
-  QD_RETURN_IF_ERROR(RememberRequest(op, tenant, request.request_id(), digest, row.name));
+  QD_RETURN_IF_ERROR(RememberRequest(op, tenant, request.request_id(), digests, row.name));
   QD_ASSIGN_OR_RETURN(*response.mutable_sweep(), PresentWholeSweep(op.txn, row));
   return response;
 }
@@ -200,6 +200,7 @@ absl::StatusOr<SweepEventPage> Queue::ReadSweepEvents(const v1::WatchSweepReques
     filter.after = *after;
   }
   filter.limit = limit;
+  filter.bytes_max = kPageBytes;
   SweepEventPage page;
   QD_RETURN_IF_ERROR(store_->Read([&](ReadTxn& txn) -> absl::Status {
     QD_ASSIGN_OR_RETURN(const SweepRow sweep, txn.GetSweep(request.name()));

@@ -177,6 +177,41 @@ TEST(Queue, TheSameRequestIdIsTheSameJob) {
   EXPECT_NE(t.Submit(QuantizeRequest("r1")), job) << "after 7 days an id is forgotten";
 }
 
+TEST(Queue, ARequestIsWhatWasSentHoweverItWasResolved) {
+  TestQueue t;
+  const auto submit = [&](const std::string& sent, int priority) {
+    Submission<v1::SubmitJobRequest> submission = QuantizeRequest("r1");
+    submission.request.mutable_spec()->set_priority(priority);
+    submission.sent_digest = sent;
+    return t.queue->SubmitJob(submission, t.now);
+  };
+  const auto first = submit("sent", 1);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const auto again = submit("sent", 2);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->job().name(), first->job().name());
+  EXPECT_EQ(again->job().spec().priority(), 1);
+  EXPECT_EQ(ReasonOf(submit("sent otherwise", 1).status()), kReasonRequestIdReused);
+  // A refusal is for new ones.
+  Submission<v1::SubmitJobRequest> refused = QuantizeRequest("r1");
+  refused.sent_digest = "sent";
+  refused.refusal = absl::InvalidArgumentError("not now");
+  EXPECT_TRUE(t.queue->SubmitJob(refused, t.now).ok());
+  refused.request.set_request_id("r2");
+  EXPECT_EQ(t.queue->SubmitJob(refused, t.now).status(), refused.refusal);
+}
+
+// What a scheduler of before kept: the digest of the resolved request.
+TEST(Queue, ARequestOfAnEarlierSchedulerIsKnown) {
+  TestQueue t;
+  const std::string job = t.Submit(QuantizeRequest("r1"));
+  Submission<v1::SubmitJobRequest> again = QuantizeRequest("r1");
+  again.sent_digest = "sent";
+  const auto answered = t.queue->SubmitJob(again, t.now);
+  ASSERT_TRUE(answered.ok()) << answered.status();
+  EXPECT_EQ(answered->job().name(), job);
+}
+
 TEST(Queue, ValidateOnlyStoresNothing) {
   TestQueue t;
   auto request = QuantizeRequest("r1");

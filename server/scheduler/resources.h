@@ -59,8 +59,17 @@ void SetKind(const v1::JobSpec& from, v1::JobSpec* to);
 // when empty, and always "state". InvalidArgument names an unknown one.
 absl::StatusOr<uint32_t> EventKinds(const google::protobuf::RepeatedPtrField<std::string>& kinds);
 
+// A page of events: a thousand watchers that do not read hold this much each.
+inline constexpr int64_t kPageBytes = 256 << 10;
+
 // SHA-256 over the message's deterministic serialization.
 std::string MessageDigest(const google::protobuf::MessageLite& message);
+// Of a submit without its request id.
+template <typename Request>
+std::string RequestDigest(Request request) {
+  request.clear_request_id();
+  return MessageDigest(request);
+}
 std::string DeterministicBytes(const google::protobuf::MessageLite& message);
 
 }  // namespace quantd

@@ -48,14 +48,15 @@ class EventStream final : public grpc::ServerWriteReactor<Event>,
                                                 grpc::CallbackServerContext* rpc, CallRecord record,
                                                 bool snapshot,
                                                 std::unique_ptr<EventSource<Event>> source) {
-    if (!record.admitted.ok()) {
-      EndCall(*context, record, record.admitted);
-      return new RefusedStream<grpc::ServerWriteReactor<Event>>(record.admitted);
-    }
+    const auto refuse = [&](const absl::Status& why) {
+      EndCall(*context, record, why);
+      return new RefusedStream<grpc::ServerWriteReactor<Event>>(why);
+    };
+    if (!record.admitted.ok()) return refuse(record.admitted);
     std::shared_ptr<EventStream> stream(
-        new EventStream(context, rpc, std::move(record), snapshot, std::move(source)));
+        new EventStream(context, rpc, record, snapshot, std::move(source)));
+    if (!context->hub->Add(stream->source_->key(), stream)) return refuse(OverloadedError());
     stream->self_ = stream;
-    context->hub->Add(stream->source_->key(), stream);
     stream->Wake();
     return stream.get();
   }

@@ -11,7 +11,7 @@ namespace {
 constexpr absl::Duration kTick = absl::Milliseconds(200);
 }  // namespace
 
-Hub::Hub() : thread_([this] { Loop(); }) {}
+Hub::Hub(int64_t listeners_max) : listeners_max_(listeners_max), thread_([this] { Loop(); }) {}
 
 Hub::~Hub() {
   {
@@ -21,9 +21,12 @@ Hub::~Hub() {
   thread_.join();
 }
 
-void Hub::Add(const std::string& key, const std::shared_ptr<Listener>& listener) {
+bool Hub::Add(const std::string& key, const std::shared_ptr<Listener>& listener) {
   absl::MutexLock lock(&mutex_);
+  if (count_ >= listeners_max_) return false;
+  ++count_;
   entries_[key].push_back({listener.get(), listener});
+  return true;
 }
 
 void Hub::Remove(const std::string& key, const Listener* listener) {
@@ -31,17 +34,16 @@ void Hub::Remove(const std::string& key, const Listener* listener) {
   const auto found = entries_.find(key);
   if (found == entries_.end()) return;
   auto& list = found->second;
-  list.erase(std::remove_if(list.begin(), list.end(),
-                            [&](const Entry& entry) { return entry.identity == listener; }),
-             list.end());
+  const auto gone = std::remove_if(list.begin(), list.end(),
+                                   [&](const Entry& entry) { return entry.identity == listener; });
+  count_ -= list.end() - gone;
+  list.erase(gone, list.end());
   if (list.empty()) entries_.erase(found);
 }
 
 int64_t Hub::listeners() const {
   absl::MutexLock lock(&mutex_);
-  int64_t count = 0;
-  for (const auto& [key, list] : entries_) count += static_cast<int64_t>(list.size());
-  return count;
+  return count_;
 }
 
 void Hub::WakeKey(const std::string& key) {

@@ -32,11 +32,13 @@ class Hub : public QueueObserver {
   // Key of listeners that wait for runnable jobs.
   static constexpr char kRunnable[] = "";
 
-  Hub();
+  // At most so many listen at a time.
+  explicit Hub(int64_t listeners_max);
   ~Hub() override;
 
   // Until the listener is gone or Remove is called. `key`: a job's or sweep's name, or kRunnable.
-  void Add(const std::string& key, const std::shared_ptr<Listener>& listener);
+  // False: there are too many already.
+  [[nodiscard]] bool Add(const std::string& key, const std::shared_ptr<Listener>& listener);
   void Remove(const std::string& key, const Listener* listener);
   // From now on draining() holds; everyone is woken.
   void Drain();
@@ -57,7 +59,9 @@ class Hub : public QueueObserver {
   std::vector<std::shared_ptr<Listener>> Everyone();
   void Loop();
 
+  const int64_t listeners_max_;
   mutable absl::Mutex mutex_;
+  int64_t count_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<std::string, std::vector<Entry>> entries_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<bool> draining_{false};

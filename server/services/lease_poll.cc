@@ -57,15 +57,16 @@ grpc::ServerUnaryReactor* LeasePoll::Start(const ServiceContext* context,
                                            const v1::LeaseJobRequest* request,
                                            v1::LeaseJobResponse* response) {
   CallRecord record = BeginCall(*context, *rpc, kService, "LeaseJob", request);
-  if (!record.admitted.ok()) {
-    EndCall(*context, record, record.admitted);
-    return new RefusedStream<grpc::ServerUnaryReactor>(record.admitted);
-  }
-  std::shared_ptr<LeasePoll> poll(new LeasePoll(context, std::move(record), request, response,
-                                                WaitOf(*context, rpc, *request)));
-  poll->self_ = poll;
+  const auto refuse = [&](const absl::Status& why) {
+    EndCall(*context, record, why);
+    return new RefusedStream<grpc::ServerUnaryReactor>(why);
+  };
+  if (!record.admitted.ok()) return refuse(record.admitted);
+  std::shared_ptr<LeasePoll> poll(
+      new LeasePoll(context, record, request, response, WaitOf(*context, rpc, *request)));
   // Before the first question, so that no news are missed between it and the wait.
-  context->hub->Add(Hub::kRunnable, poll);
+  if (!context->hub->Add(Hub::kRunnable, poll)) return refuse(OverloadedError());
+  poll->self_ = poll;
   poll->Wake();
   return poll.get();
 }

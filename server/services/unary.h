@@ -8,9 +8,9 @@
 
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "google/protobuf/util/message_differencer.h"
 #include "proto/errors.h"
 #include "server/artifacts/secret.h"
+#include "server/scheduler/resources.h"
 #include "server/services/context.h"
 #include "server/validation/credential_check.h"
 #include "server/validation/spec_validation.h"
@@ -57,40 +57,6 @@ grpc::ServerUnaryReactor* ServeWrite(const Call& call, QueueWrite<Request, Respo
   return call.reactor();
 }
 
-// The spec that an earlier submit stored.
-inline absl::StatusOr<v1::JobSpec> StoredSpec(const ServiceContext& context,
-                                              const std::string& name,
-                                              v1::SubmitJobResponse* response) {
-  v1::GetJobRequest request;
-  request.set_name(name);
-  QD_ASSIGN_OR_RETURN(*response->mutable_job(), context.queue->GetJob(request, context.now()));
-  return response->job().spec();
-}
-inline absl::StatusOr<v1::SweepSpec> StoredSpec(const ServiceContext& context,
-                                                const std::string& name,
-                                                v1::SubmitSweepResponse* response) {
-  v1::GetSweepRequest request;
-  request.set_name(name);
-  QD_ASSIGN_OR_RETURN(*response->mutable_sweep(), context.queue->GetSweep(request));
-  return response->sweep().spec();
-}
-
-// The queue compares resolved specs. The same request may have been resolved differently before (a
-// worker has come since): then what was stored, resolved now, equals it, and it is no other
-// request.
-template <typename Response, typename Spec, typename Resolve>
-absl::StatusOr<Response> AnswerReplay(const Call& call, const absl::Status& reused,
-                                      const Spec& spec, Resolve resolve) {
-  Response response;
-  auto stored = StoredSpec(call.context(), ReasonMetadata(reused, "resource"), &response);
-  const auto catalog = call.context().catalog->Get();
-  if (!stored.ok() || !catalog.ok()) return reused;
-  SpecFindings ignored;
-  resolve(**catalog, &*stored, &ignored);
-  if (!google::protobuf::util::MessageDifferencer::Equals(*stored, spec)) return reused;
-  return response;
-}
-
 // What a spec names as a secret has to be one of its tenant's.
 void CheckSecrets(const ServiceContext& context, const std::string& parent,
                   const google::protobuf::RepeatedPtrField<std::string>& secrets,
@@ -98,7 +64,8 @@ void CheckSecrets(const ServiceContext& context, const std::string& parent,
 
 // `resolve`: ResolveJobSpec or ResolveSweepSpec.
 template <typename Request, typename Response, typename Resolve>
-grpc::ServerUnaryReactor* ServeSubmit(const Call& call, QueueWrite<Request, Response> write,
+grpc::ServerUnaryReactor* ServeSubmit(const Call& call,
+                                      QueueWrite<Submission<Request>, Response> write,
                                       const Request* request, Response* response, Resolve resolve) {
   if (call.refused()) return call.reactor();
   if (call.context().hub->draining()) {
@@ -108,28 +75,26 @@ grpc::ServerUnaryReactor* ServeSubmit(const Call& call, QueueWrite<Request, Resp
   call.Post(call.context().reads, [call, write, request, response, resolve] {
     const auto catalog = call.context().catalog->Get();
     if (!catalog.ok()) return call.Finish(catalog.status());
-    Request resolved = *request;
+    Submission<Request> submission = *request;
+    submission.sent_digest = RequestDigest(*request);
+    Request& resolved = submission.request;
     SpecFindings findings;
     resolve(**catalog, resolved.mutable_spec(), &findings);
     RefuseCredentials(resolved.spec(), "spec", &findings.violations);
     CheckSecrets(call.context(), resolved.parent(), resolved.spec().secrets(), &findings);
-    if (!findings.violations.empty()) return call.Finish(FieldErrors(findings.violations));
-    const auto spec =
-        std::make_shared<const std::decay_t<decltype(resolved.spec())>>(resolved.spec());
-    const auto done = [call, response, resolve, spec,
+    if (!findings.violations.empty()) {
+      submission.refusal = FieldErrors(findings.violations);
+      // What was taken when it was sent first is taken, whoever offered it then.
+      if (request->request_id().empty()) return call.Finish(submission.refusal);
+    }
+    const auto done = [call, response,
                        warnings = std::move(findings.warnings)](absl::StatusOr<Response> result) {
-      if (ReasonOf(result.status()) == kReasonRequestIdReused) {
-        return call.Post(
-            call.context().reads, [call, response, resolve, spec, reused = result.status()] {
-              call.Answer(AnswerReplay<Response>(call, reused, *spec, resolve), response);
-            });
-      }
       if (result.ok()) {
         for (const std::string& warning : warnings) result->add_warnings(warning);
       }
       call.Answer(std::move(result), response);
     };
-    (call.context().queue->*write)(std::move(resolved), call.context().now(), done);
+    (call.context().queue->*write)(std::move(submission), call.context().now(), done);
   });
   return call.reactor();
 }

@@ -35,6 +35,12 @@ bool HasCheckpoint(const v1::ReportJobRequest& request) {
   return false;
 }
 
+absl::Status NameOutput(const ServiceContext& context, const v1::Artifact& output) {
+  QD_RETURN_IF_ERROR(context.artifacts->PutArtifact(output), "naming ", output.name());
+  context.queue->OutputNamed(output.name());
+  return absl::OkStatus();
+}
+
 // After the outcome is accepted: the output gets a name of its own, and the books are kept.
 absl::Status Conclude(const ServiceContext& context, const v1::CompleteJobRequest& request,
                       v1::JobState state) {
@@ -55,10 +61,22 @@ absl::Status Conclude(const ServiceContext& context, const v1::CompleteJobReques
   artifact.set_name(ArtifactName({name.tenant, request.success().output().sha256()}));
   artifact.set_job(request.lease().job());
   *artifact.mutable_manifest() = request.success().output();
-  return context.artifacts->PutArtifact(artifact);
+  return NameOutput(context, artifact);
 }
 
 }  // namespace
+
+absl::Status NameOutputs(const ServiceContext& context) {
+  QD_ASSIGN_OR_RETURN(const auto outputs, context.queue->UnnamedOutputs());
+  for (const v1::Artifact& output : outputs) {
+    if (output.manifest().files().empty()) {
+      context.queue->OutputNamed(output.name());
+    } else {
+      QD_RETURN_IF_ERROR(NameOutput(context, output));
+    }
+  }
+  return absl::OkStatus();
+}
 
 grpc::ServerUnaryReactor* WorkerServiceImpl::RegisterWorker(
     grpc::CallbackServerContext* rpc, const v1::RegisterWorkerRequest* request,

@@ -7,6 +7,10 @@
 
 namespace quantd {
 
+// Writes the manifests of accepted outcomes that have none: their scheduler died before it could,
+// and maybe the worker, too, which would have sent the outcome again. Blocks on the disk.
+absl::Status NameOutputs(const ServiceContext& context);
+
 class WorkerServiceImpl final : public v1::WorkerService::CallbackService {
  public:
   explicit WorkerServiceImpl(const ServiceContext* context) : context_(context) {}

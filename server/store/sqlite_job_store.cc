@@ -32,7 +32,8 @@ constexpr int64_t kReserveBytes =
 
 class SqliteJobStore final : public JobStore {
  public:
-  SqliteJobStore(std::string path, DatabaseLock lock, std::unique_ptr<SqliteConnection> writer,
+  SqliteJobStore(std::string path, absl::Time now, DatabaseLock lock,
+                 std::unique_ptr<SqliteConnection> writer,
                  std::unique_ptr<SqliteConnection> checkpointer);
   ~SqliteJobStore() override;
 
@@ -58,7 +59,7 @@ class SqliteJobStore final : public JobStore {
   absl::Status RunOne(GroupWriter::Write* write);
 
   const std::string path_;
-  const absl::Time opened_wall_ = Clock::Real().Now();
+  const absl::Time opened_wall_;
   const absl::Duration opened_monotonic_ = Clock::Real().Monotonic();
   const DatabaseLock lock_;
   const std::unique_ptr<SqliteConnection> writer_;        // Of the write thread.
@@ -73,10 +74,11 @@ class SqliteJobStore final : public JobStore {
   std::unique_ptr<GroupWriter> group_writer_;
 };
 
-SqliteJobStore::SqliteJobStore(std::string path, DatabaseLock lock,
+SqliteJobStore::SqliteJobStore(std::string path, absl::Time now, DatabaseLock lock,
                                std::unique_ptr<SqliteConnection> writer,
                                std::unique_ptr<SqliteConnection> checkpointer)
     : path_(std::move(path)),
+      opened_wall_(now),
       lock_(std::move(lock)),
       writer_(std::move(writer)),
       checkpointer_(std::move(checkpointer)),
@@ -242,6 +244,24 @@ absl::Status Prepare(SqliteConnection* db, const SqliteJobStoreOptions& options)
   return absl::OkStatus();
 }
 
+// The wall clock's time, unless it was set back since the last run: the store's time never goes
+// back, for what is in it (pauses, ends, a job's events) was measured by it.
+absl::StatusOr<absl::Time> TimeToGoOnFrom(SqliteConnection* db) {
+  const absl::Time now = Clock::Real().Now();
+  QD_ASSIGN_OR_RETURN(
+      const int64_t last,
+      db->Integer(0,
+                  "SELECT MAX(t) FROM (SELECT MAX(time) AS t FROM requests"
+                  " UNION ALL SELECT MAX(last_seen) FROM workers"
+                  " UNION ALL SELECT MAX(end_time) FROM jobs WHERE end_time < 9223372036854775807"
+                  " UNION ALL SELECT MAX(queued_time) FROM jobs"
+                  " WHERE queued_time < 9223372036854775807)"));
+  if (ToMicros(now) >= last) return now;
+  LogWarning("the wall clock was set back; the store's time goes on from where it was",
+             {{"seconds", absl::ToDoubleSeconds(FromMicros(last) - now)}});
+  return FromMicros(last);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<JobStore>> OpenSqliteJobStore(const SqliteJobStoreOptions& options) {
@@ -251,7 +271,8 @@ absl::StatusOr<std::unique_ptr<JobStore>> OpenSqliteJobStore(const SqliteJobStor
   QD_ASSIGN_OR_RETURN(auto checkpointer, SqliteConnection::Open(options.path, /*read_only=*/false));
   QD_RETURN_IF_ERROR(checkpointer->Execute(absl::StrCat(
       "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=", options.durable ? "FULL" : "OFF")));
-  return std::make_unique<SqliteJobStore>(options.path, std::move(lock), std::move(writer),
+  QD_ASSIGN_OR_RETURN(const absl::Time now, TimeToGoOnFrom(writer.get()), "opening ", options.path);
+  return std::make_unique<SqliteJobStore>(options.path, now, std::move(lock), std::move(writer),
                                           std::move(checkpointer));
 }
 

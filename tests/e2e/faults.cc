@@ -10,6 +10,9 @@
 //                         fails once), "short" (a write takes half), "kill" (SIGKILL before it) or
 //                         "cut" (the power goes: what was not synced is lost, in part or whole)
 //   QUANTD_FAULT_LIES     set: no sync reaches the disk, though it says so
+//   QUANTD_FAULT_CLOCK    a file that says how wrong the wall clock is (wall_clock.h); read at
+//   every
+//                         look at the clock
 //
 // FOLDER.fired is written when the fault has come; where it is already, none comes. What a cut does
 // not model: removals, which count as synced, and the index of SQLite's log (-shm), which no
@@ -22,8 +25,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -32,6 +37,8 @@
 #include <mutex>
 #include <string>
 #include <vector>
+
+#include "tests/e2e/wall_clock.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -329,7 +336,55 @@ int Open(const char* name, const char* path, int flags, Call call) {
   return fd;
 }
 
+// --- The wall clock.
+
+// Null: it is right.
+const quantd::e2e::WallClock* TheClock() {
+  static const quantd::e2e::WallClock* clock = [] {
+    const std::string program = Variable("QUANTD_FAULT_PROGRAM");
+    const bool others = !program.empty() && program != program_invocation_short_name;
+    return others ? nullptr : quantd::e2e::MapWallClock(Variable("QUANTD_FAULT_CLOCK").c_str());
+  }();
+  return clock;
+}
+
+int RawTime(clockid_t id, timespec* time) {
+  static auto* next = Next<int(clockid_t, timespec*)>("clock_gettime");
+  return next(id, time);
+}
+
+// What the wall clock shows.
+timespec Wall() {
+  timespec wall = {}, monotonic = {};
+  RawTime(CLOCK_REALTIME, &wall);
+  RawTime(CLOCK_MONOTONIC, &monotonic);
+  constexpr int64_t kSecond = 1'000'000'000;
+  const int64_t shown = wall.tv_sec * kSecond + wall.tv_nsec +
+                        TheClock()->Wrong(monotonic.tv_sec * kSecond + monotonic.tv_nsec);
+  return {shown / kSecond, shown % kSecond};
+}
+
 }  // namespace
+
+EXPORT int clock_gettime(clockid_t id, timespec* time) {
+  if ((id != CLOCK_REALTIME && id != CLOCK_REALTIME_COARSE) || TheClock() == nullptr) {
+    return RawTime(id, time);
+  }
+  *time = Wall();
+  return 0;
+}
+EXPORT int gettimeofday(timeval* time, void* zone) {
+  timespec now = {};
+  clock_gettime(CLOCK_REALTIME, &now);
+  *time = {now.tv_sec, now.tv_nsec / 1000};
+  return 0;
+}
+EXPORT time_t time(time_t* out) {
+  timespec now = {};
+  clock_gettime(CLOCK_REALTIME, &now);
+  if (out != nullptr) *out = now.tv_sec;
+  return now.tv_sec;
+}
 
 EXPORT void quantd_fault_point(const char* name) {
   static std::atomic<long> passed{0};

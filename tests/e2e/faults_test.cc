@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "proto/names.h"
 #include "tests/e2e/fault_points.h"
 #include "tests/e2e/load.h"
 #include "tests/e2e/service.h"
@@ -208,6 +209,45 @@ TEST(Faults, WithoutSyncsAPowerCutIsNoticed) {
   if (!scheduler.TryStart()) return;
   load.Finish(absl::Seconds(3));
   EXPECT_FALSE(load.history().Broken(load.client(), true).empty());
+}
+
+// A worker sends its outcome again until it is answered. One that dies with the scheduler does not.
+TEST(Faults, AnAcceptedOutputHasItsNameAlsoWhenSchedulerAndWorkersDied) {
+  TemporaryFolder folder;
+  Scheduler scheduler(folder / "scheduler", "");
+  ASSERT_FALSE(HasFailure());
+  Load load({scheduler.address()}, /*seed=*/1, {.steady = true});
+  scheduler.Kill();
+  ASSERT_TRUE(scheduler.TryStart(
+      Environment(scheduler.folder(), {"QUANTD_FAULT_POINT", "complete/accepted:3", SIGABRT})));
+  ASSERT_EQ(scheduler.process().Wait(absl::Seconds(30)), 128 + SIGABRT) << scheduler.Log();
+  load.Abandon();
+  scheduler.Start();
+  Client client({scheduler.address()});
+  v1::ListJobsRequest list;
+  list.set_page_size(1000);
+  list.add_states(v1::JOB_STATE_SUCCEEDED);
+  v1::ListJobsResponse jobs;
+  ASSERT_TRUE(client.Ask<v1::JobService>(&v1::JobService::Stub::ListJobs, list, &jobs).ok());
+  EXPECT_GE(jobs.jobs_size(), 3);
+  const absl::Time end = absl::Now() + absl::Seconds(30);
+  for (const v1::Job& one : jobs.jobs()) {
+    v1::GetJobRequest get;
+    get.set_name(one.name());
+    v1::Job job;
+    ASSERT_TRUE(client.Ask<v1::JobService>(&v1::JobService::Stub::GetJob, get, &job).ok());
+    v1::GetArtifactRequest request;
+    request.set_name(ArtifactName({"default", job.output().sha256()}));
+    v1::Artifact artifact;
+    grpc::Status found;
+    do {  // The scheduler does it beside its other work.
+      found = client.Ask<v1::ArtifactService>(&v1::ArtifactService::Stub::GetArtifact, request,
+                                              &artifact);
+    } while (!found.ok() && absl::Now() < end);
+    EXPECT_TRUE(found.ok()) << found.error_message();
+    EXPECT_EQ(artifact.manifest().SerializeAsString(), job.output().SerializeAsString());
+    EXPECT_EQ(artifact.job(), job.name());
+  }
 }
 
 TEST(Faults, DeathAtAnyPointOfWorkerAndEngineCostsNoJob) {

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/sha256.h"
+#include "proto/channel.h"
 #include "proto/names.h"
 
 namespace quantd::e2e {
@@ -46,8 +47,12 @@ uint64_t ChaosSeed() {
   return seed;
 }
 
-Scheduler::Scheduler(std::string folder, std::string store, int lease_seconds)
-    : folder_(std::move(folder)), store_(std::move(store)), lease_seconds_(lease_seconds) {
+Scheduler::Scheduler(std::string folder, std::string store, int lease_seconds,
+                     std::vector<std::string> flags)
+    : folder_(std::move(folder)),
+      store_(std::move(store)),
+      lease_seconds_(lease_seconds),
+      flags_(std::move(flags)) {
   Start();
 }
 
@@ -66,6 +71,7 @@ bool Scheduler::TryStart(const std::map<std::string, std::string>& environment) 
                                       "--lease-seconds",
                                       absl::StrCat(lease_seconds_)};
   if (!store_.empty()) command.insert(command.end(), {"--store", store_});
+  command.insert(command.end(), flags_.begin(), flags_.end());
   process_ = std::make_unique<Process>(command, folder_ + ".log", environment);
   for (int i = 0; i < 3000 && !FileExists(ready); ++i) {
     if (!process_->Running()) return false;
@@ -92,7 +98,7 @@ int Scheduler::Stop() {
 Client::Client(const std::vector<std::string>& addresses, const std::atomic<bool>* give_up)
     : give_up_(give_up) {
   for (const std::string& address : addresses) {
-    grpc::ChannelArguments arguments;
+    grpc::ChannelArguments arguments = ClientChannelArguments();
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -478,10 +484,14 @@ Load::Load(const std::vector<std::string>& addresses, uint64_t seed, Manner mann
   for (int i = 0; i < kSubmitters; ++i) clients_.emplace_back([this, i] { Submit(i); });
 }
 
-Load::~Load() {
+Load::~Load() { Abandon(); }
+
+void Load::Abandon() {
   stop_submitting_ = stop_ = true;
-  for (std::thread& client : clients_) client.join();
-  for (std::thread& worker : workers_) worker.join();
+  for (auto* threads : {&clients_, &workers_}) {
+    for (std::thread& thread : *threads) thread.join();
+    threads->clear();
+  }
 }
 
 void Load::Submit(int index) {

@@ -31,8 +31,9 @@ uint64_t ChaosSeed();
 // A scheduler that comes back on the address it had.
 class Scheduler {
  public:
-  // `store` is a URL; empty: SQLite in the folder.
-  Scheduler(std::string folder, std::string store, int lease_seconds = 3);
+  // `store` is a URL; empty: SQLite in the folder. `flags`: further ones of quantd.
+  Scheduler(std::string folder, std::string store, int lease_seconds = 3,
+            std::vector<std::string> flags = {});
   // Waits until it answers; false when it has ended before that.
   bool TryStart(const std::map<std::string, std::string>& environment = {});
   // Fails the test instead.
@@ -49,6 +50,7 @@ class Scheduler {
   const std::string folder_;
   const std::string store_;
   const int lease_seconds_;
+  const std::vector<std::string> flags_;
   std::string address_ = "127.0.0.1:0";
   std::unique_ptr<Process> process_;
 };
@@ -187,6 +189,8 @@ class Load {
   ~Load();
   // Submits nothing more and waits until all jobs have ended; false after `limit`.
   bool Finish(absl::Duration limit);
+  // Everybody goes at once, and never comes back.
+  void Abandon();
   const History& history() const { return history_; }
   Client client() const { return Client(addresses_); }
   // Watches that broke and went on where they were.

@@ -25,6 +25,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/status_macros.h"
 #include "workers/agent/confinement.h"
@@ -376,7 +377,7 @@ int KillLeftovers() {
 
 absl::StatusOr<CommandOutput> RunCommand(const ChildCommand& command, absl::Duration timeout) {
   QD_ASSIGN_OR_RETURN(const std::unique_ptr<ChildProcess> child, ChildProcess::Start(command));
-  const absl::Time end = absl::Now() + timeout;
+  const absl::Duration end = Clock::Real().Monotonic() + timeout;
   CommandOutput result;
   bool open = true;
   while (true) {
@@ -391,7 +392,7 @@ absl::StatusOr<CommandOutput> RunCommand(const ChildCommand& command, absl::Dura
       result.exit = *exit;
       return result;
     }
-    if (absl::Now() > end) {
+    if (Clock::Real().Monotonic() > end) {
       return absl::DeadlineExceededError(absl::StrCat(
           "running ", command.argv[0], ": no end after ", absl::FormatDuration(timeout)));
     }

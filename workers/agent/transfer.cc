@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/clock.h"
 #include "base/fault_point.h"
 #include "base/file.h"
 #include "base/http.h"
@@ -64,7 +65,7 @@ bool IsPassing(absl::StatusCode code) {
 template <typename Step>
 absl::Status Persist(const TransferControl& control, Step step) {
   Backoff backoff;
-  absl::Time last_moved = absl::Now();
+  absl::Duration last_moved = Clock::Real().Monotonic();
   while (true) {
     if (control.scope->cancelled()) return absl::CancelledError("told to stop");
     if (control.gate) QD_RETURN_IF_ERROR(control.gate());
@@ -73,9 +74,9 @@ absl::Status Persist(const TransferControl& control, Step step) {
     if (status.ok()) return status;
     if (control.scope->cancelled()) return absl::CancelledError("told to stop");
     if (!IsPassing(status.code())) return status;
-    if (moved_bytes > 0 || absl::IsUnavailable(status)) last_moved = absl::Now();
+    if (moved_bytes > 0 || absl::IsUnavailable(status)) last_moved = Clock::Real().Monotonic();
     if (moved_bytes > 0) backoff.Reset();
-    if (absl::Now() - last_moved > control.patience) {
+    if (Clock::Real().Monotonic() - last_moved > control.patience) {
       return Annotate(status,
                       absl::StrCat("no progress for ", absl::FormatDuration(control.patience)));
     }

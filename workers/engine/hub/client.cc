@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
@@ -99,9 +100,9 @@ absl::Status HubClient::Retry(const std::function<absl::StatusOr<HttpResponse>()
       options_.sleep(pause);
     } else {
       // In slices, so that cancelling does not wait for a long Retry-After.
-      const absl::Time until = absl::Now() + pause;
-      while (absl::Now() < until && !(options_.cancelled && options_.cancelled())) {
-        absl::SleepFor(std::min(until - absl::Now(), absl::Milliseconds(200)));
+      const absl::Duration until = Clock::Real().Monotonic() + pause;
+      while (Clock::Real().Monotonic() < until && !(options_.cancelled && options_.cancelled())) {
+        absl::SleepFor(std::min(until - Clock::Real().Monotonic(), absl::Milliseconds(200)));
       }
     }
   }
