@@ -37,14 +37,43 @@ struct Row {
         halves(weight.group_columns / kHalf) {}
 
   int32_t Zero(int64_t group) const { return zeros == nullptr ? 8 : zeros[group]; }
-  // Part `part` of code - zero of half `half` of the row.
-  [[gnu::always_inline]] void Value(int64_t half, int part, int32_t zero, Floats* value) const {
-    const Words words = reinterpret_cast<const WordsInMemory*>(codes)[half >> 1];
-    const int shift = static_cast<int>(half & 1) * 16 + 4 * part;
-    const Integers integers = reinterpret_cast<Integers>(words >> shift & 15) - zero;
-    *value = __builtin_convertvector(integers, Floats);
-  }
 };
+
+// visit(part, values) for each of kCount parts of eight codes - zero, from the lowest bits of
+// `words` on.
+template <int kCount, typename Visit>
+[[gnu::always_inline]] inline void ForEachPart(const Words& words, int32_t zero,
+                                               const Visit& visit) {
+#pragma GCC unroll 8
+  for (int part = 0; part < kCount; ++part) {
+    const Integers integers = reinterpret_cast<Integers>(words >> 4 * part & 15) - zero;
+    visit(part, __builtin_convertvector(integers, Floats));
+  }
+}
+
+// visit(part, column, values) for the parts of group `group`, in the order of their columns.
+template <typename Visit>
+[[gnu::always_inline]] inline void ForEachPartOf(const Row& row, int64_t group,
+                                                 const Visit& visit) {
+  const int32_t zero = row.Zero(group);
+  const auto* words = reinterpret_cast<const WordsInMemory*>(row.codes);
+  const int64_t begin = group * row.halves, end = begin + row.halves;
+  if (row.halves % 2 == 0) {
+    for (int64_t half = begin; half < end; half += 2) {
+      const Words own = words[half / 2];
+      ForEachPart<2 * kParts>(own, zero, [&](int part, const Floats& values) {
+        visit(part, half * kHalf + part * kWidth, values);
+      });
+    }
+    return;
+  }
+  for (int64_t half = begin; half < end; ++half) {
+    const Words own = words[half / 2] >> static_cast<int>(half % 2) * 16;
+    ForEachPart<kParts>(own, zero, [&](int part, const Floats& values) {
+      visit(part, half * kHalf + part * kWidth, values);
+    });
+  }
+}
 
 // sums[i] = the row times input i, for kInputs inputs that lie `stride` apart: codes are widened
 // once.
@@ -52,20 +81,14 @@ template <int kInputs>
 [[gnu::always_inline]] inline void Dot(const Row& row, const float* x, int64_t stride,
                                        float* sums) {
   Floats total[kInputs][kParts] = {};
-  int64_t half = 0;
   for (int64_t group = 0; group < row.groups; ++group) {
-    const int32_t zero = row.Zero(group);
     Floats sum[kInputs][kParts] = {};
-    for (const int64_t end = half + row.halves; half < end; ++half, x += kHalf) {
-#pragma GCC unroll 4
-      for (int part = 0; part < kParts; ++part) {
-        Floats value;
-        row.Value(half, part, zero, &value);
-        for (int i = 0; i < kInputs; ++i) {
-          sum[i][part] += value * reinterpret_cast<const FloatsInMemory*>(x + i * stride)[part];
-        }
+    ForEachPartOf(row, group, [&](int part, int64_t column, const Floats& values) {
+      for (int i = 0; i < kInputs; ++i) {
+        const float* from = x + i * stride + column;
+        sum[i][part % kParts] += values * *reinterpret_cast<const FloatsInMemory*>(from);
       }
-    }
+    });
     for (int i = 0; i < kInputs; ++i) {
       for (int part = 0; part < kParts; ++part) total[i][part] += row.scales[group] * sum[i][part];
     }
@@ -82,17 +105,10 @@ QD_MULTIVERSION void DotTwo(const Row& row, const float* x, int64_t stride, floa
 }
 
 QD_MULTIVERSION void UnpackRow(const Row& row, float* weight) {
-  int64_t half = 0;
   for (int64_t group = 0; group < row.groups; ++group) {
-    const int32_t zero = row.Zero(group);
-    for (const int64_t end = half + row.halves; half < end; ++half) {
-#pragma GCC unroll 4
-      for (int part = 0; part < kParts; ++part) {
-        Floats value;
-        row.Value(half, part, zero, &value);
-        reinterpret_cast<FloatsInMemory*>(weight)[half * kParts + part] = value * row.scales[group];
-      }
-    }
+    ForEachPartOf(row, group, [&](int, int64_t column, const Floats& values) {
+      *reinterpret_cast<FloatsInMemory*>(weight + column) = values * row.scales[group];
+    });
   }
 }
 

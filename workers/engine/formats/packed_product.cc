@@ -180,7 +180,7 @@ class W4RowsProduct : public PackedWeight {
  private:
   // Beyond these the matrix library is faster, with weights unpacked for it some rows at a time.
   static constexpr int64_t kFewRows = 15;
-  static constexpr int64_t kPanelBytes = int64_t{8} << 20;
+  static constexpr int64_t kPanelBytes = int64_t{1} << 20;
 
   kernels::W4Rows Rows(int64_t first, int64_t count) const {
     const int64_t columns = 2 * codes_.size(1), groups = scales_.size(1);
