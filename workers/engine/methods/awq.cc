@@ -135,7 +135,7 @@ class ScaleFolding {
     }
     QD_ASSIGN_OR_RETURN(block_, job_.FloatBlock());
     // What the folds leave as it is: their inputs only change by the scales.
-    QD_RETURN_IF_ERROR(RunBlock(job_, block_, job_.sequences(), &columns_, {}));
+    QD_RETURN_IF_ERROR(CollectInputs(job_, block_, columns_));
     QD_RETURN_IF_ERROR(RunBlock(job_, block_, sequences_, &inputs_,
                                 [&](const at::Tensor&, const at::Tensor& output) {
                                   wanted_.push_back(output);

@@ -56,6 +56,12 @@ class BlockJob {
   // What the original model's block gives out there. Only where CalibrationNeeds::original.
   virtual absl::StatusOr<at::Tensor> Targets(int64_t begin, int64_t count) = 0;
 
+  // Passes over all calibration inputs, shared out between as many devices as this says: each runs
+  // the block as FloatBlock gives it now (`block`, on the decoder's device) over its own part of
+  // the sequences and shows what reaches the linears to hooks[i], all at the same time.
+  virtual size_t devices() const = 0;
+  virtual absl::Status PassOver(const Block& block, const std::vector<LinearHook*>& hooks) = 0;
+
   // Something is done another way than asked; `module` may be empty.
   virtual void Fallback(absl::string_view kind, absl::string_view module,
                         absl::string_view description) = 0;

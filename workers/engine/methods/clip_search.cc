@@ -53,6 +53,16 @@ class GroupMoments : public LinearHook {
     });
   }
 
+  // What another one saw on its part of the sequences.
+  absl::Status Add(const GroupMoments& other) {
+    return TorchCall("adding up inputs", [&] {
+      for (const auto& [module, more] : other.moments_) {
+        at::Tensor& sum = moments_[module];
+        sum = sum.defined() ? sum + more.to(sum.device()) : more;
+      }
+    });
+  }
+
   // [G, g, g], or [1, K]; undefined where no token came by.
   at::Tensor Take(const std::string& module) { return std::move(moments_[module]); }
 
@@ -102,7 +112,7 @@ absl::Status ClipBlock(BlockJob& job) {
   if (wanted.empty()) return absl::OkStatus();
   GroupMoments moments(wanted);
   QD_ASSIGN_OR_RETURN(const Block block, job.FloatBlock());
-  QD_RETURN_IF_ERROR(RunBlock(job, block, job.sequences(), &moments, {}));
+  QD_RETURN_IF_ERROR(CollectInputs(job, block, moments));
   for (const BlockJob::LinearInfo& linear : job.linears()) {
     if (!wanted.contains(linear.shape.module)) continue;
     QD_RETURN_IF_ERROR(job.CheckCancelled());

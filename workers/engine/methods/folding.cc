@@ -120,10 +120,21 @@ absl::Status ColumnCollector::OnInput(absl::string_view module, const at::Tensor
                .sum = x.sum(0, /*keepdim=*/false, at::kFloat).to(at::kCPU)};
       last_input_ = input;
     }
-    ColumnStatistics& seen = statistics_[std::string(module)];
-    seen.largest = seen.tokens > 0 ? at::maximum(seen.largest, last_.largest) : last_.largest;
-    seen.sum = seen.tokens > 0 ? seen.sum + last_.sum : last_.sum;
-    seen.tokens += static_cast<double>(tokens);
+    last_.tokens = static_cast<double>(tokens);
+    Count(std::string(module), last_);
+  });
+}
+
+void ColumnCollector::Count(const std::string& module, const ColumnStatistics& more) {
+  ColumnStatistics& seen = statistics_[module];
+  seen.largest = seen.tokens > 0 ? at::maximum(seen.largest, more.largest) : more.largest;
+  seen.sum = seen.tokens > 0 ? seen.sum + more.sum : more.sum;
+  seen.tokens += more.tokens;
+}
+
+absl::Status ColumnCollector::Add(const ColumnCollector& other) {
+  return TorchCall("adding up inputs", [&] {
+    for (const auto& [module, more] : other.statistics_) Count(module, more);
   });
 }
 

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/status_macros.h"
 #include "workers/engine/methods/block_job.h"
 #include "workers/engine/models/folds.h"
 
@@ -40,10 +41,13 @@ struct ColumnStatistics {
 class ColumnCollector : public LinearHook {
  public:
   absl::Status OnInput(absl::string_view module, const at::Tensor& input) override;
+  // What another one saw on its part of the sequences.
+  absl::Status Add(const ColumnCollector& other);
   // Null where no token reached the module.
   const ColumnStatistics* Of(const std::string& module) const;
 
  private:
+  void Count(const std::string& module, const ColumnStatistics& more);
   std::map<std::string, ColumnStatistics> statistics_;
   // What was seen last: layers that share an input are given the same tensor.
   at::Tensor last_input_;
@@ -52,6 +56,18 @@ class ColumnCollector : public LinearHook {
 
 // Calibration sequences that hold about as many tokens; at least one.
 absl::StatusOr<int64_t> SequencesOf(BlockJob& job, int64_t tokens);
+
+// What a hook gathers of all calibration inputs of `block`: every device a copy of `collector` over
+// its part, then Add in the devices' order.
+template <typename Collector>
+absl::Status CollectInputs(BlockJob& job, const Block& block, Collector& collector) {
+  std::vector<Collector> parts(job.devices(), collector);
+  std::vector<LinearHook*> hooks;
+  for (Collector& part : parts) hooks.push_back(&part);
+  QD_RETURN_IF_ERROR(job.PassOver(block, hooks));
+  for (const Collector& part : parts) QD_RETURN_IF_ERROR(collector.Add(part));
+  return absl::OkStatus();
+}
 
 // Runs `block` over at most `sequences_max` calibration sequences with `hook` (may be null) and
 // shows `consume` (may be empty) every batch of inputs and outputs.

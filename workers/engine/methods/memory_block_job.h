@@ -85,6 +85,16 @@ class MemoryBlockJob : public BlockJob {
   absl::StatusOr<at::Tensor> Targets(int64_t begin, int64_t count) override {
     return original_.narrow(0, begin, count);
   }
+  // As if the first sequence were one device's, the others another's.
+  size_t devices() const override { return 2; }
+  absl::Status PassOver(const Block& block, const std::vector<LinearHook*>& hooks) override {
+    for (int64_t i = 0; i < 2; ++i) {
+      const at::Tensor inputs = inputs_.narrow(0, i, i == 0 ? 1 : kSequences - 1);
+      const auto output = decoder_->Forward(block, inputs, {.hook = hooks[i]});
+      if (!output.ok()) return output.status();
+    }
+    return absl::OkStatus();
+  }
   void Fallback(absl::string_view kind, absl::string_view module,
                 absl::string_view description) override {
     fallbacks.push_back({std::string(kind), std::string(module), std::string(description)});

@@ -203,7 +203,7 @@ class SmoothQuantMethod : public Method {
   // The folds behind norms, with the ranges on both sides.
   static absl::StatusOr<std::vector<Smoothing>> Prepare(BlockJob& job, const Block& block) {
     ColumnCollector columns;
-    QD_RETURN_IF_ERROR(RunBlock(job, block, job.sequences(), &columns, {}));
+    QD_RETURN_IF_ERROR(CollectInputs(job, block, columns));
     const std::string prefix = BlockPrefix(job.decoder().architecture(), job.layer());
     std::vector<Smoothing> smoothings;
     for (Fold& fold : UsableFolds(job)) {

@@ -86,7 +86,7 @@ void LimitDevices(QuantizePlan& plan) {
   if (plan.needs.block_copies > 0) {
     plan.fallbacks.push_back({"devices", "",
                               absl::StrCat("what ", plan.method->Info().name,
-                                           " searches in a block, it searches on the first device; "
+                                           " tries out in a block runs on the first device; "
                                            "the devices share the rest")});
   }
 }

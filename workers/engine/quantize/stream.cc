@@ -136,6 +136,15 @@ absl::StatusOr<Replicas> BlockStream::LoadReplicas(int64_t layer, const WeightSo
   return blocks;
 }
 
+absl::Status BlockStream::PassOver(const Block& block, const WeightSource& source,
+                                   const std::vector<LinearHook*>& hooks) {
+  return threads_.Run([&](size_t i) -> absl::Status {
+    if (i == 0) return lanes_[0]->PassOver(block, batch_size_, hooks[0]);
+    QD_ASSIGN_OR_RETURN(const Block copy, lanes_[i]->LoadBlock(block.layer(), source));
+    return lanes_[i]->PassOver(copy, batch_size_, hooks[i]);
+  });
+}
+
 absl::StatusOr<std::vector<std::map<int, InputStatistics>>> BlockStream::Collect(
     Replicas& block, const std::set<int>& groups, bool sequential) {
   std::vector<StatisticsCollector> collectors(

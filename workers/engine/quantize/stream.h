@@ -45,6 +45,10 @@ class BlockStream {
   // runs beside the quantized one where the plan needs it.
   absl::StatusOr<at::Tensor> Inputs(Stage stage, int64_t begin, int64_t count) const;
   int64_t sequences() const;
+  // Runs `block` (on the first device; elsewhere loaded from `source`, which must have the same)
+  // over all sequences, each device its own with hooks[i]. Want of memory is for the caller.
+  absl::Status PassOver(const Block& block, const WeightSource& source,
+                        const std::vector<LinearHook*>& hooks);
   // What the plan needs of the inputs of these groups of linears, in front of what the block holds
   // now: the same for every device, on it. `sequential`: nothing in front of them will change any
   // more, so that the next pass through this block may begin there.

@@ -39,6 +39,10 @@ class StreamBlockJob : public BlockJob {
   absl::StatusOr<at::Tensor> Targets(int64_t begin, int64_t count) override {
     return stream_.Inputs(Stage::kOriginal, begin, count);
   }
+  size_t devices() const override { return stream_.devices().size(); }
+  absl::Status PassOver(const Block& block, const std::vector<LinearHook*>& hooks) override {
+    return stream_.PassOver(block, overlay_, hooks);
+  }
   void Fallback(absl::string_view kind, absl::string_view module,
                 absl::string_view description) override;
   void Note(const std::string& key, const nlohmann::json& value) override { notes_[key] = value; }

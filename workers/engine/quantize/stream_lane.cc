@@ -151,6 +151,16 @@ absl::Status StreamLane::CollectHead(int64_t batch_size, StatisticsCollector& co
   return absl::OkStatus();
 }
 
+absl::Status StreamLane::PassOver(const Block& block, int64_t batch_size, LinearHook* hook) {
+  for (int64_t begin = 0; begin < sequences(); begin += batch_size) {
+    QD_RETURN_IF_ERROR(options_.check());
+    const int64_t count = std::min(batch_size, sequences() - begin);
+    QD_ASSIGN_OR_RETURN(const at::Tensor hidden, Inputs(Stage::kQuantized, begin, count));
+    QD_RETURN_IF_ERROR(decoder_->Forward(block, hidden, {.hook = hook}).status());
+  }
+  return absl::OkStatus();
+}
+
 absl::Status StreamLane::Advance(Stage stage, const Block& block, int64_t batch_size,
                                  int64_t& begin) {
   Activations& activations = of(stage);

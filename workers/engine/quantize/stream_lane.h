@@ -60,6 +60,8 @@ class StreamLane {
   absl::Status Collect(const Block& block, const std::set<int>& groups, bool sequential,
                        int64_t batch_size, StatisticsCollector& collector);
   absl::Status CollectHead(int64_t batch_size, StatisticsCollector& collector);
+  // Passes through the block with a hook.
+  absl::Status PassOver(const Block& block, int64_t batch_size, LinearHook* hook);
   // Replaces activations by the block's output. Sequences before `begin` are replaced already and
   // must not be run again; it moves on with the work.
   absl::Status Advance(Stage stage, const Block& block, int64_t batch_size, int64_t& begin);
