@@ -28,8 +28,14 @@ case $store in
     psql -qh "$folder/pg" -U quantd postgres -c 'create database q'
     more=(--store "postgres://quantd@/q?host=$folder/pg") ;;
   s3)
-    "$QUANTD_S3_SERVER/bin/python" "$here/../artifacts/testing/s3_server.py" --ready-file "$folder/s3" >"$folder/s3.log" 2>&1 &
-    pids+=($!) ;;
+    export AWS_ACCESS_KEY_ID=test-key AWS_SECRET_ACCESS_KEY=test-secret
+    "$QUANTD_S3_SERVER/bin/python" "$here/../artifacts/testing/s3_server.py" 0 "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" \
+      >"$folder/s3" 2>"$folder/s3.log" &
+    pids+=($!)
+    until [ -s "$folder/s3" ]; do sleep .1; done
+    endpoint=http://127.0.0.1:$(cat "$folder/s3")
+    "$QUANTD_S3_SERVER/bin/python" "$here/s3_alone.py" "$endpoint" 512
+    more=(--artifacts "s3://bucket/quantd?endpoint=$endpoint") ;;
   *) echo "measure.sh: STORE is sqlite, postgres or s3" >&2; exit 2 ;;
 esac
 

@@ -56,14 +56,16 @@ absl::StatusOr<std::vector<RunnableHead>> SqlTxn::RunnableHeads(
       "SELECT l.needs, l.tenant, (SELECT MAX(q.priority)",
       jobs,
       "l.needs AND q.tenant=l.tenant AND q.priority<l.priority) FROM levels l "
-      "WHERE l.priority IS NOT NULL), heads(seq) AS (SELECT (SELECT q.seq",
+      "WHERE l.priority IS NOT NULL), heads(tenant, priority, seq) AS (SELECT l.tenant, "
+      "l.priority, (SELECT q.seq",
       jobs,
       "l.needs AND q.tenant=l.tenant AND q.priority=l.priority AND q.not_before<=? AND "
       "q.sweep NOT IN (",
       db_.IntegersOfJson(),
       ") ORDER BY q.seq LIMIT 1) FROM levels l WHERE l.priority IS NOT NULL) "
-      "SELECT j.seq, j.tenant, j.priority, j.queued_time FROM heads h CROSS JOIN jobs j WHERE "
-      "j.seq=h.seq");
+      // No join: PostgreSQL expects a million heads and would read all jobs for them.
+      "SELECT h.seq, h.tenant, h.priority, (SELECT j.queued_time FROM jobs j WHERE j.seq=h.seq) "
+      "FROM heads h WHERE h.seq IS NOT NULL");
   const auto json = [](const std::vector<int64_t>& values) {
     return absl::StrCat("[", absl::StrJoin(values, ","), "]");
   };

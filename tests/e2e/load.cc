@@ -382,10 +382,10 @@ void FakeWorker::Run() {
   }
 }
 
-void FakeWorker::Register() {
+grpc::Status RegisterFake(Client* client, const std::string& name, const std::string& instance) {
   v1::RegisterWorkerRequest request;
   v1::Worker& worker = *request.mutable_worker();
-  worker.set_name(name_);
+  worker.set_name(name);
   for (const char* kind : {"quantize", "evaluate", "benchmark", "verify", "compare", "report"}) {
     worker.mutable_catalog()->add_kinds(kind);
   }
@@ -399,10 +399,14 @@ void FakeWorker::Register() {
   bits.set_maximum(100);
   worker.mutable_catalog()->add_tasks()->set_name("perplexity");
   worker.mutable_catalog()->add_devices()->set_type("cpu");
-  request.set_instance_id(name_.substr(8));
+  request.set_instance_id(instance);
   v1::RegisterWorkerResponse response;
-  const grpc::Status status =
-      client_.Ask<v1::WorkerService>(&v1::WorkerService::Stub::RegisterWorker, request, &response);
+  return client->Ask<v1::WorkerService>(&v1::WorkerService::Stub::RegisterWorker, request,
+                                        &response);
+}
+
+void FakeWorker::Register() {
+  const grpc::Status status = RegisterFake(&client_, name_, name_.substr(8));
   EXPECT_TRUE(status.ok() || stop_) << status.error_message();
 }
 

@@ -160,6 +160,9 @@ struct Manner {
   int64_t step_ms = 4;  // About; a job has one to four.
 };
 
+// A worker that can do what the load's jobs ask for. `name`: "workers/...".
+grpc::Status RegisterFake(Client* client, const std::string& name, const std::string& instance);
+
 class FakeWorker {
  public:
   // Works until `*stop`.

@@ -9,10 +9,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/check.h"
 #include "base/file.h"
+#include "base/http.h"
 
 namespace quantd::e2e {
 namespace {
@@ -155,6 +160,23 @@ std::vector<v1::JobEvent> Service::Events(const std::string& job) {
   const grpc::Status status = reader->Finish();
   EXPECT_TRUE(status.ok()) << status.error_message();
   return events;
+}
+
+int64_t Service::Metric(const std::string& name) {
+  const auto ready =
+      nlohmann::json::parse(ReadFile(folder_ / "ready.json").value_or(""), nullptr, false);
+  if (!ready.is_object()) return -1;
+  HttpRequest request = {.url = absl::StrCat("http://", ready.value("metrics", ""), "/metrics")};
+  const auto scrape = PerformHttp(request);
+  if (!scrape.ok()) return -1;
+  for (const std::string& line :
+       std::vector<std::string>(absl::StrSplit(scrape->body, absl::ByChar('\n')))) {
+    int64_t value = 0;
+    if (absl::StartsWith(line, name + " ") && absl::SimpleAtoi(line.substr(name.size()), &value)) {
+      return value;
+    }
+  }
+  return -1;
 }
 
 std::string Service::Logs() const {

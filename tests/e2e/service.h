@@ -45,6 +45,8 @@ class Service {
   // Waits until the job has ended; fails the test after `limit`.
   v1::Job Await(const std::string& job, absl::Duration limit);
   std::vector<v1::JobEvent> Events(const std::string& job);
+  // A figure of the scheduler's /metrics without labels; -1: there is none.
+  int64_t Metric(const std::string& name);
   // The logs of all processes, for a failed test's message.
   std::string Logs() const;
 
