@@ -319,7 +319,7 @@ TEST_P(DevicesTest, AnotherNumberOfDevicesStartsAnewWhereItMatters) {
 
 TEST_P(DevicesTest, NoMoreDevicesThanSequences) {
   const JobFolders one, several;
-  QuantizeSpec spec = Spec("gptq");
+  QuantizeSpec spec = Spec("smoothquant");
   spec.calibration.sequences = 1;
   ASSERT_TRUE(Quantize(one, spec, One()).ok());
   ASSERT_TRUE(Quantize(several, spec, Some(2)).ok());
