@@ -137,7 +137,7 @@ class EventStream final : public grpc::ServerWriteReactor<Event>,
     if (!news_ && page_.at_end) return;
     news_ = false;
     reading_ = true;
-    context_->reads->PostAlways([self = this->shared_from_this()] { self->Read(); });
+    context_->pages->PostAlways([self = this->shared_from_this()] { self->Read(); });
   }
 
   void Read() {
@@ -160,7 +160,10 @@ class EventStream final : public grpc::ServerWriteReactor<Event>,
     writing_ = true;
     last_write_ = Clock::Real().Monotonic();
     FaultPoint("stream/event");
-    this->StartWrite(&outgoing_);
+    // What follows at once goes out with this one.
+    grpc::WriteOptions options;
+    if (next_ < page_.events.size()) options.set_buffer_hint();
+    this->StartWrite(&outgoing_, options);
   }
 
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
