@@ -160,10 +160,7 @@ class EventStream final : public grpc::ServerWriteReactor<Event>,
     writing_ = true;
     last_write_ = Clock::Real().Monotonic();
     FaultPoint("stream/event");
-    // What follows at once goes out with this one.
-    grpc::WriteOptions options;
-    if (next_ < page_.events.size()) options.set_buffer_hint();
-    this->StartWrite(&outgoing_, options);
+    this->StartWrite(&outgoing_);
   }
 
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
