@@ -40,7 +40,8 @@ constexpr absl::Duration kUploadSweep = absl::Hours(1);
 constexpr absl::Duration kNaming = absl::Minutes(1);
 // A token that another scheduler revoked is good for so long yet.
 constexpr absl::Duration kTokenRefresh = absl::Seconds(5);
-constexpr int kReadThreads = 4;     // Database reads are short; the page cache is shared.
+constexpr int kReadThreads = 4;  // Database reads are short; the page cache is shared.
+constexpr int kPageThreads = 2;
 constexpr int kDiskThreads = 4;     // A disk does not get faster with more.
 constexpr int kBucketThreads = 16;  // A bucket does: they wait for its answers.
 constexpr const char* kServices[] = {"",
@@ -148,6 +149,7 @@ struct Server::Parts {
   ServerMetrics metrics;
   std::unique_ptr<WorkPool> reads;
   std::unique_ptr<WorkPool> disk;
+  std::unique_ptr<WorkPool> pages;
   ServiceContext context;
   std::unique_ptr<JobServiceImpl> jobs;
   std::unique_ptr<SweepServiceImpl> sweeps;
@@ -210,6 +212,7 @@ absl::Status Server::Parts::Open() {
   catalog = std::make_unique<CatalogCache>([this] { return queue->GetCatalog(context.now()); });
   reads = std::make_unique<WorkPool>(kReadThreads);
   disk = std::make_unique<WorkPool>(options.bucket.has_value() ? kBucketThreads : kDiskThreads);
+  pages = std::make_unique<WorkPool>(kPageThreads);
   context.queue = queue.get();
   context.artifacts = artifacts.get();
   context.keeper = keeper.get();
@@ -218,6 +221,7 @@ absl::Status Server::Parts::Open() {
   context.catalog = catalog.get();
   context.reads = reads.get();
   context.disk = disk.get();
+  context.pages = pages.get();
   context.times = options.times;
   return absl::OkStatus();
 }
@@ -428,6 +432,7 @@ void Server::Drain(absl::Duration grace) {
   // What calls have posted ends before what it uses.
   parts_->reads.reset();
   parts_->disk.reset();
+  parts_->pages.reset();
   parts_->hub.reset();
   parts_->queue.reset();
   parts_->store.reset();  // Flushes, and folds the write-ahead log into the file.

@@ -28,6 +28,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Whenever so much has come it is sent on its way to the disk: the sync at the end has little to
+// do.
+constexpr int64_t kLapBytes = 8 << 20;
 // Rolling hashes kept for uploads under way; beyond it idle ones are dropped and their files hashed
 // again.
 constexpr size_t kUploadsMax = 4096;
@@ -215,12 +218,16 @@ absl::Status LocalArtifactStore::Write(const v1::Blob& blob, int64_t offset_byte
   const std::string path = PartialPath(blob);
   const Fd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
   if (fd.get() < 0) return ErrnoStatus(errno, "opening ", path);
+  const int64_t lap = offset_bytes / kLapBytes;
   while (!data.empty()) {
     const ssize_t wrote = pwrite(fd.get(), data.data(), data.size(), offset_bytes);
     if (wrote < 0 && errno == EINTR) continue;
     if (wrote < 0) return ErrnoStatus(errno, "writing ", path);
     data.remove_prefix(static_cast<size_t>(wrote));
     offset_bytes += wrote;
+  }
+  if (offset_bytes / kLapBytes > lap) {
+    sync_file_range(fd.get(), lap * kLapBytes, kLapBytes, SYNC_FILE_RANGE_WRITE);
   }
   return absl::OkStatus();
 }

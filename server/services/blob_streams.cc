@@ -1,12 +1,13 @@
-// Each step ends by starting the next one, so that no two run at once and no lock is needed: gRPC
-// calls a reactor's OnReadDone or OnWriteDone only after the operation that the step before
-// started. OnCancel needs nothing: the outstanding operation fails.
+// A download's steps each end by starting the next one, so that no two run at once and no lock is
+// needed. OnCancel needs nothing: the outstanding operation fails.
 #include "server/services/blob_streams.h"
 
 #include <algorithm>
 #include <memory>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "base/clock.h"
 #include "proto/channel.h"
 #include "proto/errors.h"
@@ -16,42 +17,74 @@ namespace {
 
 constexpr char kService[] = "quantd.v1.ArtifactService";
 
-class UploadStream final : public grpc::ServerReadReactor<v1::UploadBlobRequest> {
+// One chunk is stored while the next one is on its way.
+class UploadStream final : public grpc::ServerReadReactor<v1::UploadBlobRequest>,
+                           public std::enable_shared_from_this<UploadStream> {
  public:
-  UploadStream(const ServiceContext* context, CallRecord record, v1::UploadBlobResponse* response)
-      : context_(context), response_(response), record_(std::move(record)) {
-    StartRead(&chunk_);
+  // The reactor of a new call; it owns itself until the call is done.
+  static UploadStream* Start(const ServiceContext* context, CallRecord record,
+                             v1::UploadBlobResponse* response) {
+    std::shared_ptr<UploadStream> stream(new UploadStream(context, std::move(record), response));
+    stream->self_ = stream;
+    absl::MutexLock lock(&stream->mutex_);
+    stream->StartRead(&stream->incoming_);
+    return stream.get();
   }
 
   void OnReadDone(bool ok) override {
-    if (!ok) {
-      // The client has closed its side, or is gone: what came is kept.
-      return End(state_.complete || state_.committed_bytes > 0 || !upload_.empty()
-                     ? absl::OkStatus()
-                     : FieldError("upload", "is missing: the stream was empty"));
-    }
-    context_->disk->PostAlways([this] { Store(); });
+    absl::MutexLock lock(&mutex_);
+    (ok ? arrived_ : closed_) = true;
+    Go();
   }
-  void OnDone() override { delete this; }
+  void OnDone() override { const std::shared_ptr<UploadStream> last = std::move(self_); }
 
  private:
+  UploadStream(const ServiceContext* context, CallRecord record, v1::UploadBlobResponse* response)
+      : context_(context), response_(response), record_(std::move(record)) {}
+
+  // Does the next thing there is to do, unless a chunk is being stored.
+  void Go() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (storing_ || ended_) return;
+    if (arrived_) {
+      arrived_ = false;
+      storing_ = true;
+      chunk_.Swap(&incoming_);
+      // Nothing follows the last one, and the answer must not wait for the client to close.
+      if (!chunk_.finish()) StartRead(&incoming_);
+      context_->disk->PostAlways([self = shared_from_this()] { self->Store(); });
+    } else if (closed_) {
+      // The client has closed its side, or is gone: what came is kept.
+      End(state_.complete || state_.committed_bytes > 0 || !upload_.empty()
+              ? absl::OkStatus()
+              : FieldError("upload", "is missing: the stream was empty"));
+    }
+  }
+
   void Store() {
+    absl::StatusOr<UploadState> state = Append();  // Alone: storing_ is set.
+    absl::MutexLock lock(&mutex_);
+    storing_ = false;
+    if (!state.ok()) return End(state.status());
+    state_ = *std::move(state);
+    if (state_.complete || chunk_.finish()) return End(absl::OkStatus());
+    Go();
+  }
+
+  absl::StatusOr<UploadState> Append() {
     if (upload_.empty()) {
       upload_ = chunk_.upload();
     } else if (!chunk_.upload().empty() && chunk_.upload() != upload_) {
-      return End(FieldError("upload", "changed within the stream"));
+      return FieldError("upload", "changed within the stream");
     }
-    auto state = context_->artifacts->Append({.upload = upload_,
-                                              .offset_bytes = chunk_.offset(),
-                                              .data = chunk_.data(),
-                                              .finish = chunk_.finish()});
-    if (!state.ok()) return End(state.status());
-    state_ = *std::move(state);
-    if (state_.complete) return End(absl::OkStatus());
-    StartRead(&chunk_);
+    return context_->artifacts->Append({.upload = upload_,
+                                        .offset_bytes = chunk_.offset(),
+                                        .data = chunk_.data(),
+                                        .finish = chunk_.finish()});
   }
 
-  void End(const absl::Status& status) {
+  // A read that is still out fails, and OnDone comes after it.
+  void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    ended_ = true;
     response_->set_committed_bytes(state_.committed_bytes);
     response_->set_complete(state_.complete);
     EndCall(*context_, record_, status);
@@ -61,9 +94,17 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadBlobRequest>
   const ServiceContext* const context_;
   v1::UploadBlobResponse* const response_;
   const CallRecord record_;
+  v1::UploadBlobRequest chunk_;  // Of Store's thread while storing_.
   std::string upload_;
-  v1::UploadBlobRequest chunk_;
   UploadState state_;
+  std::shared_ptr<UploadStream> self_;  // Until OnDone.
+
+  absl::Mutex mutex_;
+  v1::UploadBlobRequest incoming_ ABSL_GUARDED_BY(mutex_);
+  bool arrived_ ABSL_GUARDED_BY(mutex_) = false;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool storing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 class DownloadStream final : public grpc::ServerWriteReactor<v1::DownloadBlobResponse> {
@@ -136,7 +177,7 @@ grpc::ServerReadReactor<v1::UploadBlobRequest>* StartUploadStream(
     const ServiceContext* context, grpc::CallbackServerContext* rpc,
     v1::UploadBlobResponse* response) {
   CallRecord record = BeginCall(*context, *rpc, kService, "UploadBlob", nullptr);
-  if (record.admitted.ok()) return new UploadStream(context, std::move(record), response);
+  if (record.admitted.ok()) return UploadStream::Start(context, std::move(record), response);
   EndCall(*context, record, record.admitted);
   return new RefusedStream<grpc::ServerReadReactor<v1::UploadBlobRequest>>(record.admitted);
 }

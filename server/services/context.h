@@ -49,6 +49,7 @@ struct ServiceContext {
   AuditLog* audit = nullptr;
   WorkPool* reads = nullptr;  // Database reads and validation.
   WorkPool* disk = nullptr;   // Blobs.
+  WorkPool* pages = nullptr;  // Of watches: many of them must not keep a single call waiting.
   std::string secret;         // Seals page tokens.
   StreamTimes times;
   // Does not jump: see queue.h.

@@ -137,7 +137,7 @@ class EventStream final : public grpc::ServerWriteReactor<Event>,
     if (!news_ && page_.at_end) return;
     news_ = false;
     reading_ = true;
-    context_->reads->PostAlways([self = this->shared_from_this()] { self->Read(); });
+    context_->pages->PostAlways([self = this->shared_from_this()] { self->Read(); });
   }
 
   void Read() {

@@ -59,12 +59,17 @@ void Hub::WakeKey(const std::string& key) {
   for (const auto& listener : woken) listener->Wake();
 }
 
-void Hub::JobChanged(const std::string& job, const std::string& sweep, int64_t, v1::JobState) {
-  WakeKey(job);
-  if (!sweep.empty()) WakeKey(sweep);
+void Hub::Notice(const std::string& key) {
+  absl::MutexLock lock(&mutex_);
+  if (entries_.contains(key)) news_.insert(key);
 }
 
-void Hub::JobsRunnable() { WakeKey(kRunnable); }
+void Hub::JobChanged(const std::string& job, const std::string& sweep, int64_t, v1::JobState) {
+  Notice(job);
+  if (!sweep.empty()) Notice(sweep);
+}
+
+void Hub::JobsRunnable() { Notice(kRunnable); }
 
 std::vector<std::shared_ptr<Listener>> Hub::Everyone() {
   std::vector<std::shared_ptr<Listener>> all;
@@ -87,12 +92,22 @@ void Hub::Drain() {
 }
 
 void Hub::Loop() {
+  absl::Duration ticked = Clock::Real().Monotonic();
   for (;;) {
+    absl::flat_hash_set<std::string> news;
     {
       absl::MutexLock lock(&mutex_);
-      if (mutex_.AwaitWithTimeout(absl::Condition(&stop_), kTick)) return;
+      const auto woken = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        return stop_ || !news_.empty();
+      };
+      mutex_.AwaitWithTimeout(absl::Condition(&woken), ticked + kTick - Clock::Real().Monotonic());
+      if (stop_) return;
+      news.swap(news_);
     }
+    for (const std::string& key : news) WakeKey(key);
     const absl::Duration now = Clock::Real().Monotonic();
+    if (now - ticked < kTick) continue;
+    ticked = now;
     for (const auto& listener : Everyone()) listener->Tick(now);
   }
 }

@@ -11,14 +11,14 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/scheduler/queue.h"
 
 namespace quantd {
 
-// Methods are called on the store's threads or the hub's: they must be short and must not
-// block.
+// Methods are called on the hub's thread: they must be short.
 class Listener {
  public:
   virtual ~Listener() = default;
@@ -55,6 +55,8 @@ class Hub : public QueueObserver {
     const Listener* identity;
     std::weak_ptr<Listener> listener;
   };
+  // On the hub's thread: who commits must not wait for those who watch.
+  void Notice(const std::string& key);
   void WakeKey(const std::string& key);
   std::vector<std::shared_ptr<Listener>> Everyone();
   void Loop();
@@ -63,6 +65,7 @@ class Hub : public QueueObserver {
   mutable absl::Mutex mutex_;
   int64_t count_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<std::string, std::vector<Entry>> entries_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<std::string> news_ ABSL_GUARDED_BY(mutex_);  // Keys with listeners.
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<bool> draining_{false};
   std::thread thread_;
