@@ -8,11 +8,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fstream>
+#include <iterator>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
+#include "base/openmp_waits.h"
 #include "proto/quantd/v1/job.pb.h"
 #include "proto/quantd/v1/worker.pb.h"
 
@@ -214,6 +217,28 @@ TEST_F(EngineProgram, SigtermStopsAndTheNextRunGoesOn) {
   ASSERT_TRUE(outcome.events.back().has_failure());
   EXPECT_EQ(outcome.events.back().failure().error_class(), v1::ERROR_CLASS_CANCELLED);
   EXPECT_EQ(Run(EvaluateSpec(300)).exit_code, 0);
+}
+
+TEST_F(EngineProgram, ThreadsThatWaitSpinOnlyWhereAskedTo) {
+  for (const bool asked : {false, true}) {
+    for (const OpenMpWait& wait : kOpenMpWaits) unsetenv(wait.name);
+    if (asked) setenv("OMP_WAIT_POLICY", "active", 1);
+    int events = -1, output = -1;
+    const pid_t child = Start(RunArguments(EvaluateSpec(2)), &events, &output);
+    std::string text(1, ' ');
+    EXPECT_EQ(read(events, text.data(), 1), 1);  // It runs.
+    std::ifstream file(absl::StrCat("/proc/", child, "/environ"));
+    const std::string environment(std::istreambuf_iterator<char>(file), {});
+    EXPECT_EQ(Finish(child, text + Drain(events), Drain(output)).exit_code, 0);
+    if (asked) {
+      EXPECT_THAT(environment, HasSubstr("OMP_WAIT_POLICY=active"));
+      EXPECT_THAT(environment, ::testing::Not(HasSubstr("GOMP_SPINCOUNT")));
+    } else {
+      EXPECT_THAT(environment, HasSubstr("OMP_WAIT_POLICY=passive"));
+      EXPECT_THAT(environment, HasSubstr("GOMP_SPINCOUNT=2000"));
+    }
+  }
+  unsetenv("OMP_WAIT_POLICY");
 }
 
 TEST_F(EngineProgram, ACatalogIsPrinted) {

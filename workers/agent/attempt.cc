@@ -11,6 +11,7 @@
 #include "base/fault_point.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/openmp_waits.h"
 #include "base/status_macros.h"
 #include "base/trace.h"
 #include "proto/errors.h"
@@ -163,13 +164,12 @@ absl::StatusOr<EngineEnd> Attempt::Engine() {
                   "--cache",     world_.data + "/cache",
                   "--events-fd", absl::StrCat(kEventsFd)};
   command.working_folder = folder_.work();
-  // Workers share machines: OpenMP threads that spin while they wait starve each other (measured:
-  // decoding 30 times slower with three engines on two cores). Some 30 us of it cost the others
-  // nothing and save small models the sleep between operations. Our own environment comes first.
-  command.environment = {
-      {"OMP_WAIT_POLICY", "passive"},
-      {"GOMP_SPINCOUNT", "2000"},
-      {"TRACEPARENT", TraceParent(lease_.lease().job(), lease_.lease().attempt())}};
+  // Our own environment comes first.
+  for (const OpenMpWait& wait : kOpenMpWaits) {
+    command.environment.emplace_back(wait.name, wait.value);
+  }
+  command.environment.emplace_back("TRACEPARENT",
+                                   TraceParent(lease_.lease().job(), lease_.lease().attempt()));
   QD_ASSIGN_OR_RETURN(command.confinement, Confine(), "confining the engine");
   if (command.confinement != nullptr) {
     // Where programs write by themselves; the usual places are closed.

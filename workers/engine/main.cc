@@ -1,14 +1,33 @@
 // quant-engine: quantizes, evaluates, benchmarks, verifies and reports; a child of quant-worker, or
 // a tool by itself. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped on request.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 
 #include "base/log.h"
+#include "base/openmp_waits.h"
 #include "workers/engine/commands/commands.h"
 #include "workers/engine/commands/run_job.h"
 
 namespace quantd::engine {
 namespace {
+
+// Begins anew with OpenMP's settings, unless somebody chose any: what is set in main comes too
+// late.
+void ChooseOpenMpWaits(char** argv) {
+  for (const OpenMpWait& wait : kOpenMpWaits) {
+    if (std::getenv(wait.name) != nullptr) return;
+  }
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return;
+  for (const OpenMpWait& wait : kOpenMpWaits) setenv(wait.name, wait.value, /*overwrite=*/1);
+  execv(self.c_str(), argv);
+  // Where that is not allowed we go on as we are.
+}
 
 int Main(int argc, char** argv) {
   CLI::App app("Quantizes, evaluates and compares language models.", "quant-engine");
@@ -54,4 +73,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace quantd::engine
 
-int main(int argc, char** argv) { return quantd::engine::Main(argc, argv); }
+int main(int argc, char** argv) {
+  quantd::engine::ChooseOpenMpWaits(argv);
+  return quantd::engine::Main(argc, argv);
+}
