@@ -7,6 +7,7 @@
 
 #include <random>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/e2e/load.h"
 #include "tests/e2e/service.h"
@@ -81,11 +82,17 @@ TEST(Chaos, KilledAtRandomMomentsNothingIsLostOrDoneTwice) {
   }
 }
 
-// SIGSTOP for everything of the worker whose engine works now; which one it was, -1: none.
-int StopTheBusyOne(Service& service, std::vector<pid_t>* stopped) {
+// SIGSTOP for everything of the worker whose engine works at `job`; which one it was, -1: none.
+int StopTheBusyOne(Service& service, const std::string& job, std::vector<pid_t>* stopped) {
   for (int tries = 0; tries < 1000; ++tries) {
+    const std::optional<v1::Job> now = service.Get(job);
     for (int index = 0; index < 2; ++index) {
-      if (service.Engines(index).empty()) continue;
+      // The other one's engine may still be at the job that was taken from it.
+      if (!now.has_value() || now->state() != v1::JOB_STATE_RUNNING ||
+          !absl::EndsWith(now->worker(), absl::StrCat("worker-", index)) ||
+          service.Engines(index).empty()) {
+        continue;
+      }
       *stopped = Descendants(service.worker(index).pid());
       stopped->push_back(service.worker(index).pid());
       for (const pid_t pid : *stopped) kill(pid, SIGSTOP);
@@ -107,7 +114,7 @@ TEST(Chaos, AWorkerThatWokeTooLateChangesNothing) {
   for (uint64_t i = 0; i < zombies && !HasFailure(); ++i) {
     const std::string job = service.Submit(spec, absl::StrCat("zombie-", i));
     std::vector<pid_t> stopped;
-    ASSERT_GE(StopTheBusyOne(service, &stopped), 0) << service.Logs();
+    ASSERT_GE(StopTheBusyOne(service, job, &stopped), 0) << service.Logs();
     const absl::Time since = absl::Now();
     const v1::Job done = service.Await(job, absl::Minutes(2));  // By the other one.
     ASSERT_EQ(done.state(), v1::JOB_STATE_SUCCEEDED) << done.ShortDebugString() << service.Logs();

@@ -115,6 +115,12 @@ DeviceInfo Driver::Info(int device) const {
 
 // Opens libtorch's CUDA half beside its CPU half, once. Its static initialisers register the CUDA
 // operators.
+absl::Status NotHere(absl::string_view why) {
+  return WithRemedy(absl::FailedPreconditionError(why),
+                    "Choose a device that this machine has (--device cpu, runtime.device in "
+                    "specs), or run it where there is such a GPU.");
+}
+
 absl::Status LoadTorchCuda() {
   static const absl::Status status = [] {
     Dl_info info{};
@@ -126,8 +132,7 @@ absl::Status LoadTorchCuda() {
       if (slash != std::string::npos) path = torch_cpu.substr(0, slash + 1) + path;
     }
     if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("libtorch's CUDA half does not load: ", dlerror()));
+      return NotHere(absl::StrCat("libtorch's CUDA half does not load: ", dlerror()));
     }
     // cuBLAS is only deterministic with a fixed workspace, and reads this when its first handle is
     // made.
@@ -139,9 +144,9 @@ absl::Status LoadTorchCuda() {
 
 absl::StatusOr<at::Device> SelectCuda(int index) {
   const Driver& driver = Driver::Get();
-  if (driver.device_count() == 0) return absl::FailedPreconditionError(driver.problem());
+  if (driver.device_count() == 0) return NotHere(driver.problem());
   if (index >= driver.device_count()) {
-    return absl::FailedPreconditionError(
+    return NotHere(
         absl::StrCat("there is no device ", index, ", only 0 to ", driver.device_count() - 1));
   }
   QD_RETURN_IF_ERROR(LoadTorchCuda());
