@@ -23,7 +23,9 @@ absl::StatusOr<std::vector<size_t>> ChooseGpus(absl::string_view flag,
 void UseGpu(const std::string& gpu);
 
 // Runs work(i) in a process of its own for every i < count, hands SIGTERM, SIGINT and SIGHUP on,
-// and returns once all have ended: the largest of their exit codes. Before any thread starts.
+// and returns once all have ended: the largest of their exit codes. One that a signal killed is
+// started again a second later, unless SIGTERM or SIGINT came; one that returned has its reasons.
+// Before any thread starts.
 int RunEachInProcess(size_t count, const std::function<int(size_t)>& work);
 
 }  // namespace quantd

@@ -206,8 +206,33 @@ std::string GpuOfEngines(const std::string& folder) {
   return "none";
 }
 
-TEST_F(WorkerProcessTest, AWorkerForEachGpu) {
-  setenv("CUDA_VISIBLE_DEVICES", "GPU-one,GPU-two", 1);
+class WorkersTest : public WorkerProcessTest {
+ protected:
+  void SetUp() override {
+    WorkerProcessTest::SetUp();
+    setenv("CUDA_VISIBLE_DEVICES", "GPU-one,GPU-two", 1);
+  }
+  void TearDown() override {
+    WorkerProcessTest::TearDown();
+    unsetenv("CUDA_VISIBLE_DEVICES");
+  }
+  // The processes of --gpu all, in the order of their start.
+  std::vector<pid_t> Workers() const {
+    std::vector<pid_t> workers;
+    for (const absl::string_view word :
+         absl::StrSplit(Slurp(absl::StrCat("/proc/", pid_, "/task/", pid_, "/children")), ' ',
+                        absl::SkipWhitespace())) {
+      int pid = 0;
+      if (absl::SimpleAtoi(word, &pid)) workers.push_back(pid);
+    }
+    return workers;
+  }
+  int Logged(absl::string_view words) const {
+    return static_cast<int>(std::vector<std::string>(absl::StrSplit(Log(), words)).size()) - 1;
+  }
+};
+
+TEST_F(WorkersTest, AWorkerForEachGpu) {
   const std::vector<std::string> jobs = {scheduler_.Submit("checkpoint:500:20"),
                                          scheduler_.Submit("checkpoint:500:20")};
   StartWorker({"--gpu", "all", "--name", "host", "--confine", "off"});
@@ -228,7 +253,47 @@ TEST_F(WorkerProcessTest, AWorkerForEachGpu) {
   EXPECT_EQ(WaitExit(), -SIGKILL);
   EXPECT_EQ(Wait(Spawn({"--gpu", "2"})), 2);
   EXPECT_THAT(Log(), HasSubstr("there are 2, counted from 0"));
-  unsetenv("CUDA_VISIBLE_DEVICES");
+}
+
+TEST_F(WorkersTest, AWorkerForEachGpuThatIsKilledIsStartedAgain) {
+  constexpr char kAgain[] = "was killed; starting it again";
+  const std::vector<std::string> jobs = {scheduler_.Submit("checkpoint:500:20"),
+                                         scheduler_.Submit("checkpoint:500:20")};
+  StartWorker({"--gpu", "all", "--name", "host", "--confine", "off"});
+  for (const std::string& job : jobs) ASSERT_TRUE(WaitForCheckpoint(job, 2)) << Log();
+  const std::vector<pid_t> first = Workers();
+  ASSERT_EQ(first.size(), 2u);
+  kill(first[0], SIGKILL);
+  // Its job goes on where it was, in the same folder on the same GPU.
+  const auto again = [](const JobRecord& r) { return r.attempt == 2 && r.accepted > 0; };
+  while (!again(scheduler_.Get(jobs[0])) && !again(scheduler_.Get(jobs[1]))) usleep(10'000);
+  EXPECT_EQ(GpuOfEngines(data_ + "/gpu-0"), "GPU-one");
+  EXPECT_EQ(scheduler_.Get(jobs[0]).attempt + scheduler_.Get(jobs[1]).attempt, 3)
+      << "the other worker's job was disturbed";
+  EXPECT_EQ(Logged(kAgain), 1) << Log();
+  const std::vector<pid_t> second = Workers();
+  ASSERT_EQ(second.size(), 2u) << Log();
+  EXPECT_EQ(second[0], first[1]);
+  // One that ends by itself has its reasons.
+  kill(second[0], SIGTERM);
+  while (Logged("worker has ended") == 0) usleep(10'000);
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(WaitExit(), 0) << Log();
+  EXPECT_EQ(Logged(kAgain), 1) << Log();
+  EXPECT_EQ(Logged("worker has ended"), 2) << Log();
+}
+
+TEST_F(WorkersTest, AWorkerForEachGpuThatIsKilledWhileAllStopStaysAway) {
+  const std::string job = scheduler_.Submit("stubborn");
+  StartWorker({"--gpu", "all", "--drain-grace", "60", "--confine", "off"});
+  ASSERT_TRUE(scheduler_.WaitFor(job, [](const JobRecord& r) { return r.accepted > 0; })) << Log();
+  kill(pid_, SIGTERM);
+  // The idle one leaves; the other one waits for its engine, which is deaf.
+  while (Logged("worker has ended") == 0) usleep(10'000);
+  ASSERT_EQ(Workers().size(), 1u) << Log();
+  kill(Workers()[0], SIGKILL);
+  EXPECT_EQ(WaitExit(), 128 + SIGKILL) << Log();
+  EXPECT_EQ(Logged("starting it again"), 0) << Log();
 }
 
 TEST_F(WorkerProcessTest, SaysWhatIsWrongWithItsFlags) {
