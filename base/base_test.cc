@@ -87,6 +87,17 @@ TEST(Utf8, WellFormedSequencesOnly) {
   EXPECT_EQ(out, "$\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80");
 }
 
+TEST(HubData, NamesOfModels) {
+  EXPECT_TRUE(IsHubName("org/name"));
+  EXPECT_TRUE(IsHubName("org/na.me-1_x@refs/pr/2"));
+  for (const char* wrong : {"",      "name",     "/a/b",   "/a",   "./a",    "../a",  "~/a",
+                            "~me/a", "a/",       "a/b/",   "a//b", "a/b/c",  "a b/c", "a/b c",
+                            "a/b@",  "a/b@../c", "a/b@/c", "a/..", "a--b/c", "a/-b",  "a/b\nc"}) {
+    EXPECT_FALSE(IsHubName(wrong)) << wrong;
+  }
+  EXPECT_FALSE(IsHubName("a/" + std::string(97, 'b')));
+}
+
 TEST(HubData, NamesAndUris) {
   const auto wikitext = ParseHubData("wikitext");
   ASSERT_TRUE(wikitext.ok()) << wikitext.status();

@@ -1,17 +1,22 @@
 // See hub_data.h.
 #include "base/hub_data.h"
 
+#include <algorithm>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "base/file.h"
 
 namespace quantd {
 namespace {
 
+// The Hub's own limit for each half of a repository's name.
+constexpr size_t kNamePartLimit = 96;
 constexpr absl::string_view kScheme = "hf://";
 constexpr absl::string_view kDatasets = "hf://datasets/";
 
@@ -34,6 +39,14 @@ const ShortName* Find(absl::string_view text) {
   return nullptr;
 }
 
+bool IsNamePart(absl::string_view part) {
+  return !part.empty() && part.size() <= kNamePartLimit && part[0] != '.' && part[0] != '-' &&
+         !absl::StrContains(part, "..") && !absl::StrContains(part, "--") &&
+         std::all_of(part.begin(), part.end(), [](unsigned char c) {
+           return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
+         });
+}
+
 absl::Status Bad(absl::string_view text, absl::string_view why) {
   return absl::InvalidArgumentError(
       absl::StrCat("data \"", text, "\" ", why, "; a file of the Hub is named ", kDatasets,
@@ -41,6 +54,13 @@ absl::Status Bad(absl::string_view text, absl::string_view why) {
 }
 
 }  // namespace
+
+bool IsHubName(absl::string_view text) {
+  const std::vector<absl::string_view> revision = absl::StrSplit(text, absl::MaxSplits('@', 1));
+  if (revision.size() == 2 && !CheckRelativePath(revision[1]).ok()) return false;
+  const std::vector<absl::string_view> parts = absl::StrSplit(revision[0], '/');
+  return parts.size() == 2 && IsNamePart(parts[0]) && IsNamePart(parts[1]);
+}
 
 bool HubDataName::Matches(absl::string_view file) const {
   if (ends.empty()) return file == begins;

@@ -1,6 +1,6 @@
-// Files of data sets on the Hugging Face Hub by the name that fsspec, pandas and DuckDB give them,
-// and the short names of those that papers calibrate with. Known to the client, which lets them
-// pass, and to the engine, which fetches them.
+// Names on the Hugging Face Hub: of models, and of data sets' files as fsspec, pandas and DuckDB
+// write them, with the short names of those that papers calibrate with. Known to the client, which
+// lets them pass, and to the engine, which fetches them.
 #pragma once
 
 #include <string>
@@ -9,6 +9,10 @@
 #include "absl/strings/string_view.h"
 
 namespace quantd {
+
+// Whether `text` can name a model there: "org/name" or "org/name@revision". No path with a leading
+// '.', '/' or '~', a trailing or a second slash, or a space can.
+bool IsHubName(absl::string_view text);
 
 // Of "hf://datasets/org/name[@revision]/path". A path with one '*' stands for the first file, by
 // name, that begins and ends so: the first shard.

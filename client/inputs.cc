@@ -3,10 +3,8 @@
 
 #include <filesystem>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/file.h"
 #include "base/hub_data.h"
 #include "base/sha256.h"
@@ -18,16 +16,6 @@ namespace quantd {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool IsHubPart(absl::string_view part) {
-  if (part.empty() || part.size() > 96 || part[0] == '.' || part[0] == '-') return false;
-  for (const char c : part) {
-    if (!absl::ascii_isalnum(static_cast<unsigned char>(c)) && !absl::StrContains("._-", c)) {
-      return false;
-    }
-  }
-  return true;
-}
 
 // "tenants/{t}/jobs/{j}", "jobs/{j}", "artifacts/{sha256}": things the scheduler knows.
 bool IsStored(absl::string_view text) {
@@ -47,18 +35,11 @@ std::string Existing(const std::string& text, const InputOptions& options) {
 
 }  // namespace
 
-bool IsHubName(absl::string_view text) {
-  const std::vector<absl::string_view> revision = absl::StrSplit(text, absl::MaxSplits('@', 1));
-  if (revision.size() == 2 && revision[1].empty()) return false;
-  const std::vector<absl::string_view> parts = absl::StrSplit(revision[0], '/');
-  return parts.size() == 2 && IsHubPart(parts[0]) && IsHubPart(parts[1]);
-}
-
 absl::StatusOr<std::string> ResolveModel(const std::string& text, const InputOptions& options) {
   if (text.empty()) return absl::InvalidArgumentError("no model is named");
   if (IsStored(text) || options.remote_paths) return text;
   if (std::string path = Existing(text, options); !path.empty()) return path;
-  if (IsHubName(text) && !absl::StartsWith(text, ".")) return text;
+  if (IsHubName(text)) return text;
   return absl::NotFoundError(absl::StrCat(
       "model \"", text, "\": no such file or folder",
       options.base_folder == "." ? "" : absl::StrCat(" below ", options.base_folder),

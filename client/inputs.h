@@ -21,9 +21,6 @@ struct InputOptions {
   bool upload = false;
 };
 
-// "org/name", "org/name@revision".
-bool IsHubName(absl::string_view text);
-
 // A path, Hub name, "jobs/..." or "artifacts/...". NotFound, with what to write instead, for a path
 // that is not there.
 absl::StatusOr<std::string> ResolveModel(const std::string& text, const InputOptions& options);

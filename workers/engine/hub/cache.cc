@@ -15,11 +15,12 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "base/file.h"
+#include "base/hub_data.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -27,18 +28,8 @@
 namespace quantd {
 namespace {
 
-// The Hub's own limit for each half of a repository's name.
-constexpr size_t kNamePartLimit = 96;
 constexpr absl::Duration kLockPoll = absl::Milliseconds(100);
 constexpr int64_t kIndexLimitBytes = 64 << 20;
-
-bool IsNamePart(absl::string_view part) {
-  return !part.empty() && part.size() <= kNamePartLimit && part[0] != '.' && part[0] != '-' &&
-         !absl::StrContains(part, "..") && !absl::StrContains(part, "--") &&
-         std::all_of(part.begin(), part.end(), [](unsigned char c) {
-           return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
-         });
-}
 
 absl::StatusOr<std::string> GitBlobSha1(const std::string& path) {
   QD_ASSIGN_OR_RETURN(int64_t size, FileSize(path));
@@ -75,22 +66,14 @@ std::string FolderName(const HubModel& model) {
 }  // namespace
 
 absl::StatusOr<HubModel> ParseHubModel(absl::string_view text) {
-  HubModel model;
-  absl::string_view repository = text;
-  const size_t at = text.find('@');
-  if (at != absl::string_view::npos) {
-    repository = text.substr(0, at);
-    model.revision = std::string(text.substr(at + 1));
-  }
-  const size_t slash = repository.find('/');
-  if (slash == absl::string_view::npos || !IsNamePart(repository.substr(0, slash)) ||
-      !IsNamePart(repository.substr(slash + 1))) {
+  if (!IsHubName(text)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "model \"", text.substr(0, 300),
         "\": must be org/name or org/name@revision, of letters, digits, '.', '_', '-'"));
   }
-  QD_RETURN_IF_ERROR(CheckRelativePath(model.revision), "revision of model ", text.substr(0, 300));
-  model.repository = std::string(repository);
+  const std::vector<std::string> revision = absl::StrSplit(text, absl::MaxSplits('@', 1));
+  HubModel model{.repository = revision[0]};
+  if (revision.size() == 2) model.revision = revision[1];
   return model;
 }
 

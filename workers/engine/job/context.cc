@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <sys/stat.h>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/hub_data.h"
@@ -66,20 +65,6 @@ absl::StatusOr<std::string> InputPath(const std::map<std::string, JobInput>& inp
   return input->path;
 }
 
-// "org/name" or "org/name@rev", of the characters that the Hub allows.
-bool LooksLikeHubName(absl::string_view reference) {
-  const absl::string_view name = reference.substr(0, reference.find('@'));
-  const size_t slash = name.find('/');
-  if (slash == 0 || slash == absl::string_view::npos || slash + 1 == name.size()) return false;
-  if (name.find('/', slash + 1) != absl::string_view::npos) return false;
-  for (char c : name) {
-    if (!absl::ascii_isalnum(static_cast<unsigned char>(c)) && !absl::StrContains("/-_.", c)) {
-      return false;
-    }
-  }
-  return name[0] != '.' && name[0] != '/';
-}
-
 // The only file of a folder.
 absl::StatusOr<std::string> OnlyFile(const std::string& folder, const std::string& reference) {
   std::vector<std::string> files;
@@ -132,8 +117,13 @@ absl::StatusOr<std::string> JobContext::ResolveModel(const std::string& referenc
       break;
   }
   if (IsInputName(reference)) return InputPath(inputs, reference);
-  if (LooksLikeHubName(reference)) {
-    if (fetch_model) return fetch_model(*this, reference);
+  if (IsHubName(reference)) {
+    if (fetch_model) {
+      absl::StatusOr<std::string> folder = fetch_model(*this, reference);
+      QD_RETURN_IF_ERROR(folder.status(), "there is no folder ", reference,
+                         " here, so the Hub was asked");
+      return folder;
+    }
     return absl::NotFoundError(absl::StrCat(
         "model ", reference, ": there is no such folder here, and downloads are not set up"));
   }

@@ -21,6 +21,7 @@ namespace quantd::engine {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 TEST(SpecTest, ReadsBothSpellingsAndBothIntegerForms) {
   const auto spec = ParseJobSpec(R"({
@@ -170,7 +171,25 @@ TEST_F(ContextTest, ResolvesInputsFoldersAndHubNames) {
               HasSubstr("downloads"));
   context.fetch_model = [](JobContext&, const std::string& name) { return "/cache/" + name; };
   EXPECT_EQ(*context.ResolveModel("org/name@v1"), "/cache/org/name@v1");
-  EXPECT_FALSE(context.ResolveModel("org/../name").ok());
+  // A mistyped path that may be a Hub name is asked for, and the error says first what happened.
+  int asked = 0;
+  context.fetch_model = [&](JobContext&, const std::string&) -> absl::StatusOr<std::string> {
+    ++asked;
+    return absl::UnavailableError("fetching: no answer");
+  };
+  const absl::Status typo = context.ResolveModel("modles/tiny-6m").status();
+  EXPECT_TRUE(absl::IsUnavailable(typo)) << typo;
+  EXPECT_THAT(std::string(typo.message()),
+              StartsWith("there is no folder modles/tiny-6m here, so the Hub was asked: fetching"));
+  // Everything else is refused at once.
+  for (const char* path :
+       {"./modles/tiny", "./tiny", "../tiny", "/modles", "/modles/tiny", "~/tiny", "modles/",
+        "modles/tiny/", "my modles/tiny", "a/b/c", "org/../name", "org/..", "tiny"}) {
+    const absl::Status refused = context.ResolveModel(path).status();
+    EXPECT_TRUE(absl::IsNotFound(refused)) << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("there is no such folder")) << path;
+  }
+  EXPECT_EQ(asked, 1);
   EXPECT_FALSE(ParseInputs("[]").ok());
   EXPECT_FALSE(ParseInputs(R"({"jobs/a":{"pth":""}})").ok());
 }
