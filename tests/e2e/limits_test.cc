@@ -1,7 +1,7 @@
 // Many at once: watches and connections that ask nothing cost memory within bounds and no thread
 // each; one too many is refused, also by a scheduler that has no descriptor left, and whoever was
-// there before goes on. QUANTD_LIMIT_STREAMS and QUANTD_LIMIT_CONNECTIONS set how many (the full
-// test: 1,000 and 10,000).
+// there before goes on. What a compressed message would become counts, too. QUANTD_LIMIT_STREAMS
+// and QUANTD_LIMIT_CONNECTIONS set how many (the full test: 1,000 and 10,000).
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -166,6 +166,32 @@ TEST(Limits, ASchedulerWithoutADescriptorLeftAcceptsAgainWhenThereIsOne) {
   sockets.Close();
   SubmitOne(scheduler.address());
   EXPECT_EQ(scheduler.Stop(), 0);
+}
+
+// A thousand bytes in place of one: what gRPC limits is what travels.
+TEST(Limits, ACompressedMessageIsRefusedBeforeItIsUnpacked) {
+  constexpr size_t kUnpackedBytes = size_t{128} << 20;
+  constexpr int64_t kGrowthMaxKib = int64_t{64} << 10;
+  TemporaryFolder folder;
+  Scheduler scheduler(folder / "scheduler", "", /*lease_seconds=*/30);
+  ASSERT_FALSE(HasFailure());
+  SubmitOne(scheduler.address());
+  const pid_t pid = scheduler.process().pid();
+  const int64_t before = StatusOf(pid, "VmHWM");
+  v1::SubmitJobRequest request;
+  request.mutable_spec()->mutable_quantize()->set_model(std::string(kUnpackedBytes, 'a'));
+  for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_GZIP, GRPC_COMPRESS_DEFLATE}) {
+    grpc::ChannelArguments arguments;
+    arguments.SetCompressionAlgorithm(algorithm);
+    const auto stub = v1::JobService::NewStub(grpc::CreateCustomChannel(
+        scheduler.address(), grpc::InsecureChannelCredentials(), arguments));
+    grpc::ClientContext context;
+    v1::SubmitJobResponse response;
+    const grpc::Status status = stub->SubmitJob(&context, request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << status.error_message();
+  }
+  EXPECT_LT(StatusOf(pid, "VmHWM") - before, kGrowthMaxKib);
+  SubmitOne(scheduler.address());
 }
 
 }  // namespace
