@@ -97,9 +97,14 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t limit_byte
   struct stat info {};
   if (fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "reading ", path);
   if (S_ISDIR(info.st_mode)) return ErrnoStatus(EISDIR, "reading ", path);
+  const auto too_large = [&] {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("reading ", path, ": larger than the limit of ", FormatBytes(limit_bytes)));
+  };
+  // A file says how large it is; a device or a pipe does not.
+  if (info.st_size > limit_bytes) return too_large();
   std::string bytes;
-  if (info.st_size > 0)
-    bytes.reserve(static_cast<size_t>(std::min<int64_t>(info.st_size, limit_bytes)));
+  bytes.reserve(static_cast<size_t>(info.st_size));
   char buffer[65536];
   for (;;) {
     const ssize_t got = read(fd.get(), buffer, sizeof buffer);
@@ -107,10 +112,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t limit_byte
     if (got < 0) return ErrnoStatus(errno, "reading ", path);
     if (got == 0) return bytes;
     bytes.append(buffer, static_cast<size_t>(got));
-    if (static_cast<int64_t>(bytes.size()) > limit_bytes) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("reading ", path, ": larger than the limit of ", FormatBytes(limit_bytes)));
-    }
+    if (static_cast<int64_t>(bytes.size()) > limit_bytes) return too_large();
   }
 }
 

@@ -276,7 +276,11 @@ TEST(Config, BadFieldsAreNamedWithWhatIsAllowed) {
   }
 }
 
-TEST(Json, DuplicateKeysDepthAndKindAreRefused) {
+TEST(Json, DuplicateKeysTooManyDepthAndKindAreRefused) {
+  std::string many = "{";
+  for (int i = 0; i <= 600'000; ++i) absl::StrAppend(&many, i == 0 ? "\"" : ",\"", i, "\":0");
+  EXPECT_THAT(std::string(ParseJsonObject(many + "}", "f").status().message()),
+              HasSubstr("f: holds more than 600000 keys"));
   EXPECT_THAT(std::string(ParseJsonObject("{\"a\":{\"b\":1,\"b\":2}}", "f").status().message()),
               HasSubstr("\"b\" appears twice"));
   const std::string deep(100'000, '[');

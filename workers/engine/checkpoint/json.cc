@@ -14,6 +14,8 @@ namespace quantd::engine {
 namespace {
 
 constexpr size_t kMessageTextMax = 100;  // Of a foreign value in a message.
+// An index of as many tensors as one file may hold, and room. The tree takes some 300 bytes a key.
+constexpr int64_t kKeysMax = 600'000;
 
 class Checker : public nlohmann::json_sax<nlohmann::json> {
  public:
@@ -29,6 +31,10 @@ class Checker : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override { return Leave(); }
   bool end_array() override { return Leave(); }
   bool key(string_t& name) override {
+    if (++count_ > kKeysMax) {
+      error_ = absl::StrCat("holds more than ", kKeysMax, " keys");
+      return false;
+    }
     if (keys_.back().insert(name).second) return true;
     error_ = absl::StrCat("the key ", Quoted(name), " appears twice in one object");
     return false;
@@ -52,6 +58,7 @@ class Checker : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   std::vector<absl::flat_hash_set<std::string>> keys_;
+  int64_t count_ = 0;
   std::string error_;
 };
 
