@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_split.h"
 #include "base/file.h"
+#include "base/testing/evil_paths.h"
 #include "client/inputs.h"
 #include "client/testing.h"
 #include "client/transfer.h"
@@ -678,11 +679,17 @@ TEST(Download, RefusesWrongBytesAndHostileNames) {
   EXPECT_FALSE(FileExists(folder / "a/big.bin"));
   EXPECT_TRUE(absl::IsNotFound(
       DownloadManifest(&scheduler, {manifest, folder.path(), "nope"}, nullptr).status()));
-  for (const char* path : {"../evil", "/etc/evil", "a/../../evil", "a\\b", ""}) {
+  for (const std::string& path : EvilPaths()) {
     manifest.mutable_files(0)->set_path(path);
     EXPECT_TRUE(absl::IsInvalidArgument(
         DownloadManifest(&scheduler, {manifest, folder.path(), ""}, nullptr).status()))
         << path;
+  }
+  fake.corrupt_downloads = false;
+  for (const std::string& path : OddPaths()) {
+    manifest.mutable_files(0)->set_path(path);
+    EXPECT_TRUE(DownloadManifest(&scheduler, {manifest, folder / "odd", path}, nullptr).ok());
+    EXPECT_TRUE(FileExists(folder / ("odd/" + path))) << path;
   }
   manifest.mutable_files(0)->set_path("huge");
   manifest.mutable_files(0)->mutable_blob()->set_size_bytes(int64_t{1} << 60);

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/testing/evil_paths.h"
+
 namespace quantd {
 namespace {
 
@@ -22,6 +24,16 @@ TEST(Names, ThereAndBack) {
 }
 
 TEST(Names, EvilOnesAreRefused) {
+  std::vector<std::string> paths = EvilPaths();
+  for (const std::string& odd : OddPaths()) paths.push_back(odd);
+  for (const std::string& id : paths) {
+    EXPECT_FALSE(IsResourceId(id)) << id;
+    EXPECT_FALSE(ParseJobName("tenants/default/jobs/" + id).ok()) << id;
+    EXPECT_FALSE(ParseSweepName("tenants/default/sweeps/" + id).ok()) << id;
+    EXPECT_FALSE(ParseArtifactName("tenants/default/artifacts/" + id).ok()) << id;
+    EXPECT_FALSE(ParseTenantName("tenants/" + id).ok()) << id;
+  }
+  for (const std::string& id : EvilPaths()) EXPECT_FALSE(IsWorkerId(id)) << id;
   for (const char* id :
        {"", "-", "-a", "a-", "A", "a b", "..", ".", "a/b", "a%2e", "a\\b", "a\nb", "\xc3\xa9",
         "a_b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {

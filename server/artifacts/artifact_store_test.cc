@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/sha256.h"
+#include "base/testing/evil_paths.h"
 #include "proto/errors.h"
 #include "server/artifacts/local_artifact_store.h"
 #include "server/artifacts/s3_artifact_store.h"
@@ -229,8 +230,9 @@ TEST_P(ArtifactStoreTest, ManifestsAreCheckedAndListed) {
   EXPECT_EQ(resolved.sha256(), Sha256Hex(absl::StrCat(Sha256Hex("a"), " 1 a\n", Sha256Hex("model"),
                                                       " 5 b/model.safetensors\n")));
   EXPECT_TRUE(ResolveManifest(&resolved).ok());
-  for (const char* path :
-       {"", "..", "../x", "/etc/passwd", "a/../b", "a\\b", "a//b", "a\nb", "a", "a/b", "b"}) {
+  std::vector<std::string> paths = EvilPaths();
+  paths.insert(paths.end(), {"a", "a/b", "b"});  // There already, or a file and a folder at once.
+  for (const std::string& path : paths) {
     v1::Manifest evil = manifest;
     auto* added = evil.add_files();
     added->set_path(path);

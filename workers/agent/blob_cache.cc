@@ -2,6 +2,7 @@
 // memory only remembers sizes and uses.
 #include "workers/agent/blob_cache.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,12 +17,21 @@
 namespace quantd {
 namespace fs = std::filesystem;
 
+namespace {
+
+// Also of a file that is named by its descriptor.
+int LinkFile(const std::string& source, const std::string& target) {
+  return linkat(AT_FDCWD, source.c_str(), AT_FDCWD, target.c_str(), AT_SYMLINK_FOLLOW);
+}
+
+}  // namespace
+
 absl::Status LinkOrCopy(const std::string& source, const std::string& target) {
   QD_RETURN_IF_ERROR(MakeFolders(fs::path(target).parent_path().string()));
   if (unlink(target.c_str()) != 0 && errno != ENOENT) {
     return ErrnoStatus(errno, "replacing ", target);
   }
-  if (link(source.c_str(), target.c_str()) == 0) return absl::OkStatus();
+  if (LinkFile(source, target) == 0) return absl::OkStatus();
   std::error_code error;
   if (!fs::copy_file(source, target, error)) {
     return ErrnoStatus(error.value(), "copying ", source, " to ", target);
@@ -168,7 +178,7 @@ absl::Status BlobCache::Adopt(const std::string& path, const v1::Blob& blob) {
   }
   // Only a link: what would need a copy is not worth the disk.
   QD_RETURN_IF_ERROR(MakeFolders(fs::path(target).parent_path().string()));
-  if (link(path.c_str(), target.c_str()) != 0 && errno != EEXIST) {
+  if (LinkFile(path, target) != 0 && errno != EEXIST) {
     return ErrnoStatus(errno, "keeping ", path, " in the blob cache");
   }
   chmod(target.c_str(), 0444);

@@ -10,8 +10,11 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/testing/evil_paths.h"
 #include "proto/channel.h"
+#include "workers/agent/job_folder.h"
 #include "workers/agent/lease_keeper.h"
+#include "workers/agent/manifest.h"
 #include "workers/agent/testing/fake_scheduler.h"
 
 namespace quantd {
@@ -85,6 +88,31 @@ TEST_F(BlobCacheTest, AMissingBlobAndAFullDiskAreDifferentErrors) {
   EXPECT_TRUE(absl::IsFailedPrecondition(Place(blob)));
   blob.set_sha256("../../etc/passwd");
   EXPECT_TRUE(absl::IsInvalidArgument(Place(blob)));
+}
+
+TEST_F(BlobCacheTest, ACheckpointsFilesStayInTheirFolder) {
+  JobFolder job(folder_ + "/data", "tenants/t/jobs/../../../j");
+  v1::ManifestFile file;
+  *file.mutable_blob() = scheduler_.AddBlob("weights");
+  const auto restore = [&](const std::string& path) {
+    file.set_path(path);
+    EXPECT_TRUE(job.Begin().ok());
+    return job.RestoreCheckpoint(ToManifest({{path, file}}), *cache_, transfer_, control_);
+  };
+  for (const std::string& path : EvilPaths()) {
+    EXPECT_TRUE(absl::IsInvalidArgument(restore(path))) << path;
+  }
+  for (const std::string& path : OddPaths()) {
+    EXPECT_TRUE(restore(path).ok()) << path;
+    EXPECT_TRUE(FileExists(job.work() + "/" + path)) << path;
+  }
+  // Nothing lies beside the folder that was meant.
+  const auto count = [](const std::string& folder) {
+    return std::distance(std::filesystem::directory_iterator(folder), {});
+  };
+  EXPECT_EQ(count(folder_), 2);
+  EXPECT_EQ(count(folder_ + "/data"), 1);
+  EXPECT_EQ(count(folder_ + "/data/jobs"), 1);
 }
 
 TEST_F(BlobCacheTest, AnUploadOfOtherBytesIsRefused) {

@@ -1,10 +1,13 @@
 // The canonical listing: "{sha256} {size} {path}\n" per file, ordered by path.
 #include "workers/agent/manifest.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -35,33 +38,45 @@ v1::Manifest ToManifest(const FileMap& files) {
   return manifest;
 }
 
-absl::StatusOr<v1::Blob> HashFile(const std::string& path) {
-  struct stat info;
-  if (lstat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "looking at ", path);
-  if (!S_ISREG(info.st_mode)) {
-    return absl::FailedPreconditionError(absl::StrCat(path, " is not a regular file"));
-  }
-  v1::Blob blob;
-  QD_ASSIGN_OR_RETURN(*blob.mutable_sha256(), Sha256File(path));
-  blob.set_size_bytes(info.st_size);
-  return blob;
-}
-
-absl::Status CheckOwnFile(const std::string& folder, const std::string& relative) {
+absl::StatusOr<OwnFile> OwnFile::Open(const std::string& folder, const std::string& relative) {
   QD_RETURN_IF_ERROR(CheckRelativePath(relative));
   std::string path = folder;
-  struct stat info = {};
-  for (const absl::string_view part : absl::StrSplit(relative, '/')) {
-    absl::StrAppend(&path, "/", part);
-    if (lstat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "looking at ", path);
-    if (S_ISLNK(info.st_mode)) {
-      return absl::FailedPreconditionError(absl::StrCat(path, " is a symbolic link"));
+  const int root = open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (root < 0) return ErrnoStatus(errno, "opening ", path);
+  OwnFile file(root);
+  const std::vector<std::string> parts = absl::StrSplit(relative, '/');
+  for (size_t i = 0; i < parts.size(); ++i) {
+    absl::StrAppend(&path, "/", parts[i]);
+    // A pipe that nobody writes to must not hold us up.
+    const int kind = i + 1 < parts.size() ? O_PATH | O_DIRECTORY : O_RDONLY | O_NONBLOCK;
+    const int next = openat(file.fd_, parts[i].c_str(), kind | O_NOFOLLOW | O_CLOEXEC);
+    if (next < 0 && (errno == ELOOP || errno == ENOTDIR)) {
+      return absl::FailedPreconditionError(absl::StrCat(path, " is a symbolic link or no folder"));
     }
+    if (next < 0) return ErrnoStatus(errno, "opening ", path);
+    close(std::exchange(file.fd_, next));
   }
+  struct stat info = {};
+  if (fstat(file.fd_, &info) != 0) return ErrnoStatus(errno, "looking at ", path);
   if (!S_ISREG(info.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat(path, " is not a regular file"));
   }
-  return absl::OkStatus();
+  return file;
+}
+
+OwnFile::~OwnFile() {
+  if (fd_ >= 0) close(fd_);
+}
+
+std::string OwnFile::path() const { return absl::StrCat("/proc/self/fd/", fd_); }
+
+absl::StatusOr<v1::Blob> OwnFile::Hash() const {
+  struct stat info = {};
+  if (fstat(fd_, &info) != 0) return ErrnoStatus(errno, "looking at a file");
+  v1::Blob blob;
+  QD_ASSIGN_OR_RETURN(*blob.mutable_sha256(), Sha256File(path()));
+  blob.set_size_bytes(info.st_size);
+  return blob;
 }
 
 }  // namespace quantd

@@ -20,10 +20,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-int64_t ModifiedNs(const std::string& path) {
+// When file or inode changed last, which unlike the time of the last write no program can set.
+int64_t ChangedNs(const std::string& path) {
   struct stat info;
   if (lstat(path.c_str(), &info) != 0) return -1;
-  return int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
+  return int64_t{info.st_ctim.tv_sec} * 1'000'000'000 + info.st_ctim.tv_nsec;
 }
 
 }  // namespace
@@ -49,7 +50,7 @@ std::string OutputCollector::StagePath(const std::string& relative) const {
 }
 
 void OutputCollector::AddArtifact(const v1::ManifestFile& file) {
-  const absl::Status safe = CheckOwnFile(parts_.folder->output(), file.path());
+  const absl::Status safe = OwnFile::Open(parts_.folder->output(), file.path()).status();
   absl::MutexLock lock(&mutex_);
   announced_[file.path()] = file.role();
   if (!safe.ok()) return;  // Finish() says so.
@@ -61,10 +62,9 @@ void OutputCollector::AddArtifact(const v1::ManifestFile& file) {
 void OutputCollector::AddCheckpoint(v1::CheckpointSaved checkpoint) {
   absl::MutexLock lock(&mutex_);
   for (const std::string& path : checkpoint.paths()) {
-    absl::Status status = CheckOwnFile(parts_.folder->work(), path);
-    if (status.ok()) {
-      status = LinkOrCopy(absl::StrCat(parts_.folder->work(), "/", path), StagePath(path));
-    }
+    const absl::StatusOr<OwnFile> file = OwnFile::Open(parts_.folder->work(), path);
+    const absl::Status status =
+        file.ok() ? LinkOrCopy(file->path(), StagePath(path)) : file.status();
     if (!status.ok()) {
       parts_.keeper->AddLog(v1::LogLine::WORKER,
                             absl::StrCat("a checkpoint was not stored: ", status.ToString()));
@@ -113,20 +113,23 @@ void OutputCollector::Run() {
   }
 }
 
-absl::Status OutputCollector::StoreBlob(const std::string& path, v1::Blob* blob) {
-  QD_ASSIGN_OR_RETURN(*blob, HashFile(path));
+absl::Status OutputCollector::StoreBlob(const std::string& folder, const std::string& relative,
+                                        v1::Blob* blob) {
+  QD_ASSIGN_OR_RETURN(const OwnFile file, OwnFile::Open(folder, relative));
+  QD_ASSIGN_OR_RETURN(*blob, file.Hash());
   QD_ASSIGN_OR_RETURN(const std::vector<v1::Blob> missing,
                       parts_.transfer->FindMissing({*blob}, parts_.control));
   if (missing.empty()) return absl::OkStatus();
-  return parts_.transfer->Upload(path, *blob, parts_.control);
+  return parts_.transfer->Upload(file.path(), *blob, parts_.control);
 }
 
 absl::Status OutputCollector::StoreArtifact(const v1::ManifestFile& file, bool announce) {
-  const std::string path = absl::StrCat(parts_.folder->output(), "/", file.path());
+  const std::string folder = parts_.folder->output();
   Stored stored;
   stored.file = file;
-  stored.modified_ns = ModifiedNs(path);
-  QD_RETURN_IF_ERROR(StoreBlob(path, stored.file.mutable_blob()), "storing ", file.path());
+  stored.changed_ns = ChangedNs(absl::StrCat(folder, "/", file.path()));
+  QD_RETURN_IF_ERROR(StoreBlob(folder, file.path(), stored.file.mutable_blob()), "storing ",
+                     file.path());
   if (announce) {
     v1::JobEvent event;
     *event.mutable_artifact()->mutable_file() = stored.file;
@@ -149,12 +152,11 @@ absl::Status OutputCollector::StoreCheckpoint(v1::CheckpointSaved checkpoint) {
   }
   for (const std::string& path : due) {
     const std::string staged = StagePath(path);
-    const std::string source =
-        FileExists(staged) ? staged : absl::StrCat(parts_.folder->work(), "/", path);
+    const std::string folder = FileExists(staged) ? parts_.folder->stage() : parts_.folder->work();
     v1::ManifestFile file;
     file.set_path(path);
     file.set_role("checkpoint");
-    const absl::Status status = StoreBlob(source, file.mutable_blob());
+    const absl::Status status = StoreBlob(folder, path, file.mutable_blob());
     if (absl::IsNotFound(status)) continue;  // The engine has tidied it away since.
     QD_RETURN_IF_ERROR(status, "storing checkpoint file ", path);
     checkpoint_files_[path] = std::move(file);
@@ -200,7 +202,7 @@ absl::StatusOr<v1::Manifest> OutputCollector::Finish() {
     announced = announced_;
   }
   for (const auto& [path, role] : announced) {
-    if (const absl::Status own = CheckOwnFile(root, path); !own.ok()) {
+    if (const absl::Status own = OwnFile::Open(root, path).status(); !own.ok()) {
       return absl::InternalError(
           absl::StrCat("the engine announced output \"", path, "\": ", own.message()));
     }
@@ -213,7 +215,7 @@ absl::StatusOr<v1::Manifest> OutputCollector::Finish() {
     if (fs::is_directory(entries->symlink_status())) continue;
     v1::ManifestFile file;
     file.set_path(path.substr(root.size() + 1));
-    if (const absl::Status own = CheckOwnFile(root, file.path()); !own.ok()) {
+    if (const absl::Status own = OwnFile::Open(root, file.path()).status(); !own.ok()) {
       return absl::InternalError(
           absl::StrCat("the engine left \"", file.path(), "\" in its output: ", own.message()));
     }
@@ -223,7 +225,7 @@ absl::StatusOr<v1::Manifest> OutputCollector::Finish() {
     {
       absl::MutexLock lock(&mutex_);
       const auto stored = stored_.find(file.path());
-      current = stored != stored_.end() && stored->second.modified_ns == ModifiedNs(path) &&
+      current = stored != stored_.end() && stored->second.changed_ns == ChangedNs(path) &&
                 stored->second.file.blob().size_bytes() == FileSize(path).value_or(-1);
     }
     if (!current) QD_RETURN_IF_ERROR(StoreArtifact(file, /*announce=*/true));
@@ -240,11 +242,12 @@ absl::StatusOr<v1::Manifest> OutputCollector::Finish() {
   std::set<std::string> digests;
   for (const v1::Blob& blob : missing) digests.insert(blob.sha256());
   for (const auto& [path, file] : files) {
-    const std::string local = absl::StrCat(root, "/", path);
+    QD_ASSIGN_OR_RETURN(const OwnFile local, OwnFile::Open(root, path), "storing ", path);
     if (digests.count(file.blob().sha256()) > 0) {
-      QD_RETURN_IF_ERROR(parts_.transfer->Upload(local, file.blob(), parts_.control));
+      QD_RETURN_IF_ERROR(parts_.transfer->Upload(local.path(), file.blob(), parts_.control),
+                         "storing ", path);
     }
-    if (const absl::Status kept = parts_.cache->Adopt(local, file.blob()); !kept.ok()) {
+    if (const absl::Status kept = parts_.cache->Adopt(local.path(), file.blob()); !kept.ok()) {
       LogWarning("cannot keep an output in the cache", {{"error", kept.ToString()}});
     }
   }

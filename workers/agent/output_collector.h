@@ -54,7 +54,7 @@ class OutputCollector {
  private:
   struct Stored {
     v1::ManifestFile file;
-    int64_t modified_ns = 0;
+    int64_t changed_ns = 0;
   };
   struct Task {
     std::optional<v1::ManifestFile> artifact;
@@ -63,7 +63,7 @@ class OutputCollector {
   void Run();
   absl::Status StoreArtifact(const v1::ManifestFile& file, bool announce);
   absl::Status StoreCheckpoint(v1::CheckpointSaved checkpoint);
-  absl::Status StoreBlob(const std::string& path, v1::Blob* blob);
+  absl::Status StoreBlob(const std::string& folder, const std::string& relative, v1::Blob* blob);
   std::string StagePath(const std::string& relative) const;
 
   const Parts parts_;

@@ -26,6 +26,7 @@
 #include "base/file.h"
 #include "base/http.h"
 #include "base/sha256.h"
+#include "base/testing/evil_paths.h"
 
 namespace quantd {
 namespace {
@@ -463,6 +464,11 @@ TEST_F(HubTest, PicklesAreRefused) {
 }
 
 TEST_F(HubTest, HostileAnswersAreRefused) {
+  for (const std::string& name : EvilPaths()) {
+    EXPECT_TRUE(absl::IsInvalidArgument(
+        SelectFiles({"config.json", "model.safetensors", name}, "org/name").status()))
+        << name;
+  }
   for (const char* name : {"../../evil.safetensors", "/etc/model.safetensors", "a/../../b", ""}) {
     hub_fault_ = [&](const Request&) {
       return Answer{.body = absl::StrCat(R"({"sha": ")", kCommit, R"(", "siblings": [{"rfilename":
