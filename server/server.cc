@@ -6,6 +6,7 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 #include <utility>
 
@@ -166,7 +167,8 @@ struct Server::Parts {
   // Of the ticker's thread.
   bool serving = false;
   absl::Duration last_tick = absl::InfiniteDuration();  // Monotonic; of the last that succeeded.
-  absl::Time last_tick_time;
+  // By the store's clock, in nanoseconds; the queue asks for it, too.
+  std::atomic<int64_t> last_tick_time{0};
 
   absl::Status Open();
   absl::Status OpenAccess();
@@ -174,7 +176,9 @@ struct Server::Parts {
   absl::Status ServeMetrics();
   void SetHealth(bool healthy);
   void TickOnce();
-  // Tick, or Renew after a time without.
+  // So long without a tick is a time in which nobody could report.
+  absl::Duration AwayLimit() const { return std::max(kAway, options.lease_time / 2); }
+  // Tick, or Renew after such a time and while the store takes no writes.
   absl::Status RunClocks();
   void TickLoop();
 };
@@ -186,6 +190,7 @@ absl::Status Server::Parts::Open() {
   QD_ASSIGN_OR_RETURN(store, OpenStore(database));
   context.now = [this] { return store->Now(); };
   start_time = context.now();
+  last_tick_time = absl::ToUnixNanos(start_time);
   QD_RETURN_IF_ERROR(OpenAccess());
   QD_ASSIGN_OR_RETURN(artifacts, OpenArtifacts(options, context.secret));
   hub = std::make_unique<Hub>(options.streams_max);
@@ -195,6 +200,11 @@ absl::Status Server::Parts::Open() {
   queue_options.tenants = options.tenants;
   queue_options.aging = options.aging;
   queue_options.observer = hub.get();
+  // A report may come before the tick that gives its lease a full term again.
+  queue_options.lease_clock = [this](absl::Time now) {
+    const absl::Time last = absl::FromUnixNanos(last_tick_time);
+    return now - last > AwayLimit() ? last : now;
+  };
   queue_options.find_manifest = [this](const std::string& tenant,
                                        const std::string& sha256) -> absl::StatusOr<v1::Manifest> {
     QD_ASSIGN_OR_RETURN(const v1::Artifact artifact, artifacts->GetArtifact(tenant, sha256));
@@ -333,18 +343,20 @@ absl::Status Server::Parts::RunClocks() {
   const absl::Duration monotonic = Clock::Real().Monotonic();
   const absl::Time now = context.now();
   const absl::Duration passed = monotonic - last_tick;  // Minus infinity at first.
-  const absl::Duration limit = std::max(kAway, options.lease_time / 2);
+  const absl::Duration by_the_store = now - absl::FromUnixNanos(last_tick_time);
   // The store's clock and ours disagree when somebody set its server's.
-  const bool away = passed > limit || (passed > absl::ZeroDuration() &&
-                                       absl::AbsDuration(now - last_tick_time - passed) > limit);
+  const bool away =
+      passed > AwayLimit() ||
+      (passed > absl::ZeroDuration() && absl::AbsDuration(by_the_store - passed) > AwayLimit());
   if (away) {
     LogWarning("the clocks stood still or jumped; running jobs get a full lease time",
                {{"seconds", absl::ToDoubleSeconds(passed)},
-                {"by_the_store", absl::ToDoubleSeconds(now - last_tick_time)}});
+                {"by_the_store", absl::ToDoubleSeconds(by_the_store)}});
   }
-  QD_RETURN_IF_ERROR(away ? queue->Renew(now) : queue->Tick(now));
+  // A disk that is nearly full takes a tick's few bytes and refuses a worker's report.
+  QD_RETURN_IF_ERROR(away || !store->Health().ok() ? queue->Renew(now) : queue->Tick(now));
   last_tick = monotonic;
-  last_tick_time = now;
+  last_tick_time = absl::ToUnixNanos(now);
   return absl::OkStatus();
 }
 

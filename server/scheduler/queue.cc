@@ -25,6 +25,7 @@ uint64_t SecureRandom() {
 }
 
 QueueOptions WithDefaults(QueueOptions options) {
+  if (!options.lease_clock) options.lease_clock = [](absl::Time now) { return now; };
   if (!options.random) options.random = SecureRandom;
   return options;
 }

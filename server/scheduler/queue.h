@@ -89,6 +89,8 @@ struct QueueOptions {
   TenantPolicies tenants;
   // A job that has waited for so long counts as one priority higher; infinite: never.
   absl::Duration aging = absl::Hours(1);
+  // What a call's time is for leases: it may stand still while nobody can report. Null: that time.
+  std::function<absl::Time(absl::Time)> lease_clock;
   // 64 random bits, for names and jitter. Thread-safe. Null: a secure generator.
   std::function<uint64_t()> random;
   // The manifest "artifacts/{sha256}" stands for, for LeaseJobResponse.inputs. Called inside a

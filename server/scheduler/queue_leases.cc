@@ -275,7 +275,8 @@ absl::StatusOr<JobRow> CurrentLease(ReadTxn& txn, const QueueOptions& options,
   QD_RETURN_IF_ERROR(row.status());
   const bool newest =
       row->fencing_token == lease.fencing_token() && row->lease_worker == lease.worker();
-  switch (WhyLeaseIsOver(options.faults, row->state, newest, row->lease_expires <= now)) {
+  const bool overdue = row->lease_expires <= options.lease_clock(now);
+  switch (WhyLeaseIsOver(options.faults, row->state, newest, overdue)) {
     case LeaseEnd::kNone:
       return row;
     case LeaseEnd::kNotLeased:
