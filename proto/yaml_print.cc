@@ -28,7 +28,12 @@ struct Tree {
   enum class Kind { kScalar, kMap, kList };
   Kind kind = Kind::kScalar;
   std::string scalar;
-  std::vector<std::pair<std::string, Tree>> children;
+  struct Child;
+  std::vector<Child> children;
+};
+struct Tree::Child {
+  std::string key;
+  Tree tree;
 };
 
 Tree Scalar(std::string text) { return {Tree::Kind::kScalar, std::move(text), {}}; }
@@ -49,7 +54,7 @@ Tree FromValue(const pb::Value& value) {
     case pb::Value::kListValue: {
       Tree list{Tree::Kind::kList, "", {}};
       for (const pb::Value& element : value.list_value().values()) {
-        list.children.emplace_back("", FromValue(element));
+        list.children.push_back({"", FromValue(element)});
       }
       return list;
     }
@@ -65,7 +70,7 @@ Tree FromStruct(const pb::Struct& value) {
   std::map<std::string, const pb::Value*> sorted;
   for (const auto& [name, field] : value.fields()) sorted[name] = &field;
   for (const auto& [name, field] : sorted)
-    map.children.emplace_back(PrintString(name), FromValue(*field));
+    map.children.push_back({PrintString(name), FromValue(*field)});
   return map;
 }
 
@@ -118,7 +123,7 @@ Tree FromMap(const pb::Message& message, const pb::FieldDescriptor* field) {
         FromField(entry, entry.GetDescriptor()->map_value(), -1);
   }
   Tree map{Tree::Kind::kMap, "", {}};
-  for (auto& [key, value] : sorted) map.children.emplace_back(key, std::move(value));
+  for (auto& [key, value] : sorted) map.children.push_back({key, std::move(value)});
   return map;
 }
 
@@ -144,19 +149,19 @@ Tree FromMessage(const pb::Message& message) {
     const pb::FieldDescriptor* field = type->field(i);
     if (!field->is_repeated()) {
       if (reflection->HasField(message, field)) {
-        map.children.emplace_back(field->name(), FromField(message, field, -1));
+        map.children.push_back({field->name(), FromField(message, field, -1)});
       }
       continue;
     }
     const int size = reflection->FieldSize(message, field);
     if (size == 0) continue;
     if (field->is_map()) {
-      map.children.emplace_back(field->name(), FromMap(message, field));
+      map.children.push_back({field->name(), FromMap(message, field)});
       continue;
     }
     Tree list{Tree::Kind::kList, "", {}};
-    for (int k = 0; k < size; ++k) list.children.emplace_back("", FromField(message, field, k));
-    map.children.emplace_back(field->name(), std::move(list));
+    for (int k = 0; k < size; ++k) list.children.push_back({"", FromField(message, field, k)});
+    map.children.push_back({field->name(), std::move(list)});
   }
   return map;
 }
@@ -180,7 +185,7 @@ std::string InlineText(const Tree& tree) {
   return absl::StrCat("[",
                       absl::StrJoin(tree.children, ", ",
                                     [](std::string* out, const auto& child) {
-                                      absl::StrAppend(out, child.second.scalar);
+                                      absl::StrAppend(out, child.tree.scalar);
                                     }),
                       "]");
 }
