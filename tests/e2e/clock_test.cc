@@ -84,11 +84,9 @@ void JumpTheSchedulers(bool steady) {
   EXPECT_TRUE(load.Finish(absl::Seconds(60))) << "jobs did not end\n" << scheduler.Log();
   EXPECT_THAT(load.history().Broken(load.client(), /*all_submitted=*/true), IsEmpty());
   Client client = load.client();
-  v1::ListJobsRequest list;
-  list.set_page_size(1000);
-  v1::ListJobsResponse jobs;
-  ASSERT_TRUE(client.Ask<v1::JobService>(&v1::JobService::Stub::ListJobs, list, &jobs).ok());
-  for (const v1::Job& job : jobs.jobs()) {
+  std::vector<v1::Job> jobs;
+  ASSERT_TRUE(client.Jobs(&jobs).ok());
+  for (const v1::Job& job : jobs) {
     EXPECT_TRUE(!steady || job.state() == v1::JOB_STATE_SUCCEEDED) << job.ShortDebugString();
     EXPECT_TRUE(!steady || job.attempt() == 1) << job.ShortDebugString();
     std::vector<v1::JobEvent> events;

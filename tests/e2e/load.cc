@@ -177,6 +177,19 @@ grpc::Status Client::Events(const std::string& job, std::vector<v1::JobEvent>* e
   });
 }
 
+grpc::Status Client::Jobs(std::vector<v1::Job>* jobs) {
+  v1::ListJobsRequest list;
+  list.set_page_size(1000);
+  do {
+    v1::ListJobsResponse page;
+    const grpc::Status status = Ask<v1::JobService>(&v1::JobService::Stub::ListJobs, list, &page);
+    if (!status.ok()) return status;
+    jobs->insert(jobs->end(), page.jobs().begin(), page.jobs().end());
+    list.set_page_token(page.next_page_token());
+  } while (!list.page_token().empty());
+  return grpc::Status::OK;
+}
+
 // --- What was told.
 
 void History::Accepted(const std::string& request_id, const std::string& job) {
@@ -327,28 +340,21 @@ std::vector<std::string> History::Broken(Client client, bool all_submitted) cons
     }
   }
   std::set<std::string> listed;
-  v1::ListJobsRequest list;
-  list.set_page_size(1000);
-  do {
-    v1::ListJobsResponse page;
-    const grpc::Status status =
-        client.Ask<v1::JobService>(&v1::JobService::Stub::ListJobs, list, &page);
-    if (!status.ok()) broken.push_back("jobs cannot be listed: " + status.error_message());
-    for (const v1::Job& one : page.jobs()) {
-      listed.insert(one.name());
-      v1::GetJobRequest get;
-      get.set_name(one.name());
-      v1::Job job;
-      const grpc::Status read =
-          client.Ask<v1::JobService>(&v1::JobService::Stub::GetJob, get, &job);
-      if (!read.ok()) broken.push_back(one.name() + ": " + read.error_message());
-      if (read.ok()) CheckJob(job, &client, &broken);
-      if (all_submitted && acknowledged.count(one.name()) == 0) {
-        broken.push_back(one.name() + " is nobody's");
-      }
+  std::vector<v1::Job> jobs;
+  const grpc::Status status = client.Jobs(&jobs);
+  if (!status.ok()) broken.push_back("jobs cannot be listed: " + status.error_message());
+  for (const v1::Job& one : jobs) {
+    listed.insert(one.name());
+    v1::GetJobRequest get;
+    get.set_name(one.name());
+    v1::Job job;
+    const grpc::Status read = client.Ask<v1::JobService>(&v1::JobService::Stub::GetJob, get, &job);
+    if (!read.ok()) broken.push_back(one.name() + ": " + read.error_message());
+    if (read.ok()) CheckJob(job, &client, &broken);
+    if (all_submitted && acknowledged.count(one.name()) == 0) {
+      broken.push_back(one.name() + " is nobody's");
     }
-    list.set_page_token(page.next_page_token());
-  } while (!list.page_token().empty());
+  }
   for (const std::string& job : acknowledged) {
     if (listed.count(job) == 0) broken.push_back(job + " was acknowledged and is lost");
   }

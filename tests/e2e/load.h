@@ -77,6 +77,8 @@ class Client {
   grpc::Status Upload(const std::string& bytes, v1::Blob* blob);
   grpc::Status Download(const v1::Blob& blob, std::string* bytes);
   grpc::Status Events(const std::string& job, std::vector<v1::JobEvent>* events);
+  // All there are.
+  grpc::Status Jobs(std::vector<v1::Job>* jobs);
 
  private:
   template <typename Call>

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
@@ -162,21 +163,23 @@ std::vector<v1::JobEvent> Service::Events(const std::string& job) {
   return events;
 }
 
-int64_t Service::Metric(const std::string& name) {
+int64_t Service::Metric(const std::string& name, const std::string& label) {
   const auto ready =
       nlohmann::json::parse(ReadFile(folder_ / "ready.json").value_or(""), nullptr, false);
   if (!ready.is_object()) return -1;
   HttpRequest request = {.url = absl::StrCat("http://", ready.value("metrics", ""), "/metrics")};
   const auto scrape = PerformHttp(request);
   if (!scrape.ok()) return -1;
+  int64_t sum = -1;
   for (const std::string& line :
        std::vector<std::string>(absl::StrSplit(scrape->body, absl::ByChar('\n')))) {
     int64_t value = 0;
-    if (absl::StartsWith(line, name + " ") && absl::SimpleAtoi(line.substr(name.size()), &value)) {
-      return value;
+    if ((absl::StartsWith(line, name + " ") || absl::StartsWith(line, name + "{")) &&
+        absl::StrContains(line, label) && absl::SimpleAtoi(line.substr(line.rfind(' ')), &value)) {
+      sum = std::max<int64_t>(sum, 0) + value;
     }
   }
-  return -1;
+  return sum;
 }
 
 std::string Service::Logs() const {

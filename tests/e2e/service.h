@@ -45,8 +45,9 @@ class Service {
   // Waits until the job has ended; fails the test after `limit`.
   v1::Job Await(const std::string& job, absl::Duration limit);
   std::vector<v1::JobEvent> Events(const std::string& job);
-  // A figure of the scheduler's /metrics without labels; -1: there is none.
-  int64_t Metric(const std::string& name);
+  // A figure of the scheduler's /metrics, the sum where it has labels; of the series with `label`
+  // alone, if given. -1: there is none.
+  int64_t Metric(const std::string& name, const std::string& label = "");
   // The logs of all processes, for a failed test's message.
   std::string Logs() const;
 
