@@ -16,15 +16,18 @@ namespace {
 
 // A sweep of a thousand variants is 100 KB; a request may hold 4 MiB.
 constexpr size_t kTextBytesMax = size_t{1} << 20;
-// Notes where a document begins and passes over its content.
+// Notes where a document begins, and the first text in it that is not UTF-8: yaml-cpp turns the
+// escapes \_ and \N into bytes that are none.
 class DocumentMark : public YAML::EventHandler {
  public:
   void OnDocumentStart(const YAML::Mark& at) override { mark = at; }
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
   void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
-  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
-                const std::string&) override {}
+  void OnScalar(const YAML::Mark& at, const std::string&, YAML::anchor_t,
+                const std::string& text) override {
+    if (damaged.is_null() && !IsValidUtf8(text)) damaged = at;
+  }
   void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
                        YAML::EmitterStyle::value) override {}
   void OnSequenceEnd() override {}
@@ -33,6 +36,7 @@ class DocumentMark : public YAML::EventHandler {
   void OnMapEnd() override {}
 
   YAML::Mark mark = YAML::Mark::null_mark();
+  YAML::Mark damaged = YAML::Mark::null_mark();
 };
 
 }  // namespace
@@ -55,6 +59,11 @@ bool LoadDocument(absl::string_view text, YAML::Node* node, DocumentError* error
     // Not LoadAll: on a stray ',' it finds empty documents for ever.
     if (parser.HandleNextDocument(second)) {
       *error = {second.mark, "a second document begins here; only one a file"};
+      return false;
+    }
+    if (!first.damaged.is_null()) {
+      *error = {first.damaged,
+                "holds an escape that is not read right; write the character itself"};
       return false;
     }
     *node = YAML::Load(copy);

@@ -117,6 +117,7 @@ INSTANTIATE_TEST_SUITE_P(
                       ErrorCase{"labels: {a: *nowhere}", "is not YAML"},
                       ErrorCase{"display_name: \"a", "is not YAML"},
                       ErrorCase{"display_name: \xff\xfe", "job.yaml: is not valid UTF-8"},
+                      ErrorCase{"display_name: \"a\\_b\"", "job.yaml:1:15: holds an escape"},
                       ErrorCase{"quantize: {options: &a {x: *a}}", "nests deeper than 32 levels"}));
 
 TEST(Yaml, ReportsEveryMistakeUpToTwenty) {
