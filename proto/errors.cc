@@ -17,6 +17,7 @@ namespace {
 constexpr char kTypePrefix[] = "type.googleapis.com/";
 // Violations that the message itself spells out; the details have the others.
 constexpr size_t kViolationsInMessage = 5;
+constexpr int kViolationsInDetail = 64;
 constexpr size_t kDescriptionBytesMax = 400;
 
 std::string TypeUrl(const google::protobuf::Message& message) {
@@ -120,6 +121,8 @@ absl::Status FieldErrors(const std::vector<FieldViolation>& violations) {
   google::rpc::BadRequest request;
   std::vector<std::string> words;
   for (const FieldViolation& violation : violations) {
+    // The detail is cut to its limit one by one; nobody reads thousands.
+    if (request.field_violations_size() == kViolationsInDetail) break;
     auto* added = request.add_field_violations();
     added->set_field(Shorten(violation.field, kDescriptionBytesMax));
     added->set_description(Shorten(violation.description, kDescriptionBytesMax));

@@ -10,6 +10,7 @@
 namespace quantd {
 namespace {
 constexpr char kService[] = "quantd.v1.AccessService";
+constexpr int kSecretsOfAJobMax = 100;  // Each is looked up.
 }  // namespace
 
 void CheckSecrets(const ServiceContext& context, const std::string& parent,
@@ -18,6 +19,12 @@ void CheckSecrets(const ServiceContext& context, const std::string& parent,
   if (secrets.empty()) return;
   const auto tenant = ParseTenantName(parent);
   if (!tenant.ok()) return;  // The queue says so.
+  if (secrets.size() > kSecretsOfAJobMax) {
+    findings->violations.push_back(
+        {"spec.secrets",
+         absl::StrCat("has ", secrets.size(), " entries; at most ", kSecretsOfAJobMax)});
+    return;
+  }
   for (int i = 0; i < secrets.size(); ++i) {
     absl::Status status = CheckSecretId(secrets[i]);
     if (status.ok()) status = context.secrets->Open(*tenant, {secrets[i]}).status();

@@ -1,6 +1,7 @@
 // Collects violations with a path that grows and shrinks as the checks walk through a message.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -9,6 +10,9 @@
 #include "server/validation/spec_validation.h"
 
 namespace quantd {
+
+// Whoever made so many mistakes sent no spec; the rest is not collected.
+inline constexpr size_t kViolationsMax = 1000;
 
 // A place in the request. Copies are cheap beside a submit's transaction.
 class Field {
@@ -23,11 +27,17 @@ class Field {
   }
   template <typename... Words>
   void Refuse(const Words&... words) const {
+    if (findings_->violations.size() == kViolationsMax) return;
     findings_->violations.push_back({path_, absl::StrCat(words...)});
   }
   template <typename... Words>
   void Warn(const Words&... words) const {
     findings_->warnings.push_back(absl::StrCat(path_, ": ", words...));
+  }
+  // Of a list with `size` elements, how many to look at; refuses one with more than `most`.
+  int UpTo(int most, int size) const {
+    if (size > most) Refuse("has ", size, " entries; at most ", most);
+    return std::min(size, most);
   }
   // Refuses a number outside [low, high].
   template <typename Number>

@@ -30,6 +30,11 @@ constexpr int kBatchMax = 65'536;
 constexpr int kTasksMax = 1000;
 constexpr int kVariantsMax = 1000;
 constexpr int kOverridesMax = 1000;
+constexpr int kModelsMax = 1000;
+constexpr int kSizesMax = 1000;  // Of a benchmark.
+constexpr int kJobsMax = 1000;   // Of a variant.
+// Dependencies and variants of a report: one over a large sweep has thousands.
+constexpr int kReportedMax = 10'000;
 // std::regex recurses while it compiles; longer patterns could exhaust a thread's stack.
 constexpr size_t kPatternBytesMax = 1000;
 constexpr int kThreadsMax = 4096;
@@ -64,7 +69,8 @@ class Resolver {
 
   void Job(v1::JobSpec* spec) {
     Common(*spec);
-    for (int i = 0; i < spec->dependencies_size(); ++i) {
+    const int dependencies = (root_ / "dependencies").UpTo(kReportedMax, spec->dependencies_size());
+    for (int i = 0; i < dependencies; ++i) {
       JobReference((root_ / "dependencies")[i] / "job", spec->dependencies(i).job());
     }
     if (spec->has_runtime()) Runtime(spec->runtime());
@@ -82,14 +88,12 @@ class Resolver {
     if (spec->max_parallel() < 0)
       (root_ / "max_parallel").Refuse(spec->max_parallel(), " is negative");
     if (spec->models().empty()) (root_ / "models").Refuse("is empty; name at least one model");
-    for (int i = 0; i < spec->models_size(); ++i) Model((root_ / "models")[i], spec->models(i));
+    const int models = (root_ / "models").UpTo(kModelsMax, spec->models_size());
+    for (int i = 0; i < models; ++i) Model((root_ / "models")[i], spec->models(i));
     if (spec->variants().empty()) (root_ / "variants").Refuse("is empty; name at least one method");
-    if (spec->variants_size() > kVariantsMax) {
-      return (root_ / "variants")
-          .Refuse("has ", spec->variants_size(), " entries; at most ", kVariantsMax);
-    }
+    const int variants = (root_ / "variants").UpTo(kVariantsMax, spec->variants_size());
     if (spec->has_calibration()) CalibrationNumbers(root_ / "calibration", spec->calibration());
-    for (int i = 0; i < spec->variants_size(); ++i) {
+    for (int i = 0; i < variants; ++i) {
       Quantization((root_ / "variants")[i], spec->mutable_variants(i));
     }
     Tasks(root_ / "tasks", spec->mutable_tasks());
@@ -247,11 +251,8 @@ class Resolver {
   template <typename Spec>
   void Quantization(const Field& field, Spec* spec) {
     if (spec->has_calibration()) CalibrationNumbers(field / "calibration", spec->calibration());
-    if (spec->overrides_size() > kOverridesMax) {
-      (field / "overrides")
-          .Refuse("has ", spec->overrides_size(), " entries; at most ", kOverridesMax);
-    }
-    for (int i = 0; i < std::min(spec->overrides_size(), kOverridesMax); ++i) {
+    const int overrides = (field / "overrides").UpTo(kOverridesMax, spec->overrides_size());
+    for (int i = 0; i < overrides; ++i) {
       Pattern((field / "overrides")[i] / "pattern", spec->overrides(i).pattern());
     }
     if (spec->method().empty()) {
@@ -268,7 +269,7 @@ class Resolver {
     const OptionRules rules = {
         .owner = "method " + method->name(), .known = &method->options(), .lists = sweep_};
     CheckOptions(field / "options", rules, spec->options());
-    for (int i = 0; i < std::min(spec->overrides_size(), kOverridesMax); ++i) {
+    for (int i = 0; i < overrides; ++i) {
       OptionRules plain = rules;
       plain.lists = false;
       CheckOptions((field / "overrides")[i] / "options", plain, spec->overrides(i).options());
@@ -308,9 +309,8 @@ class Resolver {
   }
 
   void Tasks(const Field& field, google::protobuf::RepeatedPtrField<v1::TaskSpec>* tasks) {
-    if (tasks->size() > kTasksMax)
-      return field.Refuse("has ", tasks->size(), " entries; at most ", kTasksMax);
-    for (int i = 0; i < tasks->size(); ++i) {
+    const int count = field.UpTo(kTasksMax, tasks->size());
+    for (int i = 0; i < count; ++i) {
       v1::TaskSpec& task = (*tasks)[i];
       const Field here = field[i];
       (here / "limit").Range<int64_t>(task.limit(), 0, INT32_MAX);
@@ -342,10 +342,12 @@ class Resolver {
     if (spec->decode_tokens() == 0) spec->set_decode_tokens(32);
     if (spec->repetitions() == 0) spec->set_repetitions(5);
     if (spec->warmup() == 0) spec->set_warmup(1);
-    for (int i = 0; i < spec->batch_sizes_size(); ++i) {
+    const int batches = (field / "batch_sizes").UpTo(kSizesMax, spec->batch_sizes_size());
+    for (int i = 0; i < batches; ++i) {
       (field / "batch_sizes")[i].Range(spec->batch_sizes(i), 1, kBatchMax);
     }
-    for (int i = 0; i < spec->prompt_lengths_size(); ++i) {
+    const int lengths = (field / "prompt_lengths").UpTo(kSizesMax, spec->prompt_lengths_size());
+    for (int i = 0; i < lengths; ++i) {
       (field / "prompt_lengths")[i].Range(spec->prompt_lengths(i), 1, kTokensMax);
     }
     (field / "decode_tokens").Range(spec->decode_tokens(), 1, kTokensMax);
@@ -359,7 +361,8 @@ class Resolver {
     if (variants.empty()) field.Refuse("is empty; name at least one variant");
     std::set<std::string> names;
     int baselines = 0;
-    for (int i = 0; i < variants.size(); ++i) {
+    const int count = field.UpTo(kReportedMax, variants.size());
+    for (int i = 0; i < count; ++i) {
       const v1::CompareSpec::Variant& variant = variants[i];
       if (variant.name().empty()) (field[i] / "name").Refuse("is empty");
       if (!names.insert(variant.name()).second) {
@@ -367,7 +370,8 @@ class Resolver {
       }
       if (variant.jobs().empty())
         (field[i] / "jobs").Refuse("is empty; name the jobs that describe the variant");
-      for (int j = 0; j < variant.jobs_size(); ++j) {
+      const int jobs = (field[i] / "jobs").UpTo(kJobsMax, variant.jobs_size());
+      for (int j = 0; j < jobs; ++j) {
         JobReference((field[i] / "jobs")[j], variant.jobs(j));
       }
       baselines += variant.baseline() ? 1 : 0;

@@ -198,5 +198,17 @@ TEST(SpecValidation, SweepsTakeListsAsOptions) {
   EXPECT_THAT(resolve(v1::SweepSpec()), testing::SizeIs(2));
 }
 
+TEST(Limits, OfListsAndOfWhatIsSaidAboutThem) {
+  v1::JobSpec spec;
+  spec.mutable_quantize()->set_model("m");
+  for (int i = 0; i < 20'000; ++i) spec.add_dependencies();
+  SpecFindings findings;
+  ResolveJobSpec({}, &spec, &findings);
+  EXPECT_EQ(findings.violations[0].field, "spec.dependencies");
+  EXPECT_EQ(findings.violations[0].description, "has 20000 entries; at most 10000");
+  EXPECT_EQ(findings.violations.size(), 1000u);
+  EXPECT_EQ(FieldViolationsOf(FieldErrors(findings.violations)).size(), 64u);
+}
+
 }  // namespace
 }  // namespace quantd
