@@ -110,9 +110,10 @@ TEST(FullDisk, UnderTheSchedulerRefusesNewWorkKeepsTheOldAndTakesItAgain) {
 // A small file system, in memory. It outlives who uses it.
 class SmallDisk {
  public:
-  explicit SmallDisk(std::string path) : path_(std::move(path)) {
+  SmallDisk(std::string path, uint64_t mebibytes) : path_(std::move(path)) {
     EXPECT_TRUE(MakeFolders(path_).ok());
-    mounted_ = mount("tmpfs", path_.c_str(), "tmpfs", 0, "size=96m") == 0;
+    const std::string size = absl::StrCat("size=", mebibytes, "m");
+    mounted_ = mount("tmpfs", path_.c_str(), "tmpfs", 0, size.c_str()) == 0;
   }
   ~SmallDisk() {
     if (mounted_) umount2(path_.c_str(), MNT_DETACH);
@@ -211,7 +212,8 @@ TEST(FullDisk, ARealOneTakesNoLeaseAway) {
   const uint64_t rounds = FromEnvironment("QUANTD_FULL_DISK_ROUNDS", 1);
   std::mt19937_64 random(ChaosSeed());
   TemporaryFolder folder;
-  SmallDisk disk(folder / "scheduler");
+  // What is logged in between stays.
+  SmallDisk disk(folder / "scheduler", 96 + 8 * rounds);
   if (!disk.mounted()) GTEST_SKIP() << "no right to mount a file system here";
   Scheduler scheduler(folder / "scheduler", "", kLeaseSeconds);
   ASSERT_FALSE(HasFailure());
