@@ -6,21 +6,36 @@
 namespace quantd::kernels {
 namespace {
 
+template <typename Type, Activation kActivation>
+__device__ inline uint4 Gated(const uint4& gates, const uint4& ups) {
+  float gate[8], up[8];
+  Widen<Type>(gates, gate);
+  Widen<Type>(ups, up);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) gate[i] = Rounded<Type>(Activate(kActivation, gate[i])) * up[i];
+  return Narrow<Type>(gate);
+}
+
 template <typename Type, Activation kActivation, int kThreads>
 __global__ void __launch_bounds__(kThreads) GateKernel(GateRows args) {
   LetNextStart();
   WaitForPrevious();
   const int64_t row = blockIdx.x;
-  const auto make = [&](int64_t place) {
-    const int64_t from = row * args.stride + place * 8;
-    float gate[8], up[8];
-    Widen<Type>(LoadFresh(args.gate + from), gate);
-    Widen<Type>(LoadFresh(args.up + from), up);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) gate[i] = Rounded<Type>(Activate(kActivation, gate[i])) * up[i];
-    return Narrow<Type>(gate);
+  const auto gate = [&](int64_t place) {
+    return LoadFresh(args.gate + row * args.stride + place * 8);
   };
-  WriteRow<Type>(args, row, HeldRow<kThreads>(args.columns, make), make);
+  const auto up = [&](int64_t place) { return LoadFresh(args.up + row * args.stride + place * 8); };
+  // All loads are on their way before the first number is needed.
+  HeldRow<kThreads> held(args.columns, gate);
+  const HeldRow<kThreads> ups(args.columns, up);
+#pragma unroll
+  for (int i = 0; i < HeldRow<kThreads>::kHeld; ++i) {
+    if (held.thread + i * kThreads < held.eights) {
+      held.held[i] = Gated<Type, kActivation>(held.held[i], ups.held[i]);
+    }
+  }
+  WriteRow<Type>(args, row, held,
+                 [&](int64_t place) { return Gated<Type, kActivation>(gate(place), up(place)); });
 }
 
 template <typename Type, int kThreads>
