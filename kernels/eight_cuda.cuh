@@ -31,6 +31,17 @@ __device__ inline float Rounded(float x) {
   return Type::ToFloat(Type::FromFloat(x));
 }
 
+// Numbers of both, added and rounded.
+template <typename Type>
+__device__ inline uint4 Added(const uint4& a, const uint4& b) {
+  float x[8], y[8];
+  Widen<Type>(a, x);
+  Widen<Type>(b, y);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x[i] += y[i];
+  return Narrow<Type>(x);
+}
+
 // What the kernel before this one on the stream wrote, which the first-level cache may hold in an
 // older form: past that cache.
 __device__ inline uint4 LoadFresh(const uint16_t* from) {

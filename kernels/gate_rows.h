@@ -14,7 +14,8 @@ namespace quantd::kernels {
 //
 // with f of activation.h in float32. columns and stride multiples of 8, all 16-byte aligned, the
 // output's stride the width; output may be gate where that has no gaps. f is within 2^-21 |gate| of
-// its exact value.
+// its exact value. Where `codes` is given, it and `scales` get in place of output what
+// quantize_rows.h makes of that (with `scale`), the same bits.
 struct GateRows {
   int64_t rows = 0;
   int64_t columns = 0;
@@ -24,6 +25,9 @@ struct GateRows {
   const uint16_t* gate = nullptr;
   const uint16_t* up = nullptr;
   uint16_t* output = nullptr;
+  int8_t* codes = nullptr;
+  float* scales = nullptr;
+  float scale = 0;
   void* stream = nullptr;  // cuda only.
 };
 

@@ -1,10 +1,12 @@
 // The formula of gate_rows.h as it stands.
 #include "kernels/gate_rows.h"
+#include "kernels/quantize_rows.h"
 #include "kernels/sixteen.h"
 
 namespace quantd::kernels {
 
 void GateRowsReference(const GateRows& args) {
+  if (args.codes != nullptr) return ThenQuantize(args, GateRowsReference);
   const auto wide = [&](uint16_t x) { return FromSixteen(x, args.bfloat16); };
   for (int64_t row = 0; row < args.rows; ++row) {
     for (int64_t k = 0; k < args.columns; ++k) {

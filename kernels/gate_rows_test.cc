@@ -94,6 +94,70 @@ TEST(GateRowsTest, CudaStaysWithinTheBound) {
   }
 }
 
+// As int8 a row is what quantize_rows makes of the 16-bit output, found in one pass or two.
+TEST(GateRowsTest, CudaInt8IsThatOfTheOutput) {
+  QD_SKIP_WITHOUT_GPU();
+  constexpr int64_t kRows = 5, kGap = 24;
+  RecordProperty("seed", 31);
+  std::mt19937 random(31);
+  std::normal_distribution<float> normal;
+  const Backend& cuda = *FindBackend("cuda");
+  for (const int64_t columns : {8, 4096, 4104, 16384, 18432}) {
+    for (const bool bfloat16 : {false, true}) {
+      for (const float scale : {0.0f, 0.02f}) {
+        std::vector<uint16_t> numbers;
+        for (int64_t i = 0; i < 2 * kRows * (columns + kGap); ++i) {
+          numbers.push_back(ToSixteen(normal(random) * (i % 101 == 7 ? 30 : 2), bfloat16));
+        }
+        const OnDevice<uint16_t> there(numbers), output(kRows * columns);
+        const OnDevice<int8_t> codes(kRows * columns), expected_codes(kRows * columns);
+        const OnDevice<float> scales(kRows), expected_scales(kRows);
+        GateRows args = {.rows = kRows,
+                         .columns = columns,
+                         .stride = columns + kGap,
+                         .bfloat16 = bfloat16,
+                         .activation = Activation::kSilu,
+                         .gate = there.data(),
+                         .up = there.data() + kRows * (columns + kGap),
+                         .output = output.data(),
+                         .scale = scale};
+        cuda.gate_rows(args);
+        cuda.quantize_rows({.rows = kRows,
+                            .columns = columns,
+                            .bfloat16 = bfloat16,
+                            .input = output.data(),
+                            .codes = expected_codes.data(),
+                            .scales = expected_scales.data(),
+                            .scale = scale});
+        args.output = nullptr;
+        args.codes = codes.data();
+        args.scales = scales.data();
+        cuda.gate_rows(args);
+        ExpectNoDeviceError();
+        EXPECT_EQ(codes.Read(), expected_codes.Read()) << columns;
+        EXPECT_EQ(scales.Read(), expected_scales.Read()) << columns;
+      }
+    }
+  }
+}
+
+TEST(GateRowsTest, ReferenceInt8ByHand) {
+  std::vector<uint16_t> gate(8, FloatToHalf(1)), up(8);
+  for (int k = 0; k < 8; ++k) up[k] = FloatToHalf(static_cast<float>(k) - 4);
+  std::vector<int8_t> codes(8);
+  float scale = 0;
+  GateRowsReference({.rows = 1,
+                     .columns = 8,
+                     .stride = 8,
+                     .activation = Activation::kRelu,
+                     .gate = gate.data(),
+                     .up = up.data(),
+                     .codes = codes.data(),
+                     .scales = &scale});
+  EXPECT_EQ(codes, (std::vector<int8_t>{-127, -95, -64, -32, 0, 32, 64, 95}));
+  EXPECT_EQ(scale, 4.0f / 127);
+}
+
 TEST(GateRowsTest, NanStaysNan) {
   QD_SKIP_WITHOUT_GPU();
   const auto nan = ToSixteen(std::numeric_limits<float>::quiet_NaN(), false);

@@ -1,5 +1,6 @@
 // int8 products: on Hopper both operands come through the copy engine for wgmma, on other GPUs
 // plain tiles and dot products of four. The scales are applied where the sums leave the registers.
+#include "kernels/eight_cuda.cuh"
 #include "kernels/wgmma_tile_cuda.cuh"
 
 namespace quantd::kernels {
@@ -22,6 +23,9 @@ template <typename Type>
 __device__ inline uint16_t Finish(const GemmW8A8& args, int32_t sum, int64_t m, int64_t row) {
   float value = static_cast<float>(sum) * (args.input_scales[m] * args.weight_scales[row]);
   if (args.bias != nullptr) value += Type::ToFloat(args.bias[row]);
+  if (args.residual != nullptr) {
+    value = Rounded<Type>(value) + Type::ToFloat(args.residual[m * args.rows + row]);
+  }
   return Type::FromFloat(value);
 }
 
@@ -121,6 +125,11 @@ __device__ inline void Consume(const GemmW8A8& args, const Plan& plan, char* rin
           for (int i = 0; i < 8; ++i) {
             value[i] = static_cast<float>(sum.value[i]) * (input_scale * scale.value[i]);
             if (biased) value[i] += bias.value[i];
+          }
+          if (args.residual != nullptr && left > 0) {
+            const Eight<float> residual = LoadRow<Type>(args.residual + m * args.rows + row, left);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) value[i] = Rounded<Type>(value[i]) + residual.value[i];
           }
           return Store<Type>(value);
         };
@@ -243,7 +252,9 @@ const char* GemmW8A8Cuda(const GemmW8A8& args) {
   if (args.columns % 16 != 0 || args.columns > 1 << 17) {
     return "gemm_w8a8: the columns are not a multiple of 16, or more than 2^17";
   }
-  if (CurrentGpu().capability == 90) return OnWgmma(args);
+  if (CurrentGpu().capability == 90) {
+    return TakesGemmW8A8Wide(args) ? GemmW8A8Wide(args) : OnWgmma(args);
+  }
   const dim3 grid(static_cast<unsigned>((args.rows + kPlainTile - 1) / kPlainTile),
                   static_cast<unsigned>((args.m + kPlainTile - 1) / kPlainTile));
   (args.bfloat16 ? PlainInt8Kernel<Bfloat>

@@ -13,7 +13,12 @@ const char* GemmW8A8Reference(const GemmW8A8& args) {
       }
       float value = static_cast<float>(sum) * (args.input_scales[m] * args.weight_scales[row]);
       if (args.bias != nullptr) value += FromSixteen(args.bias[row], args.bfloat16);
-      args.output[m * args.rows + row] = ToSixteen(value, args.bfloat16);
+      const int64_t at = m * args.rows + row;
+      if (args.residual != nullptr) {
+        value = FromSixteen(ToSixteen(value, args.bfloat16), args.bfloat16) +
+                FromSixteen(args.residual[at], args.bfloat16);
+      }
+      args.output[at] = ToSixteen(value, args.bfloat16);
     }
   }
   return nullptr;

@@ -47,6 +47,23 @@ TEST(QuantizeRowsTest, ReferenceByHand) {
   for (int k = 16; k < 24; ++k) EXPECT_TRUE(std::isnan(HalfToFloat(rounded[k])));
 }
 
+TEST(QuantizeRowsTest, ReferenceWithAScaleByHand) {
+  const float numbers[8] = {1, -0.75f, 0.25f, 100, -100, 0.26f, 0, 0};
+  std::vector<uint16_t> input;
+  for (const float number : numbers) input.push_back(FloatToHalf(number));
+  input[7] = FloatToHalf(std::numeric_limits<float>::quiet_NaN());
+  std::vector<int8_t> codes(8);
+  float scale = 0;
+  QuantizeRowsReference({.rows = 1,
+                         .columns = 8,
+                         .input = input.data(),
+                         .codes = codes.data(),
+                         .scales = &scale,
+                         .scale = 0.5f});
+  EXPECT_EQ(codes, (std::vector<int8_t>{2, -2, 0, 127, -128, 1, 0, 0}));
+  EXPECT_EQ(scale, 0.5f);
+}
+
 TEST(QuantizeRowsTest, CudaAgreesBitForBit) {
   QD_SKIP_WITHOUT_GPU();
   for (const bool bfloat16 : {false, true}) {
@@ -93,7 +110,7 @@ TEST(QuantizeRowsTest, CudaAgreesBitForBit) {
   }
 }
 
-void CheckProduct(int64_t m, int64_t rows, int64_t columns, bool bfloat16) {
+void CheckProduct(int64_t m, int64_t rows, int64_t columns, bool bfloat16, bool adds = false) {
   std::mt19937 random(static_cast<unsigned>(m + rows + columns));
   std::vector<int8_t> input(m * columns), weight(rows * columns);
   for (int8_t& value : input) value = static_cast<int8_t>(random() % 255 - 127);
@@ -102,6 +119,7 @@ void CheckProduct(int64_t m, int64_t rows, int64_t columns, bool bfloat16) {
   for (float& scale : input_scales) scale = static_cast<float>(random() % 1000 + 1) * 1e-4f;
   for (float& scale : weight_scales) scale = static_cast<float>(random() % 1000 + 1) * 1e-5f;
   const std::vector<uint16_t> bias = RandomRows(1, rows, bfloat16);
+  const std::vector<uint16_t> residual = RandomRows(m, adds ? rows : 0, bfloat16);
   std::vector<uint16_t> expected(m * rows);
   GemmW8A8 args = {.m = m,
                    .rows = rows,
@@ -111,23 +129,31 @@ void CheckProduct(int64_t m, int64_t rows, int64_t columns, bool bfloat16) {
                    .weight = weight.data(),
                    .weight_scales = weight_scales.data(),
                    .bias = bias.data(),
+                   .residual = adds ? residual.data() : nullptr,
                    .bfloat16 = bfloat16,
                    .output = expected.data()};
   GemmW8A8Reference(args);
   const OnDevice<int8_t> input_there(input), weight_there(weight);
   const OnDevice<float> input_scales_there(input_scales), weight_scales_there(weight_scales);
-  const OnDevice<uint16_t> bias_there(bias), output_there(expected.size());
+  const OnDevice<uint16_t> bias_there(bias), residual_there(residual);
+  const OnDevice<uint16_t> output_there(expected.size());
   args.input = input_there.data();
   args.input_scales = input_scales_there.data();
   args.weight = weight_there.data();
   args.weight_scales = weight_scales_there.data();
   args.bias = bias_there.data();
+  args.residual = adds ? residual_there.data() : nullptr;
   args.output = output_there.data();
   const char* error = FindBackend("cuda")->gemm_w8a8(args);
   ASSERT_EQ(error, nullptr) << error;
   ExpectNoDeviceError();
   ASSERT_EQ(output_there.Read(), expected)
       << "m " << m << " rows " << rows << " columns " << columns << " bfloat16 " << bfloat16;
+  if (!adds) return;
+  args.output = residual_there.data();  // In place.
+  EXPECT_EQ(FindBackend("cuda")->gemm_w8a8(args), nullptr);
+  ExpectNoDeviceError();
+  ASSERT_EQ(residual_there.Read(), expected) << "in place, m " << m << " rows " << rows;
 }
 
 TEST(GemmW8A8Test, CudaAgreesBitForBit) {
@@ -140,7 +166,7 @@ TEST(GemmW8A8Test, CudaAgreesBitForBit) {
     for (const int64_t m : {0, 1, 7, 16, 17, 33, 64, 65, 128, 130, 257}) {
       if (shape.rows * shape.columns > 1000000 && m > 65) continue;
       for (const bool bfloat16 : {false, true}) {
-        CheckProduct(m, shape.rows, shape.columns, bfloat16);
+        CheckProduct(m, shape.rows, shape.columns, bfloat16, /*adds=*/m % 2 == 1);
         if (HasFatalFailure()) return;
       }
     }
@@ -151,8 +177,24 @@ TEST(GemmW8A8Test, CudaAgreesBitForBit) {
 TEST(GemmW8A8Test, CudaManyTilesAgreeBitForBit) {
   QD_SKIP_WITHOUT_GPU();
   for (const int64_t m : {300, 1100, 2300}) {
-    for (const int64_t rows : {904, 1024}) {
-      CheckProduct(m, rows, 272, m == 1100);
+    for (const int64_t rows : {907, 1024}) {
+      CheckProduct(m, rows, 272, m == 1100, /*adds=*/rows == 907);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// A tile or several for every processor of a large GPU: the last ones partly outside, fewer chunks
+// of columns than stages, and more.
+TEST(GemmW8A8Test, CudaTilesForAllProcessorsAgreeBitForBit) {
+  QD_SKIP_WITHOUT_GPU();
+  struct Shape {
+    int64_t m, rows, columns;
+  };
+  for (const Shape& shape : {Shape{2300, 2056, 144}, Shape{256, 12808, 528}, Shape{1050, 4000, 16},
+                             Shape{4100, 1272, 128}}) {
+    for (const bool bfloat16 : {false, true}) {
+      CheckProduct(shape.m, shape.rows, shape.columns, bfloat16, /*adds=*/bfloat16);
       if (HasFatalFailure()) return;
     }
   }

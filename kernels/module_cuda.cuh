@@ -35,6 +35,8 @@ const char* GemmW4A16Cuda(const GemmW4A16& args);
 const char* HadamardRowsCuda(const HadamardRows& args);
 void QuantizeRowsCuda(const QuantizeRows& args);
 const char* GemmW8A8Cuda(const GemmW8A8& args);
+const char* GemmW8A8Wide(const GemmW8A8& args);  // Where TakesGemmW8A8Wide, on Hopper.
+bool TakesGemmW8A8Wide(const GemmW8A8& args);
 void NormRowsCuda(const NormRows& args);
 void GateRowsCuda(const GateRows& args);
 void RopeHeadsCuda(const RopeHeads& args);

@@ -14,7 +14,9 @@ namespace quantd::kernels {
 //
 // weight [columns] of T. columns a multiple of 8; all 16-byte aligned; strides the width; input may
 // be output. Before it is rounded y is within (columns / 64 + 24) 2^-24 of its exact value,
-// relatively. A row that holds NaN or infinity becomes NaN wherever it is not infinite.
+// relatively. A row that holds NaN or infinity becomes NaN wherever it is not infinite. Where
+// `codes` is given, it and `scales` get in place of output what quantize_rows.h makes of that (with
+// `scale`), the same bits.
 struct NormRows {
   int64_t rows = 0;
   int64_t columns = 0;
@@ -24,6 +26,9 @@ struct NormRows {
   const uint16_t* input = nullptr;
   const uint16_t* weight = nullptr;
   uint16_t* output = nullptr;
+  int8_t* codes = nullptr;
+  float* scales = nullptr;
+  float scale = 0;
   void* stream = nullptr;  // cuda only.
 };
 

@@ -1,21 +1,17 @@
 // Rows of up to 1024 numbers (a head's) belong to a warp, longer ones to a block. Bound by memory:
-// the second look at a row finds it in the cache.
-#include "kernels/eight_cuda.cuh"
+// a row is held between its sum and its output.
 #include "kernels/norm_rows.h"
+#include "kernels/row_output_cuda.cuh"
 
 namespace quantd::kernels {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr unsigned kWarp = 0xffffffffu;
-constexpr int64_t kWarpColumnsMax = 1024;
-
 // The same sum in all threads that share a row.
-template <int kThreadsOfRow>
+template <int kThreads>
 __device__ inline float SumOfRow(float sum) {
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(kWarp, sum, offset);
-  if constexpr (kThreadsOfRow > 32) {
-    __shared__ float of_warp[kThreadsOfRow / 32];
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, offset);
+  if constexpr (kThreads > 32) {
+    __shared__ float of_warp[kThreads / 32];
     if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = sum;
     __syncthreads();
     sum = 0;
@@ -25,52 +21,57 @@ __device__ inline float SumOfRow(float sum) {
   return sum;
 }
 
-template <typename Type, int kThreadsOfRow>
-__global__ void __launch_bounds__(kThreads) NormKernel(NormRows args) {
-  constexpr int kRowsOfBlock = kThreads / kThreadsOfRow;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.x / kThreadsOfRow;
+template <typename Type, int kThreads>
+__global__ void __launch_bounds__(RowThreads<kThreads>::kOfBlock) NormKernel(NormRows args) {
+  LetNextStart();
+  WaitForPrevious();
+  const int64_t row = RowThreads<kThreads>::Row();
   if (row >= args.rows) return;
-  const int thread = threadIdx.x % kThreadsOfRow;
-  const int64_t eights = args.columns / 8;
-  const auto* input = reinterpret_cast<const uint4*>(args.input + row * args.columns);
-  const auto* weights = reinterpret_cast<const uint4*>(args.weight);
-  auto* output = reinterpret_cast<uint4*>(args.output + row * args.columns);
+  const uint16_t* const input = args.input + row * args.columns;
+  const auto load = [&](int64_t place) { return LoadFresh(input + place * 8); };
+  HeldRow<kThreads> held(args.columns, load);
   float sum = 0;
-  for (int64_t place = thread; place < eights; place += kThreadsOfRow) {
+  held.ForEach(load, [&](int64_t, const uint4& eight) {
     float x[8];
-    Widen<Type>(input[place], x);
+    Widen<Type>(eight, x);
 #pragma unroll
     for (const float value : x) sum += value * value;
-  }
-  sum = SumOfRow<kThreadsOfRow>(sum);
+  });
+  sum = SumOfRow<kThreads>(sum);
   const float inverse = rsqrtf(sum / static_cast<float>(args.columns) + args.eps);
-  for (int64_t place = thread; place < eights; place += kThreadsOfRow) {
+  const auto* const weights = reinterpret_cast<const uint4*>(args.weight);
+  const auto norm = [&](int64_t place, const uint4& eight) {
     float x[8], weight[8];
-    Widen<Type>(input[place], x);
+    Widen<Type>(eight, x);
     Widen<Type>(__ldg(weights + place), weight);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const float scaled = x[i] * inverse;
       x[i] = args.plus_one ? scaled * (1 + weight[i]) : weight[i] * Rounded<Type>(scaled);
     }
-    output[place] = Narrow<Type>(x);
+    return Narrow<Type>(x);
+  };
+#pragma unroll
+  for (int i = 0; i < HeldRow<kThreads>::kHeld; ++i) {
+    const int64_t place = held.thread + i * kThreads;
+    if (place < held.eights) held.held[i] = norm(place, held.held[i]);
   }
+  WriteRow<Type>(args, row, held, [&](int64_t place) { return norm(place, load(place)); });
 }
 
-template <int kThreadsOfRow>
+template <int kThreads>
 void Run(const NormRows& args) {
-  constexpr int kRowsOfBlock = kThreads / kThreadsOfRow;
-  const auto blocks = static_cast<unsigned>((args.rows + kRowsOfBlock - 1) / kRowsOfBlock);
-  const auto kernel =
-      args.bfloat16 ? NormKernel<Bfloat, kThreadsOfRow> : NormKernel<Half, kThreadsOfRow>;
-  kernel<<<blocks, kThreads, 0, Stream(args)>>>(args);
+  using Threads = RowThreads<kThreads>;
+  LaunchEarly(args.bfloat16 ? NormKernel<Bfloat, kThreads> : NormKernel<Half, kThreads>,
+              {Threads::Blocks(args.rows), Threads::kOfBlock, 0, Stream(args)}, args);
 }
 
 }  // namespace
 
 void NormRowsCuda(const NormRows& args) {
   if (args.rows == 0 || args.columns == 0) return;
-  args.columns <= kWarpColumnsMax ? Run<32>(args) : Run<kThreads>(args);
+  if (args.columns <= HeldRow<32>::kColumns) return Run<32>(args);
+  args.columns <= HeldRow<128>::kColumns ? Run<128>(args) : Run<512>(args);
 }
 
 }  // namespace quantd::kernels

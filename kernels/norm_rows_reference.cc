@@ -2,11 +2,13 @@
 #include <cmath>
 
 #include "kernels/norm_rows.h"
+#include "kernels/quantize_rows.h"
 #include "kernels/sixteen.h"
 
 namespace quantd::kernels {
 
 void NormRowsReference(const NormRows& args) {
+  if (args.codes != nullptr) return ThenQuantize(args, NormRowsReference);
   for (int64_t row = 0; row < args.rows; ++row) {
     const uint16_t* input = args.input + row * args.columns;
     double sum = 0;

@@ -97,5 +97,72 @@ TEST(NormRowsTest, CudaStaysWithinTheBound) {
   }
 }
 
+// As int8 a row is what quantize_rows makes of the 16-bit output, found in one pass or two.
+void ExpectInt8OfTheOutput(NormRows args, const Backend& backend) {
+  const size_t size = static_cast<size_t>(args.rows * args.columns);
+  const OnDevice<uint16_t> output(size);
+  const OnDevice<int8_t> codes(size), expected_codes(size);
+  const OnDevice<float> scales(args.rows), expected_scales(args.rows);
+  args.output = output.data();
+  backend.norm_rows(args);
+  QuantizeRows quantize = {.rows = args.rows,
+                           .columns = args.columns,
+                           .bfloat16 = args.bfloat16,
+                           .input = output.data(),
+                           .codes = expected_codes.data(),
+                           .scales = expected_scales.data(),
+                           .scale = args.scale};
+  backend.quantize_rows(quantize);
+  args.output = nullptr;
+  args.codes = codes.data();
+  args.scales = scales.data();
+  backend.norm_rows(args);
+  ExpectNoDeviceError();
+  EXPECT_EQ(codes.Read(), expected_codes.Read()) << args.columns;
+  EXPECT_EQ(scales.Read(), expected_scales.Read()) << args.columns;
+}
+
+TEST(NormRowsTest, CudaInt8IsThatOfTheOutput) {
+  QD_SKIP_WITHOUT_GPU();
+  constexpr int64_t kRows = 9;
+  // A warp's rows, blocks of both sizes, and rows that no block holds whole.
+  for (const int64_t columns : {8, 1024, 1032, 4096, 4104, 16384, 20480}) {
+    for (const bool bfloat16 : {false, true}) {
+      for (const float scale : {0.0f, 0.03f}) {
+        const Case c = Make(kRows, columns, bfloat16);
+        const OnDevice<uint16_t> input(c.input), weight(c.weight);
+        NormRows args = ArgsOf(c, kRows, bfloat16, /*plus_one=*/columns == 1032);
+        args.input = input.data();
+        args.weight = weight.data();
+        args.scale = scale;
+        ExpectInt8OfTheOutput(args, *FindBackend("cuda"));
+      }
+    }
+  }
+}
+
+TEST(NormRowsTest, ReferenceInt8ByHand) {
+  // The root of the mean square is 2, the largest output 2.
+  std::vector<uint16_t> input, weight(8, FloatToHalf(1));
+  for (const float x : {4.0f, -2.0f, 2.0f, 2.0f, 2.0f, 0.0f, 0.0f, 0.0f}) {
+    input.push_back(FloatToHalf(x));
+  }
+  std::vector<int8_t> codes(8);
+  float scale = 0;
+  NormRows args = {.rows = 1,
+                   .columns = 8,
+                   .input = input.data(),
+                   .weight = weight.data(),
+                   .codes = codes.data(),
+                   .scales = &scale};
+  NormRowsReference(args);
+  EXPECT_EQ(codes, (std::vector<int8_t>{127, -64, 64, 64, 64, 0, 0, 0}));
+  EXPECT_EQ(scale, 2.0f / 127);
+  args.scale = 0.01f;  // Cut at both ends.
+  NormRowsReference(args);
+  EXPECT_EQ(codes, (std::vector<int8_t>{127, -100, 100, 100, 100, 0, 0, 0}));
+  EXPECT_EQ(scale, 0.01f);
+}
+
 }  // namespace
 }  // namespace quantd::kernels

@@ -18,10 +18,14 @@ void QuantizeRowsReference(const QuantizeRows& args) {
       finite = finite && std::isfinite(value);
       largest = std::max(largest, std::abs(value));
     }
-    const Int8Scaling scaling = Int8ScalingOf(finite ? largest : INFINITY);
+    const bool known = args.scale > 0;
+    const Int8Scaling scaling =
+        known ? Int8Scaling{args.scale, 0} : Int8ScalingOf(finite ? largest : INFINITY);
     if (args.rounded == nullptr) args.scales[row] = scaling.scale;
     for (int64_t k = 0; k < args.columns; ++k) {
-      const float code = Int8Code(FromSixteen(input[k], args.bfloat16), scaling.inverse);
+      const float value = FromSixteen(input[k], args.bfloat16);
+      const float code =
+          known ? StaticInt8Code(value, scaling.scale) : Int8Code(value, scaling.inverse);
       const int64_t at = row * args.columns + k;
       if (args.rounded != nullptr) {
         args.rounded[at] = ToSixteen(scaling.scale * code, args.bfloat16);

@@ -1,4 +1,6 @@
 // A thread turns two neighbouring pairs, or copies two numbers. Bound by memory.
+#include <algorithm>
+
 #include "kernels/gemm_w4a16_cuda.cuh"
 #include "kernels/rope_heads.h"
 
@@ -40,16 +42,19 @@ __device__ inline void TurnTwo(const RopeHeads& args, const uint16_t* x, const u
   *reinterpret_cast<uint32_t*>(y + i + half) = Two(second[0], second[1]);
 }
 
-template <typename Type>
-__global__ void __launch_bounds__(kThreads) RopeKernel(RopeHeads args, int64_t items) {
-  const int64_t pairs = args.turned / 4;
-  const int64_t of_head = pairs + (args.dim - args.turned) / 2;
-  const int64_t threads = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; item < items;
+// Index is 32 bits wide where that is enough: most of what a thread does is to divide by sizes.
+template <typename Type, typename Index>
+__global__ void __launch_bounds__(kThreads) RopeKernel(RopeHeads args, Index items) {
+  const Index pairs = static_cast<Index>(args.turned / 4);
+  const Index of_head = pairs + static_cast<Index>((args.dim - args.turned) / 2);
+  const Index threads = static_cast<Index>(gridDim.x) * kThreads;
+  for (Index item = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x; item < items;
        item += threads) {
-    const int64_t place = item % of_head, head = item / of_head % args.heads;
-    const int64_t token = item / (of_head * args.heads) % args.tokens;
-    const int64_t b = item / (of_head * args.heads * args.tokens);
+    const Index heads = item / of_head, tokens = heads / static_cast<Index>(args.heads);
+    const int64_t place = item - heads * of_head;
+    const int64_t head = heads - tokens * static_cast<Index>(args.heads);
+    const int64_t b = tokens / static_cast<Index>(args.tokens);
+    const int64_t token = tokens - b * args.tokens;
     const uint16_t* const x =
         args.input + b * args.from.batch + head * args.from.head + token * args.from.token;
     uint16_t* const y =
@@ -64,17 +69,22 @@ __global__ void __launch_bounds__(kThreads) RopeKernel(RopeHeads args, int64_t i
   }
 }
 
+template <typename Index>
+void Run(const RopeHeads& args, Index items) {
+  constexpr Index kBlocksMax = 1 << 20;  // The kernel strides over what is left.
+  const Index blocks = std::min<Index>((items + kThreads - 1) / kThreads, kBlocksMax);
+  const auto kernel = args.bfloat16 ? RopeKernel<Bfloat, Index> : RopeKernel<Half, Index>;
+  kernel<<<static_cast<unsigned>(blocks), kThreads, 0, Stream(args)>>>(args, items);
+}
+
 }  // namespace
 
 void RopeHeadsCuda(const RopeHeads& args) {
   const int64_t items =
       args.batch * args.heads * args.tokens * (args.turned / 4 + (args.dim - args.turned) / 2);
   if (items == 0) return;
-  constexpr int64_t kBlocksMax = 1 << 20;  // The kernel strides over what is left.
-  const int64_t blocks = (items + kThreads - 1) / kThreads;
-  const auto kernel = args.bfloat16 ? RopeKernel<Bfloat> : RopeKernel<Half>;
-  kernel<<<static_cast<unsigned>(blocks < kBlocksMax ? blocks : kBlocksMax), kThreads, 0,
-           Stream(args)>>>(args, items);
+  // A stride past the last item must fit, too.
+  items <= int64_t{1} << 30 ? Run(args, static_cast<uint32_t>(items)) : Run(args, items);
 }
 
 }  // namespace quantd::kernels

@@ -44,8 +44,9 @@ class W4Product : public PackedWeight {
   W4Product(W4Shape shape, at::Tensor packed, at::Tensor order)
       : shape_(shape), packed_(std::move(packed)), order_(std::move(order)) {}
 
-  at::Tensor Multiply(const at::Tensor& input, const at::Tensor& bias) const override {
-    const at::Tensor ordered = order_.defined() ? input.index_select(-1, order_) : input;
+  at::Tensor Multiply(const LinearInput& input, const at::Tensor& bias) const override {
+    const at::Tensor& values = input.values();
+    const at::Tensor ordered = order_.defined() ? values.index_select(-1, order_) : values;
     const Operands operands(ordered, shape_.rows);
     const char* error = KernelsOn(packed_.device())
                             .gemm_w4a16({.shape = shape_,
@@ -85,45 +86,33 @@ class W8Product : public PackedWeight {
   W8Product(at::Tensor codes, at::Tensor scales, InputQuantization input)
       : codes_(std::move(codes)), scales_(std::move(scales)), input_(input) {}
 
-  at::Tensor Multiply(const at::Tensor& input, const at::Tensor& bias) const override {
-    const Operands operands(input, codes_.size(0));
-    const at::Tensor& rows = operands.rows;
-    const bool bfloat16 = input.scalar_type() == at::kBFloat16;
-    void* const stream = StreamOn(codes_.device());
-    at::Tensor codes, scales;
-    if (input_.kind == InputKind::kInt8PerTensor) {
-      codes = (rows.to(at::kFloat) / static_cast<double>(input_.scale))
-                  .round()
-                  .clamp(-128, 127)
-                  .to(at::kChar);
-      scales = at::full({rows.size(0)}, input_.scale, rows.options().dtype(at::kFloat));
-    } else {
-      codes = at::empty(rows.sizes(), rows.options().dtype(at::kChar));
-      scales = at::empty({rows.size(0)}, rows.options().dtype(at::kFloat));
-      KernelsOn(codes_.device())
-          .quantize_rows({.rows = rows.size(0),
-                          .columns = rows.size(1),
-                          .bfloat16 = bfloat16,
-                          .input = SixteenBits(rows),
-                          .codes = codes.mutable_data_ptr<int8_t>(),
-                          .scales = scales.mutable_data_ptr<float>(),
-                          .stream = stream});
-    }
+  at::Tensor Multiply(const LinearInput& input, const at::Tensor& bias) const override {
+    return MultiplyAdd(input, bias, {});
+  }
+
+  at::Tensor MultiplyAdd(const LinearInput& input, const at::Tensor& bias,
+                         const at::Tensor& residual) const override {
+    const Int8Input& int8 = input.Int8(input_);
+    std::vector<int64_t> sizes = int8.codes.sizes().vec();
+    sizes.back() = codes_.size(0);
+    const at::Tensor added = residual.defined() ? residual.contiguous() : residual;
+    const at::Tensor output = at::empty(sizes, codes_.options().dtype(input.scalar_type()));
     const char* error = KernelsOn(codes_.device())
-                            .gemm_w8a8({.m = rows.size(0),
+                            .gemm_w8a8({.m = int8.scales.numel(),
                                         .rows = codes_.size(0),
                                         .columns = codes_.size(1),
-                                        .input = codes.const_data_ptr<int8_t>(),
-                                        .input_scales = scales.const_data_ptr<float>(),
+                                        .input = int8.codes.const_data_ptr<int8_t>(),
+                                        .input_scales = int8.scales.const_data_ptr<float>(),
                                         .weight = codes_.const_data_ptr<int8_t>(),
                                         .weight_scales = scales_.const_data_ptr<float>(),
                                         .bias = SixteenBits(bias),
-                                        .bfloat16 = bfloat16,
-                                        .output = MutableSixteenBits(operands.output),
+                                        .residual = SixteenBits(added),
+                                        .bfloat16 = input.scalar_type() == at::kBFloat16,
+                                        .output = MutableSixteenBits(output),
                                         .weight_is_settled = true,
-                                        .stream = stream});
+                                        .stream = StreamOn(codes_.device())});
     TORCH_CHECK(error == nullptr, error);
-    return operands.Output();
+    return output;
   }
 
   std::optional<kernels::StepWeight> ForStep() const override {
@@ -158,8 +147,9 @@ class W4RowsProduct : public PackedWeight {
         zeros_(std::move(zeros)),
         order_(std::move(order)) {}
 
-  at::Tensor Multiply(const at::Tensor& input, const at::Tensor& bias) const override {
-    const at::Tensor ordered = order_.defined() ? input.index_select(-1, order_) : input;
+  at::Tensor Multiply(const LinearInput& input, const at::Tensor& bias) const override {
+    const at::Tensor& values = input.values();
+    const at::Tensor ordered = order_.defined() ? values.index_select(-1, order_) : values;
     const Operands operands(ordered, codes_.size(0));
     const int64_t m = operands.rows.size(0);
     if (m > kFewRows) return ByPanels(operands, bias);

@@ -1,4 +1,5 @@
-// What the CPU multiplies with as it is stored gives what the decoded weight gives.
+// What is multiplied with as it is stored, on the CPU and of int8 on a GPU, gives what the decoded
+// weight gives.
 #include "workers/engine/formats/packed_product.h"
 
 #include <ATen/ops/linear.h>
@@ -10,6 +11,7 @@
 
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
+#include "workers/engine/tensor/kernels.h"
 
 namespace quantd::engine {
 namespace {
@@ -72,6 +74,40 @@ TEST(PackedProductTest, ZerosAndAnOrderOfTheColumns) {
   ExpectTheDecodedProduct(linear, false);
   linear.group_index = linear.group_index.index_select(0, at::randperm(256));  // desc_act
   ExpectTheDecodedProduct(linear, true);
+}
+
+// The GPU's product of int8 adds the residual itself: the bits of an addition behind it.
+TEST(PackedProductTest, W8A8AddsResiduals) {
+  const absl::StatusOr<at::Device> gpu = SelectDevice("cuda:0");
+  if (!gpu.ok()) GTEST_SKIP() << gpu.status();
+  if (!KernelDevice(*gpu).is_cuda()) GTEST_SKIP() << "no kernels for the GPU";
+  ASSERT_TRUE(SetDeterministic(4).ok());
+  QuantizedLinear linear = {.bits = 8, .group_size = 256};
+  linear.codes = at::randint(1, 256, {kN, 256}, at::kByte);
+  linear.scales = (at::rand({kN, 1}) * 0.001).to(at::kHalf);
+  linear.zeros = at::full({kN, 1}, 128, at::kByte);
+  linear.group_index = OrderedGroups(256, 256);
+  const at::Tensor weight = linear.Dequantize(at::kFloat).value();
+  for (const InputKind kind : {InputKind::kInt8PerToken, InputKind::kInt8PerTensor}) {
+    linear.input = {.kind = kind, .scale = 0.03f};
+    const auto packed = PackForProducts(linear, *gpu, at::kBFloat16);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    ASSERT_NE(*packed, nullptr);
+    EXPECT_EQ((*packed)->kernel(), "w8a8");
+    const LinearInput x = at::randn({2, 9, 256}).to(*gpu, at::kBFloat16);
+    const at::Tensor bias = at::randn({kN}).to(*gpu, at::kBFloat16);
+    const at::Tensor residual = at::randn({2, 9, kN}).to(*gpu, at::kBFloat16);
+    const at::Tensor product = (*packed)->Multiply(x, bias);
+    EXPECT_TRUE((*packed)->MultiplyAdd(x, bias, residual).equal(residual + product));
+    // Rounding an input moves it by half a step at most, the product's own rounding by 2^-9.
+    const at::Tensor rows = x.values().to(at::kCPU, at::kFloat);
+    const at::Tensor exact = at::linear(rows, weight, bias.to(at::kCPU, at::kFloat));
+    const at::Tensor step = kind == InputKind::kInt8PerTensor ? at::full({2, 9, 1}, 0.03)
+                                                              : rows.abs().amax(-1, true) / 127;
+    const at::Tensor cut = (rows.abs() - 127 * step).clamp_min(0);
+    const at::Tensor bound = at::linear(step * 0.501 + cut, weight.abs()) + exact.abs() * 0x1p-7;
+    EXPECT_TRUE(((product.to(at::kCPU, at::kFloat) - exact).abs() <= bound).all().item<bool>());
+  }
 }
 
 TEST(PackedProductTest, TheRestIsDecoded) {

@@ -57,23 +57,39 @@ bool HasKernel(const at::Tensor& gate, const at::Tensor& up) {
          gate.device() == up.device() && aligned(gate) && aligned(up);
 }
 
+kernels::GateRows RowsOf(kernels::Activation kind, const at::Tensor& gate, const at::Tensor& up) {
+  const int64_t columns = gate.size(-1);
+  return {.rows = columns == 0 ? 0 : gate.numel() / columns,
+          .columns = columns,
+          .stride = RowStride(gate),
+          .bfloat16 = gate.scalar_type() == at::kBFloat16,
+          .activation = kind,
+          .gate = SixteenBits(gate),
+          .up = SixteenBits(up),
+          .stream = StreamOn(gate.device())};
+}
+
 }  // namespace
 
 at::Tensor Activation::Gate(const at::Tensor& gate, const at::Tensor& up) const {
   if (!HasKernel(gate, up)) return apply(gate).mul_(up);
   const at::Tensor output = at::empty(gate.sizes(), gate.options());
-  const int64_t columns = gate.size(-1);
-  KernelsOn(gate.device())
-      .gate_rows({.rows = columns == 0 ? 0 : gate.numel() / columns,
-                  .columns = columns,
-                  .stride = RowStride(gate),
-                  .bfloat16 = gate.scalar_type() == at::kBFloat16,
-                  .activation = kind,
-                  .gate = SixteenBits(gate),
-                  .up = SixteenBits(up),
-                  .output = MutableSixteenBits(output),
-                  .stream = StreamOn(gate.device())});
+  kernels::GateRows rows = RowsOf(kind, gate, up);
+  rows.output = MutableSixteenBits(output);
+  KernelsOn(gate.device()).gate_rows(rows);
   return output;
+}
+
+Int8Input Activation::GateToInt8(const at::Tensor& gate, const at::Tensor& up,
+                                 const InputQuantization& quantization) const {
+  if (!HasKernel(gate, up)) return {};
+  const Int8Input int8 = Int8Input::Like(gate);
+  kernels::GateRows rows = RowsOf(kind, gate, up);
+  rows.codes = int8.codes.mutable_data_ptr<int8_t>();
+  rows.scales = int8.scales.mutable_data_ptr<float>();
+  rows.scale = quantization.fixed_scale();
+  KernelsOn(gate.device()).gate_rows(rows);
+  return int8;
 }
 
 absl::StatusOr<Activation> FindActivation(absl::string_view name) {

@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "kernels/activation.h"
+#include "workers/engine/models/input_quantization.h"
 
 namespace quantd::engine {
 
@@ -17,6 +18,9 @@ struct Activation {
   // transformers does. In 16 bits on a GPU kernels/gate_rows.h does it in one pass. Throws what
   // libtorch throws.
   at::Tensor Gate(const at::Tensor& gate, const at::Tensor& up) const;
+  // What QuantizeInput makes of that, the same bits, in one pass; nothing where no kernel does so.
+  Int8Input GateToInt8(const at::Tensor& gate, const at::Tensor& up,
+                       const InputQuantization& quantization) const;
 };
 
 // Unimplemented names the known ones.

@@ -52,35 +52,55 @@ int64_t Bytes(const Linear& layer) {
   return bytes(layer.weight) + bytes(layer.bias) + packed;
 }
 
-at::Tensor ApplyLinear(const Linear& linear, const at::Tensor& input) {
-  if (linear.packed != nullptr) return linear.packed->Multiply(input, linear.bias);
-  return at::linear(RoundInput(input, linear.input), linear.weight,
-                    linear.bias.defined() ? std::optional(linear.bias) : std::nullopt);
+// Added to `residual` where that is defined.
+at::Tensor ApplyLinear(const Linear& linear, const LinearInput& input,
+                       const at::Tensor& residual = {}) {
+  if (linear.packed != nullptr) {
+    return residual.defined() ? linear.packed->MultiplyAdd(input, linear.bias, residual)
+                              : linear.packed->Multiply(input, linear.bias);
+  }
+  const at::Tensor output =
+      at::linear(input.Rounded(linear.input), linear.weight,
+                 linear.bias.defined() ? std::optional(linear.bias) : std::nullopt);
+  return residual.defined() ? residual + output : output;
 }
 
 }  // namespace
 
-absl::StatusOr<at::Tensor> LayerPass::Apply(absl::string_view module,
-                                            const at::Tensor& input) const {
+absl::StatusOr<at::Tensor> LayerPass::Apply(absl::string_view module, const LinearInput& input,
+                                            const at::Tensor& residual) const {
   const Linear& linear = block.linear(module);
-  const at::Tensor turned = RotateOnline(input, linear.input.rotation);
-  if (hook != nullptr) QD_RETURN_IF_ERROR(hook->OnInput(module, turned));
-  return ApplyLinear(linear, turned);
+  const int64_t rotation = linear.input.rotation;
+  const LinearInput turned = rotation > 1 ? RotateOnline(input.values(), rotation) : input;
+  if (hook != nullptr) QD_RETURN_IF_ERROR(hook->OnInput(module, turned.values()));
+  return ApplyLinear(linear, turned, residual);
 }
 
-absl::StatusOr<at::Tensor> LayerPass::At(
-    BlockPoint point, absl::FunctionRef<absl::StatusOr<at::Tensor>()> compute) const {
+absl::StatusOr<LinearInput> LayerPass::At(
+    BlockPoint point, absl::FunctionRef<absl::StatusOr<LinearInput>()> compute) const {
   if (memory == nullptr) return compute();
-  QD_ASSIGN_OR_RETURN(at::Tensor value, memory->Recall(point));
-  if (value.defined()) return value;
-  QD_ASSIGN_OR_RETURN(value, compute());
-  QD_RETURN_IF_ERROR(memory->Keep(point, value));
+  QD_ASSIGN_OR_RETURN(const at::Tensor kept, memory->Recall(point));
+  if (kept.defined()) return kept;
+  QD_ASSIGN_OR_RETURN(const LinearInput value, compute());
+  QD_RETURN_IF_ERROR(memory->Keep(point, value.values()));
   return value;
 }
 
 at::Tensor LayerPass::Norm(absl::string_view weight, const at::Tensor& input) const {
   if (weight.empty()) return input;
   return ApplyNorm(input, block.linear(ModuleOf(weight)), row.norm, config.norm_eps);
+}
+
+LinearInput LayerPass::NormForLinears(absl::string_view weight, const at::Tensor& input) const {
+  if (weight.empty()) return input;
+  const Linear& norm = block.linear(ModuleOf(weight));
+  const NormKind kind = row.norm;
+  const double eps = config.norm_eps;
+  return LinearInput(
+      input, [=, &norm] { return ApplyNorm(input, norm, kind, eps); },
+      [=, &norm](const InputQuantization& wanted) {
+        return NormToInt8(input, norm, kind, eps, wanted);
+      });
 }
 
 absl::StatusOr<Decoder> Decoder::Create(const ModelConfig& config, const WeightSource& source,
@@ -198,25 +218,32 @@ absl::StatusOr<at::Tensor> Decoder::Forward(const Block& block, const at::Tensor
   return TorchCall(
       absl::StrCat("computing block ", block.layer()), [&]() -> absl::StatusOr<at::Tensor> {
         const LayerPass pass = Pass(block, options);
-        const auto attend = [&](const at::Tensor& normed) -> absl::StatusOr<at::Tensor> {
-          QD_ASSIGN_OR_RETURN(const at::Tensor attended, SelfAttention(pass, normed));
-          return pass.Norm(row_->attention_post_norm, attended);
-        };
         if (row_->parallel) {
-          const at::Tensor normed = pass.Norm(row_->attention_norm, hidden);
-          QD_ASSIGN_OR_RETURN(const at::Tensor attended,
-                              pass.At(BlockPoint::kMiddle, [&] { return attend(normed); }));
+          const LinearInput normed = pass.NormForLinears(row_->attention_norm, hidden);
+          QD_ASSIGN_OR_RETURN(const LinearInput attended,
+                              pass.At(BlockPoint::kMiddle, [&]() -> absl::StatusOr<LinearInput> {
+                                QD_ASSIGN_OR_RETURN(const at::Tensor mixed,
+                                                    SelfAttention(pass, normed));
+                                return pass.Norm(row_->attention_post_norm, mixed);
+                              }));
           QD_ASSIGN_OR_RETURN(const at::Tensor fed, FeedForward(pass, normed));
-          return attended + fed + hidden;
+          return attended.values() + fed + hidden;
         }
-        QD_ASSIGN_OR_RETURN(const at::Tensor middle,
-                            pass.At(BlockPoint::kMiddle, [&]() -> absl::StatusOr<at::Tensor> {
-                              QD_ASSIGN_OR_RETURN(const at::Tensor attended,
-                                                  attend(pass.Norm(row_->attention_norm, hidden)));
-                              return hidden + attended;
-                            }));
-        QD_ASSIGN_OR_RETURN(at::Tensor fed, FeedForward(pass, pass.Norm(row_->mlp_norm, middle)));
-        return middle + pass.Norm(row_->mlp_post_norm, fed);
+        // A part adds the residual itself where no norm lies between.
+        const auto add = [&](const auto& part, const LinearInput& input,
+                             absl::string_view post_norm,
+                             const at::Tensor& residual) -> absl::StatusOr<at::Tensor> {
+          if (post_norm.empty()) return part(pass, input, residual);
+          QD_ASSIGN_OR_RETURN(const at::Tensor output, part(pass, input, at::Tensor()));
+          return residual + pass.Norm(post_norm, output);
+        };
+        QD_ASSIGN_OR_RETURN(const LinearInput attended, pass.At(BlockPoint::kMiddle, [&] {
+          return add(SelfAttention, pass.NormForLinears(row_->attention_norm, hidden),
+                     row_->attention_post_norm, hidden);
+        }));
+        const at::Tensor& middle = attended.values();
+        return add(FeedForward, pass.NormForLinears(row_->mlp_norm, middle), row_->mlp_post_norm,
+                   middle);
       });
 }
 

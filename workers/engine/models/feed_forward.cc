@@ -15,18 +15,24 @@ namespace quantd::engine {
 
 namespace {
 
+LinearInput Gated(const Activation& activation, const at::Tensor& gate, const at::Tensor& up) {
+  return LinearInput(
+      gate, [=] { return activation.Gate(gate, up); },
+      [=](const InputQuantization& wanted) { return activation.GateToInt8(gate, up, wanted); });
+}
+
 // What the MLP's last linear reads.
-absl::StatusOr<at::Tensor> Inner(const LayerPass& pass, const MlpModules& modules,
-                                 const at::Tensor& input) {
+absl::StatusOr<LinearInput> Inner(const LayerPass& pass, const MlpModules& modules,
+                                  const LinearInput& input) {
   if (!modules.gate_up.empty()) {
     QD_ASSIGN_OR_RETURN(const at::Tensor both, pass.Apply(modules.gate_up, input));
     const int64_t half = both.size(-1) / 2;
-    return pass.activation.Gate(both.narrow(-1, 0, half), both.narrow(-1, half, half));
+    return Gated(pass.activation, both.narrow(-1, 0, half), both.narrow(-1, half, half));
   }
   if (!modules.gate.empty()) {
     QD_ASSIGN_OR_RETURN(const at::Tensor gate, pass.Apply(modules.gate, input));
     QD_ASSIGN_OR_RETURN(const at::Tensor up, pass.Apply(modules.up, input));
-    return pass.activation.Gate(gate, up);
+    return Gated(pass.activation, gate, up);
   }
   QD_ASSIGN_OR_RETURN(const at::Tensor up, pass.Apply(modules.up, input));
   return pass.activation.apply(up);
@@ -35,8 +41,8 @@ absl::StatusOr<at::Tensor> Inner(const LayerPass& pass, const MlpModules& module
 }  // namespace
 
 absl::StatusOr<at::Tensor> Mlp(const LayerPass& pass, const MlpModules& modules,
-                               const at::Tensor& input) {
-  QD_ASSIGN_OR_RETURN(const at::Tensor inner, Inner(pass, modules, input));
+                               const LinearInput& input) {
+  QD_ASSIGN_OR_RETURN(const LinearInput inner, Inner(pass, modules, input));
   return pass.Apply(modules.down, inner);
 }
 
@@ -68,14 +74,18 @@ absl::StatusOr<at::Tensor> MixtureOfExperts(const LayerPass& pass, const at::Ten
   return output.view(normed.sizes());
 }
 
-absl::StatusOr<at::Tensor> FeedForward(const LayerPass& pass, const at::Tensor& normed) {
-  if (pass.config.HasExperts(pass.block.layer())) return MixtureOfExperts(pass, normed);
+absl::StatusOr<at::Tensor> FeedForward(const LayerPass& pass, const LinearInput& normed,
+                                       const at::Tensor& residual) {
+  if (pass.config.HasExperts(pass.block.layer())) {
+    QD_ASSIGN_OR_RETURN(at::Tensor mixed, MixtureOfExperts(pass, normed.values()));
+    return residual.defined() ? residual + mixed : mixed;
+  }
   const Architecture& row = pass.row;
   const MlpModules modules = {
       .gate = row.gate, .up = row.up, .gate_up = row.gate_up, .down = row.down};
-  QD_ASSIGN_OR_RETURN(const at::Tensor inner,
+  QD_ASSIGN_OR_RETURN(const LinearInput inner,
                       pass.At(BlockPoint::kInner, [&] { return Inner(pass, modules, normed); }));
-  return pass.Apply(row.down, inner);
+  return pass.Apply(row.down, inner, residual);
 }
 
 }  // namespace quantd::engine

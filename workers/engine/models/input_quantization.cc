@@ -3,7 +3,10 @@
 // rule that the product of int8 with int8 follows there, too.
 #include "workers/engine/models/input_quantization.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+
+#include <vector>
 
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/kernels.h"
@@ -22,6 +25,15 @@ at::Tensor RoundTokens(const at::Tensor& wide, double levels) {
   return (wide / scale).round().clamp(-levels - 1, levels) * scale;
 }
 
+kernels::QuantizeRows RowsOf(const at::Tensor& held) {
+  const int64_t columns = held.size(-1);
+  return {.rows = columns == 0 ? 0 : held.numel() / columns,
+          .columns = columns,
+          .bfloat16 = held.scalar_type() == at::kBFloat16,
+          .input = SixteenBits(held),
+          .stream = StreamOn(held.device())};
+}
+
 // Undefined where no kernel takes it.
 at::Tensor RoundTokensByKernel(const at::Tensor& input) {
   if (!KernelsTake(input) || KernelsOn(input.device()).quantize_rows == nullptr ||
@@ -30,18 +42,30 @@ at::Tensor RoundTokensByKernel(const at::Tensor& input) {
   }
   const at::Tensor held = input.contiguous();
   const at::Tensor rounded = at::empty_like(held);
-  const int64_t columns = held.size(-1);
-  KernelsOn(held.device())
-      .quantize_rows({.rows = columns == 0 ? 0 : held.numel() / columns,
-                      .columns = columns,
-                      .bfloat16 = held.scalar_type() == at::kBFloat16,
-                      .input = SixteenBits(held),
-                      .rounded = MutableSixteenBits(rounded),
-                      .stream = StreamOn(held.device())});
+  kernels::QuantizeRows rows = RowsOf(held);
+  rows.rounded = MutableSixteenBits(rounded);
+  KernelsOn(held.device()).quantize_rows(rows);
   return rounded;
 }
 
 }  // namespace
+
+Int8Input Int8Input::Like(const at::Tensor& values) {
+  const std::vector<int64_t> tokens(values.sizes().begin(), values.sizes().end() - 1);
+  return {at::empty(values.sizes(), values.options().dtype(at::kChar)),
+          at::empty(tokens, values.options().dtype(at::kFloat))};
+}
+
+Int8Input QuantizeInput(const at::Tensor& input, const InputQuantization& quantization) {
+  const at::Tensor held = input.contiguous();
+  const Int8Input int8 = Int8Input::Like(held);
+  kernels::QuantizeRows rows = RowsOf(held);
+  rows.codes = int8.codes.mutable_data_ptr<int8_t>();
+  rows.scales = int8.scales.mutable_data_ptr<float>();
+  rows.scale = quantization.fixed_scale();
+  KernelsOn(held.device()).quantize_rows(rows);
+  return int8;
+}
 
 absl::string_view InputKindName(InputKind kind) {
   switch (kind) {

@@ -108,6 +108,38 @@ TEST_P(ModelKernels, InputsRoundAlike) {
   EXPECT_LE((got != expected).sum().item<int64_t>(), x.numel() / 500);
 }
 
+// In one pass behind a norm or a gate, or in one of its own: the same codes and scales.
+TEST_P(ModelKernels, Int8InputsAreThoseOfTheNumbers) {
+  const at::ScalarType type = GetParam();
+  const absl::StatusOr<Activation> silu = FindActivation("silu");
+  ASSERT_TRUE(silu.ok());
+  for (const InputQuantization& kind :
+       {InputQuantization{.kind = InputKind::kInt8PerToken},
+        InputQuantization{.kind = InputKind::kInt8PerTensor, .scale = 0.02f}}) {
+    const auto expect_same = [&](const Int8Input& got, const at::Tensor& numbers) {
+      const Int8Input expected = QuantizeInput(numbers, kind);
+      ASSERT_TRUE(got.codes.defined());
+      EXPECT_EQ(got.codes.sizes(), numbers.sizes());
+      EXPECT_TRUE(got.codes.equal(expected.codes));
+      EXPECT_TRUE(got.scales.equal(expected.scales));
+    };
+    const at::Tensor x = (at::randn({3, 5, 2048}) * 4).to(gpu_, type);
+    const Linear norm = {.weight = (at::randn({2048}) * 0.3 + 1).to(gpu_, type)};
+    expect_same(NormToInt8(x, norm, NormKind::kRms, 1e-5, kind),
+                ApplyNorm(x, norm, NormKind::kRms, 1e-5));
+    const at::Tensor gate = x.narrow(-1, 0, 1024), up = x.narrow(-1, 1024, 1024);
+    expect_same(silu->GateToInt8(gate, up, kind), silu->Gate(gate, up));
+    // Codes times scales are within rounding of what the operators make of the numbers.
+    const Int8Input int8 = QuantizeInput(x, kind);
+    const at::Tensor wide = int8.codes.to(at::kDouble) * int8.scales.to(at::kDouble).unsqueeze(-1);
+    const at::Tensor rounded = RoundInput(x.to(at::kCPU, at::kFloat), kind).to(gpu_, at::kDouble);
+    const at::Tensor off = (wide - rounded).abs() / int8.scales.to(at::kDouble).unsqueeze(-1);
+    EXPECT_LE(off.max().item<double>(), 1.01);
+    EXPECT_LE((off > 0.01).sum().item<int64_t>(), x.numel() / 500);
+    EXPECT_FALSE(NormToInt8(x, norm, NormKind::kLayer, 1e-5, kind).codes.defined());
+  }
+}
+
 // A mask with and without groups, through whichever kernel libtorch takes.
 TEST_P(ModelKernels, MaskedAttentionAgrees) {
   const at::ScalarType type = GetParam();

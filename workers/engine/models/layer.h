@@ -14,6 +14,7 @@
 #include "workers/engine/models/block.h"
 #include "workers/engine/models/branches.h"
 #include "workers/engine/models/kv_cache.h"
+#include "workers/engine/models/linear_input.h"
 #include "workers/engine/models/rope.h"
 
 namespace quantd::engine {
@@ -61,22 +62,27 @@ struct LayerPass {
   BlockMemory* memory = nullptr;
 
   // The linear `module` of `input`, which is turned where the layer wants it and then shown to the
-  // hook first.
-  absl::StatusOr<at::Tensor> Apply(absl::string_view module, const at::Tensor& input) const;
+  // hook first; added to `residual` where that is defined.
+  absl::StatusOr<at::Tensor> Apply(absl::string_view module, const LinearInput& input,
+                                   const at::Tensor& residual = {}) const;
   // What was kept of an earlier pass, else what `compute` makes, which is then offered to be kept.
-  absl::StatusOr<at::Tensor> At(BlockPoint point,
-                                absl::FunctionRef<absl::StatusOr<at::Tensor>()> compute) const;
+  absl::StatusOr<LinearInput> At(BlockPoint point,
+                                 absl::FunctionRef<absl::StatusOr<LinearInput>()> compute) const;
   // The norm whose weight has that name within the block; the input itself where it is empty.
   at::Tensor Norm(absl::string_view weight, const at::Tensor& input) const;
+  LinearInput NormForLinears(absl::string_view weight, const at::Tensor& input) const;
 };
 
 // What a layer's attention scores are multiplied by.
 double AttentionScale(const ModelConfig& config, int64_t layer);
 
-// All throw what libtorch throws. `normed` [B, T, H] -> [B, T, H].
-absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const at::Tensor& normed);
+// All throw what libtorch throws. `normed` [B, T, H] -> [B, T, H], added to `residual` where that
+// is defined.
+absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const LinearInput& normed,
+                                         const at::Tensor& residual = {});
 // The plain MLP or the mixture of experts, whichever the layer has.
-absl::StatusOr<at::Tensor> FeedForward(const LayerPass& pass, const at::Tensor& normed);
+absl::StatusOr<at::Tensor> FeedForward(const LayerPass& pass, const LinearInput& normed,
+                                       const at::Tensor& residual = {});
 // Each token goes to its experts_per_token best experts, weighted by the router's softmax.
 absl::StatusOr<at::Tensor> MixtureOfExperts(const LayerPass& pass, const at::Tensor& normed);
 
@@ -85,6 +91,6 @@ struct MlpModules {
   absl::string_view gate, up, gate_up, down;
 };
 absl::StatusOr<at::Tensor> Mlp(const LayerPass& pass, const MlpModules& modules,
-                               const at::Tensor& input);
+                               const LinearInput& input);
 
 }  // namespace quantd::engine

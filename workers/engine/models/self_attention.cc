@@ -16,7 +16,7 @@ struct Heads {
   at::Tensor q, k, v;  // [B, T, heads, head_dim]
 };
 
-absl::StatusOr<Heads> Project(const LayerPass& pass, const at::Tensor& normed) {
+absl::StatusOr<Heads> Project(const LayerPass& pass, const LinearInput& normed) {
   const ModelConfig& config = pass.config;
   const auto split = [&](const at::Tensor& x) {
     return x.view({normed.size(0), normed.size(1), -1, config.head_dim});
@@ -58,7 +58,7 @@ AttentionOptions Options(const LayerPass& pass) {
 }
 
 // Everything in front of the last linear: [B, T, heads * head_dim].
-absl::StatusOr<at::Tensor> Mix(const LayerPass& pass, const at::Tensor& normed) {
+absl::StatusOr<at::Tensor> Mix(const LayerPass& pass, const LinearInput& normed) {
   const int64_t batch = normed.size(0), count = normed.size(1), layer = pass.block.layer();
   QD_ASSIGN_OR_RETURN(Heads heads, Project(pass, normed));
   if (Has(pass.row.qk_norm, pass.config)) {
@@ -95,10 +95,11 @@ double AttentionScale(const ModelConfig& config, int64_t layer) {
   return config.scale_by_layer ? scale / static_cast<double>(layer + 1) : scale;
 }
 
-absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const at::Tensor& normed) {
-  QD_ASSIGN_OR_RETURN(const at::Tensor mixed,
+absl::StatusOr<at::Tensor> SelfAttention(const LayerPass& pass, const LinearInput& normed,
+                                         const at::Tensor& residual) {
+  QD_ASSIGN_OR_RETURN(const LinearInput mixed,
                       pass.At(BlockPoint::kMixed, [&] { return Mix(pass, normed); }));
-  return pass.Apply(pass.row.output, mixed);
+  return pass.Apply(pass.row.output, mixed, residual);
 }
 
 }  // namespace quantd::engine
