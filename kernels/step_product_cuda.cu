@@ -8,9 +8,9 @@ const char* StepProductCuda(const StepProduct& args) {
   if (args.m == 0 || StepOutputColumns(args) == 0) return nullptr;
   switch (args.weights[0].kind) {
     case StepKind::kSixteen:
-      return step::Run<step::Rows<false>>(args, 4 * step::kPiece);
+      return step::Run<step::Rows<false>>(args);
     case StepKind::kInt8:
-      return step::Run<step::Rows<true>>(args, 4 * step::kPiece);
+      return step::Run<step::Rows<true>>(args);
     case StepKind::kW4:
       break;
   }

@@ -1,9 +1,9 @@
 // The kernel of step_product.h. A block owns row tiles (16 outputs; of two weights at once where an
-// activation joins them) and all columns, which its warps take in turn. Each thread copies the very
-// bytes of the weights that it will feed to mma.sync, several items ahead, into slots of shared
-// memory that no other thread looks at: nothing waits for anything but its own copies. The copies
-// begin before the kernel in front has ended; the inputs, which it may still be writing, are staged
-// for the whole block after that, normed or rounded on the way.
+// activation joins them) and all columns, which its warps take in turn. Each thread loads the very
+// bytes of the weights that it will feed to mma.sync into registers, several items ahead; the first
+// are on their way before the kernel in front has ended. The inputs, which that one may still be
+// writing, are staged in shared memory for the whole block after that, normed or rounded on the
+// way.
 #pragma once
 
 #include <algorithm>
@@ -13,45 +13,37 @@
 
 namespace quantd::kernels::step {
 
-// What this thread copies next.
-template <typename Format>
+// What this thread loads next: of each of its warp's turns a piece of every slot.
+template <typename Format, int kWarps, int kSlots>
 struct Feeder {
   const StepProduct& args;
   const Plan& plan;
-  uint32_t ring;  // This thread's first 16 bytes.
   int group = 0;
   int item = 0;
-  int weight[kSlots] = {};
   typename Format::Source source[kSlots];
 
-  __device__ bool Done() const { return group >= plan.groups || item >= plan.items; }
   __device__ void Begin() {
     item = threadIdx.x / 32;
-    if (Done()) return;
+    if (group >= plan.groups) return;
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) {
-      if (slot >= plan.slots) break;
-      const Tile tile = TileOf(args, plan, group, slot);
-      weight[slot] = tile.weight;
-      source[slot] = Format::Begin(args, plan, tile, item);
+      source[slot] = Format::Begin(args, plan, TileOf<kSlots>(args, plan, group, slot), item);
     }
   }
-  __device__ void Fetch(int stage) {
-    if (!Done()) {
+  // The next item, the `place`-th of a turn; groups begin with turns.
+  __device__ void Load(int place, typename Format::Piece (&pieces)[kSlots]) {
+    if (group >= plan.groups) return;
+    if (item < plan.items) {
 #pragma unroll
       for (int slot = 0; slot < kSlots; ++slot) {
-        if (slot >= plan.slots) break;
-        Format::Fetch(args, plan, source[slot], item,
-                      ring + (stage * plan.slots + slot) * plan.slot_bytes);
-        Format::Advance(plan, weight[slot], source[slot]);
-      }
-      item += kWarps;
-      if (item >= plan.items) {
-        group += gridDim.x;
-        Begin();
+        Format::Load(plan, source[slot], kWarps, pieces[slot]);
       }
     }
-    CopyAsyncCommit();
+    item += kWarps;
+    if (place == kAhead - 1 && item - static_cast<int>(threadIdx.x / 32) >= plan.items) {
+      group += gridDim.x;
+      Begin();
+    }
   }
 };
 
@@ -73,12 +65,13 @@ __device__ inline float OverRow(float value, int threads_of_row, float* shared,
   return value;
 }
 
-// One row's share of a thread while it is staged: its first eights are read once and held.
+// One row's share of a thread while it is staged: its first eights are read once and held. `norm`:
+// its weights in shared memory.
 template <typename Type>
 class RowShare {
  public:
-  __device__ RowShare(const StepProduct& args, int64_t row, int part, int threads)
-      : args_(args), part_(part), threads_(threads) {
+  __device__ RowShare(const StepProduct& args, const char* norm, int64_t row, int part, int threads)
+      : norm_(reinterpret_cast<const uint4*>(norm)), part_(part), threads_(threads) {
     if (row >= args.m) return;
     from_ = args.input + row * args.columns;
     eights_ = static_cast<int>(args.columns / 8);
@@ -113,7 +106,7 @@ class RowShare {
     Widen<Type>(eight, x);
     if (normed_) {
       float weight[8];
-      Widen<Type>(__ldg(reinterpret_cast<const uint4*>(args_.norm) + place), weight);
+      Widen<Type>(norm_[place], weight);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         x[i] = Rounded<Type>(weight[i] * Rounded<Type>(x[i] * inverse_));
@@ -122,7 +115,7 @@ class RowShare {
     visit(place, x);
   }
 
-  const StepProduct& args_;
+  const uint4* const norm_;
   const int part_, threads_;
   int eights_ = 0;
   const uint16_t* from_ = nullptr;
@@ -132,16 +125,16 @@ class RowShare {
 };
 
 // Puts x into `staged`, zeros behind its last column, and the scales of int8 rows into `scales`.
-template <typename Format, typename Type>
-__device__ inline void StageInput(const StepProduct& args, const Plan& plan, char* staged,
-                                  float* scales, float* shared) {
+template <typename Format, typename Type, int kThreads>
+__device__ inline void StageInput(const StepProduct& args, const Plan& plan, const char* norm,
+                                  char* staged, float* scales, float* shared) {
   const int threads = kThreads / plan.rows_at_once;
   const int part = threadIdx.x % threads;
   const auto sum = [](float a, float b) { return a + b; };
   const auto larger = [](float a, float b) { return a != a || a > b ? a : b; };
   for (int first = 0; first < args.m; first += plan.rows_at_once) {
     const int row = first + threadIdx.x / threads;
-    RowShare<Type> share(args, row, part, threads);
+    RowShare<Type> share(args, norm, row, part, threads);
     if (args.norm != nullptr) {
       float squares = 0;
       share.ForEach([&](int, const float(&x)[8]) {
@@ -203,68 +196,92 @@ __device__ inline float Result(const StepWeight& weight, Sum sum, int64_t row, f
   return Rounded<Type>(value);
 }
 
+// The outputs that a thread of the first four warps writes of a group: of each tile of eight input
+// rows one, at the place that mma.sync gives number j of a lane's sums.
+template <int kInputTiles>
+struct Outputs {
+  int weight;
+  int64_t row;  // Of the weight; one behind its last: none.
+  int64_t at;   // Of row 0 of the output.
+  uint16_t residual[kInputTiles];
+
+  static __device__ int Row(int tile) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    return tile * 8 + lane % 4 * 2 + warp % 2;
+  }
+  template <int kSlots>
+  static __device__ Outputs Of(const StepProduct& args, const Plan& plan, int group) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const Tile tile = TileOf<kSlots>(args, plan, group, 0);
+    Outputs outputs = {tile.weight, tile.index * 16 + lane / 4 + warp / 2 % 2 * 8};
+    outputs.at = tile.column + outputs.row;
+    if (warp >= 4) outputs.row = args.weights[tile.weight].rows;
+    if (args.residual == nullptr || outputs.row >= args.weights[tile.weight].rows) return outputs;
+#pragma unroll
+    for (int i = 0; i < kInputTiles; ++i) {
+      if (Row(i) >= args.m) break;
+      outputs.residual[i] = __ldcg(reinterpret_cast<const unsigned short*>(args.residual) +
+                                   Row(i) * plan.output_columns + outputs.at);
+    }
+    return outputs;
+  }
+};
+
 // Adds up the warps' sums in a fixed order and writes the outputs of one group. `both` has room for
 // the sums of two input tiles, which are used in turn: one meeting of the warps is enough for each.
-template <typename Format, typename Type, int kInputTiles>
-__device__ inline void Finish(const StepProduct& args, const Plan& plan, int group,
+template <typename Format, typename Type, int kWarps, int kInputTiles, int kSlots>
+__device__ inline void Finish(const StepProduct& args, const Plan& plan,
+                              const Outputs<kInputTiles>& outputs,
                               typename Format::Sum (&sums)[kSlots][kInputTiles][4],
                               typename Format::Sum* both, const float* scales, int* turn) {
   using Sum = typename Format::Sum;
+  using OfWarp = Sum[kSlots][4][32];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
   for (int i = 0; i < kInputTiles; ++i) {
     if (i * 8 >= args.m) break;
-    Sum* const shared = both + *turn * kWarps * plan.slots * 128;
+    OfWarp* const held = reinterpret_cast<OfWarp*>(both) + *turn * kWarps;
     *turn ^= 1;
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) {
-      if (slot >= plan.slots) break;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        shared[((warp * plan.slots + slot) * 4 + j) * 32 + lane] = sums[slot][i][j];
+        held[warp][slot][j][lane] = sums[slot][i][j];
         sums[slot][i][j] = 0;
       }
     }
     __syncthreads();
-    const int j = warp % 4;
-    const int row_of_tile = lane / 4 + j / 2 * 8;
-    const int m = i * 8 + lane % 4 * 2 + j % 2;
-    const Tile tile = TileOf(args, plan, group, 0);
-    const StepWeight& weight = args.weights[tile.weight];
-    const int64_t row = tile.index * 16 + row_of_tile;
-    if (warp < 4 && m < args.m && row < weight.rows) {
-      Sum total[kSlots] = {};
+    const int m = Outputs<kInputTiles>::Row(i);
+    const StepWeight& weight = args.weights[outputs.weight];
+    if (m >= args.m || outputs.row >= weight.rows) continue;
+    Sum total[kSlots] = {};
 #pragma unroll
-      for (int other = 0; other < kWarps; ++other) {
+    for (int other = 0; other < kWarps; ++other) {
 #pragma unroll
-        for (int slot = 0; slot < kSlots; ++slot) {
-          if (slot < plan.slots) {
-            total[slot] += shared[((other * plan.slots + slot) * 4 + j) * 32 + lane];
-          }
-        }
-      }
-      const float scale = Format::kInt8 ? scales[m] : 0;
-      float y = Result<Type>(weight, total[0], row, scale);
-      if (plan.slots == 2) {
-        y = Rounded<Type>(Activate(args.activation, y)) *
-            Result<Type>(args.weights[1], total[1], row, scale);
-      }
-      const int64_t at = m * plan.output_columns + tile.column + row;
-      if (args.residual != nullptr) {
-        y += Type::ToFloat(__ldcg(reinterpret_cast<const unsigned short*>(args.residual) + at));
-      }
-      if (args.wide != nullptr) {
-        args.wide[at] = Rounded<Type>(y);
-      } else {
-        args.output[at] = Type::FromFloat(y);
-      }
+      for (int slot = 0; slot < kSlots; ++slot) total[slot] += held[other][slot][warp][lane];
+    }
+    const float scale = Format::kInt8 ? scales[m] : 0;
+    float y = Result<Type>(weight, total[0], outputs.row, scale);
+    if constexpr (kSlots == 2) {
+      y = Rounded<Type>(Activate(args.activation, y)) *
+          Result<Type>(args.weights[1], total[1], outputs.row, scale);
+    }
+    const int64_t at = m * plan.output_columns + outputs.at;
+    if (args.residual != nullptr) y += Type::ToFloat(outputs.residual[i]);
+    if (args.wide != nullptr) {
+      args.wide[at] = Rounded<Type>(y);
+    } else {
+      args.output[at] = Type::FromFloat(y);
     }
   }
 }
 
-// Shared memory: zero row | scales | a number a warp | sums | table | staged inputs | ring.
-template <typename Format, typename Type, int kInputTiles>
-__global__ void __launch_bounds__(kThreads, 2)
+// Bytes of the sums of all warps of a block, for each row tile of a group.
+QD_HOST_DEVICE constexpr int SumsBytes(int warps) { return 2 * warps * 512; }
+
+// Shared memory: zero row | scales | a number a warp | sums | table | norm | staged inputs.
+template <typename Format, typename Type, int kWarps, int kInputTiles, int kSlots>
+__global__ void __launch_bounds__(kWarps * 32, kInputTiles == 1 ? 16 / kWarps : 1)
     ProductKernel(const __grid_constant__ StepProduct args, const __grid_constant__ Plan plan,
                   const __grid_constant__ TableValues values) {
   extern __shared__ __align__(128) char shared[];
@@ -272,64 +289,96 @@ __global__ void __launch_bounds__(kThreads, 2)
   auto* const scales = reinterpret_cast<float*>(shared + kZeroRowBytes);
   float* const of_warp = scales + kRowsMax;
   auto* const sums_of_warps = reinterpret_cast<typename Format::Sum*>(shared + kFixedBytes);
-  char* const after_sums = shared + kFixedBytes + kSumsBytes * plan.slots;
+  char* const after_sums = shared + kFixedBytes + SumsBytes(kWarps) * kSlots;
   auto* const table = reinterpret_cast<uint32_t*>(after_sums);
-  char* const staged = after_sums + (Format::kTable ? kTableBytes : 0);
-  char* const mine = staged + args.m * plan.input_bytes + threadIdx.x * 16;
-  const int lane = threadIdx.x % 32;
+  char* const norm = after_sums + (Format::kTable ? kTableBytes : 0);
+  char* const staged = norm + plan.norm_bytes;
 
-  LetNextStart();
-  Feeder<Format> feeder = {args, plan, SharedAddress(mine), static_cast<int>(blockIdx.x)};
+  Feeder<Format, kWarps, kSlots> feeder = {args, plan, static_cast<int>(blockIdx.x)};
+  typename Format::Piece pieces[kAhead][kSlots];
   feeder.Begin();
-  for (int stage = 0; stage < plan.stages - 1; ++stage) feeder.Fetch(stage);
+#pragma unroll
+  for (int ahead = 0; ahead < kAhead; ++ahead) feeder.Load(ahead, pieces[ahead]);
   if (threadIdx.x < kZeroRowBytes / 4) reinterpret_cast<uint32_t*>(zero_row)[threadIdx.x] = 0;
   if constexpr (Format::kTable) FillTable<Type>(table, values);
+  for (int i = threadIdx.x * 16; i < plan.norm_bytes; i += kWarps * 512) {
+    *reinterpret_cast<uint4*>(norm + i) =
+        __ldg(reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(args.norm) + i));
+  }
+  __syncthreads();
   WaitForPrevious();
-  StageInput<Format, Type>(args, plan, staged, scales, of_warp);
+  // Not before: blocks that only wait take the room of those that work, and what is two kernels
+  // ahead has been written for sure.
+  LetNextStart();
+  StageInput<Format, Type, kWarps * 32>(args, plan, norm, staged, scales, of_warp);
 
-  typename Format::Sum sums[kSlots][kInputTiles][4] = {};
-  int stage = 0, turn = 0;
-  for (int group = blockIdx.x; group < plan.groups; group += gridDim.x) {
-    for (int item = threadIdx.x / 32; item < plan.items; item += kWarps) {
-      CopyAsyncWait(plan.stages - 2);
-      feeder.Fetch(stage == 0 ? plan.stages - 1 : stage - 1);
-      const char* input[kInputTiles];
+  const char* inputs[kInputTiles];
+  int input_step[kInputTiles];  // From one item to the next.
 #pragma unroll
-      for (int i = 0; i < kInputTiles; ++i) {
-        const int row = i * 8 + Format::InputRow();
-        input[i] = row < args.m ? staged + row * plan.input_bytes +
-                                      item * Format::kItemColumns * Format::kElement
-                                : zero_row;
+  for (int i = 0; i < kInputTiles; ++i) {
+    const int row = i * 8 + Format::InputRow();
+    const bool there = row < args.m;
+    inputs[i] = (there ? staged + row * plan.input_bytes : zero_row) + Format::InputByte();
+    input_step[i] = there ? Format::kItemColumns * Format::kElement : 0;
+  }
+  typename Format::Sum sums[kSlots][kInputTiles][4] = {};
+  const int warp = threadIdx.x / 32;
+  int turn = 0;
+  for (int group = blockIdx.x; group < plan.groups; group += gridDim.x) {
+    const auto outputs = Outputs<kInputTiles>::template Of<kSlots>(args, plan, group);
+    for (int first = warp; first - warp < plan.items; first += kAhead * kWarps) {
+#pragma unroll
+      for (int place = 0; place < kAhead; ++place) {
+        const int item = first + place * kWarps;
+        if (item < plan.items) {
+          const char* input[kInputTiles];
+#pragma unroll
+          for (int i = 0; i < kInputTiles; ++i) input[i] = inputs[i] + item * input_step[i];
+#pragma unroll
+          for (int slot = 0; slot < kSlots; ++slot) {
+            Format::template Item<Type, kInputTiles>(pieces[place][slot], input,
+                                                     table + threadIdx.x % 32, sums[slot]);
+          }
+        }
+        feeder.Load(place, pieces[place]);
       }
-      Format::template Item<Type, kInputTiles>(plan, mine + stage * plan.slots * plan.slot_bytes,
-                                               input, table + lane, sums);
-      if (++stage == plan.stages) stage = 0;
     }
-    Finish<Format, Type, kInputTiles>(args, plan, group, sums, sums_of_warps, scales, &turn);
+    Finish<Format, Type, kWarps, kInputTiles, kSlots>(args, plan, outputs, sums, sums_of_warps,
+                                                      scales, &turn);
   }
 }
 
+using Kernel = void (*)(StepProduct, Plan, TableValues);
+
+template <typename Format, typename Type, int kSlots>
+Kernel Choose(int64_t m, int warps) {
+  return m > 8       ? ProductKernel<Format, Type, 8, 4, kSlots>
+         : warps > 8 ? ProductKernel<Format, Type, 16, 1, kSlots>
+                     : ProductKernel<Format, Type, 8, 1, kSlots>;
+}
+
 // Launches it, in pieces where the rows of input do not all fit shared memory.
-template <typename Format>
-const char* Run(StepProduct args, int slot_bytes) {
+template <typename Format, int kSlots>
+const char* RunSlots(const StepProduct& args) {
   const Gpu& gpu = CurrentGpu();
   const W4Shape& packed = args.weights[0].shape;
   const bool tiled = args.weights[0].kind == StepKind::kW4;
-  Plan plan = {.slots = args.activation == Activation::kNone ? 1 : 2,
-               .slot_bytes = slot_bytes,
+  Plan plan = {.norm_bytes = args.norm == nullptr ? 0 : static_cast<int>(args.columns) * 2,
                .output_columns = StepOutputColumns(args),
                .tile_groups = tiled ? static_cast<int>(W4TileGroups(packed)) : 0,
                .tile_bytes = tiled ? static_cast<int>(W4TileBytes(packed)) : 0};
   for (int i = 0; i < args.count; ++i) {
     plan.column_bytes[i] = W4RowTiles(args.weights[i].shape) * plan.tile_bytes;
     plan.tiles[i] = static_cast<int>((args.weights[i].rows + 15) / 16);
-    if (plan.slots == 1 || i == 0) plan.groups += plan.tiles[i];
+    if (kSlots == 1 || i == 0) plan.groups += plan.tiles[i];
   }
   plan.items = static_cast<int>((args.columns + Format::kItemColumns - 1) / Format::kItemColumns);
   plan.input_bytes = plan.items * Format::kItemColumns * Format::kElement + Format::kPad;
-  const int stage_bytes = plan.slots * plan.slot_bytes;
-  const int fixed = kFixedBytes + kSumsBytes * plan.slots + (Format::kTable ? kTableBytes : 0);
-  const int64_t fitting = (gpu.shared_bytes_max - fixed - 2 * stage_bytes) / plan.input_bytes;
+  // Where a processor has one group at most, all its warps work on it.
+  const int warps = plan.groups <= gpu.processors && args.m <= 8 ? kWarpsMax : 8;
+  const int fixed = kFixedBytes + SumsBytes(warps) * kSlots + (Format::kTable ? kTableBytes : 0) +
+                    plan.norm_bytes;
+  const int64_t fitting = (gpu.shared_bytes_max - fixed) / plan.input_bytes;
   if (fitting < 1) return "step_product: too little shared memory for a row of so many columns";
   TableValues values = {};
   if constexpr (Format::kTable) {
@@ -349,31 +398,32 @@ const char* Run(StepProduct args, int slot_bytes) {
     if (args.output != nullptr) some.output += begin * plan.output_columns;
     if (args.wide != nullptr) some.wide += begin * plan.output_columns;
     plan.rows_at_once = 1;
-    while (plan.rows_at_once < some.m && plan.rows_at_once < kWarps) plan.rows_at_once *= 2;
-    // Half of the shared memory, so that the kernel behind this one may begin beside it, unless
-    // that leaves too few copies on their way.
-    constexpr int kStagesWanted = 3;
-    const int used = fixed + static_cast<int>(some.m) * plan.input_bytes;
-    plan.stages = (gpu.shared_bytes_max / 2 - 1024 - used) / stage_bytes;
-    if (plan.stages < kStagesWanted) plan.stages = (gpu.shared_bytes_max - used) / stage_bytes;
-    plan.stages = std::min(plan.stages, kStagesMax);
-    const int bytes = used + plan.stages * stage_bytes;
-    const bool half = bytes <= gpu.shared_bytes_max / 2 - 1024;
-    const auto kernel =
-        args.bfloat16
-            ? (some.m > 8 ? ProductKernel<Format, Bfloat, 4> : ProductKernel<Format, Bfloat, 1>)
-            : (some.m > 8 ? ProductKernel<Format, Half, 4> : ProductKernel<Format, Half, 1>);
-    const cudaError_t error =
+    while (plan.rows_at_once < some.m && plan.rows_at_once < 8) plan.rows_at_once *= 2;
+    const int bytes = fixed + static_cast<int>(some.m) * plan.input_bytes;
+    const Kernel kernel = args.bfloat16 ? Choose<Format, Bfloat, kSlots>(some.m, warps)
+                                        : Choose<Format, Half, kSlots>(some.m, warps);
+    const int threads = (some.m > 8 ? 8 : warps) * 32;
+    int beside = 0;  // Blocks of a processor.
+    cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error == cudaSuccess) {
+      error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&beside, kernel, threads,
+                                                            static_cast<size_t>(bytes));
+    }
     if (error != cudaSuccess) return cudaGetErrorString(error);
-    const int blocks = std::min(plan.groups, gpu.processors * (half ? 2 : 1));
+    const auto blocks = static_cast<unsigned>(std::min(plan.groups, gpu.processors * beside));
     if (const char* text =
-            LaunchEarly(kernel, {static_cast<unsigned>(blocks), kThreads, bytes, Stream(args)},
-                        some, plan, values)) {
+            LaunchEarly(kernel, {blocks, threads, bytes, Stream(args)}, some, plan, values)) {
       return text;
     }
   }
   return nullptr;
+}
+
+template <typename Format>
+const char* Run(const StepProduct& args) {
+  return args.activation == Activation::kNone ? RunSlots<Format, 1>(args)
+                                              : RunSlots<Format, 2>(args);
 }
 
 }  // namespace quantd::kernels::step

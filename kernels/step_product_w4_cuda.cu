@@ -2,22 +2,27 @@
 #include "kernels/step_product_cuda.cuh"
 
 namespace quantd::kernels {
+namespace {
+
+template <W4Kind kKind>
+const char* Run(const StepProduct& args) {
+  return W4TileGroups(args.weights[0].shape) == 1 ? step::Run<step::Tiles<kKind, 1>>(args)
+                                                  : step::Run<step::Tiles<kKind, 4>>(args);
+}
+
+}  // namespace
 
 const char* StepProductW4(const StepProduct& args) {
-  const W4Shape& shape = args.weights[0].shape;
-  const int per_thread =
-      static_cast<int>(W4TileBytes(shape) - kW4CodeBytes) / 8;  // Parameters of two of 16 rows.
-  const int slot_bytes = 2 * step::kPiece + step::kThreads * per_thread;
-  switch (shape.kind) {
+  switch (args.weights[0].shape.kind) {
     case W4Kind::kSymmetric:
-      return step::Run<step::Tiles<W4Kind::kSymmetric>>(args, slot_bytes);
+      return Run<W4Kind::kSymmetric>(args);
     case W4Kind::kZeroPoint:
-      return step::Run<step::Tiles<W4Kind::kZeroPoint>>(args, slot_bytes);
+      return Run<W4Kind::kZeroPoint>(args);
     case W4Kind::kNf4:
     case W4Kind::kFp4:
       break;
   }
-  return step::Run<step::Tiles<W4Kind::kNf4>>(args, slot_bytes);
+  return Run<W4Kind::kNf4>(args);
 }
 
 }  // namespace quantd::kernels

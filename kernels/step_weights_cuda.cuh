@@ -1,4 +1,4 @@
-// The weights of step_product.h as its kernel reads them: which bytes a thread copies, and how it
+// The weights of step_product.h as its kernel reads them: which bytes a thread loads, and how it
 // multiplies with them.
 #pragma once
 
@@ -10,24 +10,18 @@
 
 namespace quantd::kernels::step {
 
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * 32;
-constexpr int kSlots = 2;  // Row tiles side by side, at most.
-constexpr int kStagesMax = 8;
-constexpr int kPiece = kThreads * 16;  // Bytes of one copy of all threads.
+constexpr int kRowsMax = 32;  // Rows of input of one launch.
+constexpr int kWarpsMax = 16;
+constexpr int kAhead = 2;  // Items of a warp that are on their way.
 constexpr int kZeroRowBytes = 256;
-constexpr int kRowsMax = 32;                  // Rows of input of one launch.
-constexpr int kSumsBytes = 2 * kWarps * 512;  // For each row tile of a group.
-constexpr int kFixedBytes = kZeroRowBytes + kRowsMax * 4 + kWarps * 4 + 96;
+constexpr int kFixedBytes = kZeroRowBytes + kRowsMax * 4 + kWarpsMax * 4 + 64;
 constexpr unsigned kWarp = 0xffffffffu;
 
 struct Plan {
-  int stages;
-  int slots;
-  int slot_bytes;
   int groups;        // Row tiles, or pairs of them: a block's unit of work.
   int items;         // Pieces of columns of one unit.
   int input_bytes;   // Of a staged row, with what keeps rows apart in the banks.
+  int norm_bytes;    // Of the norm's weights, 0 without.
   int rows_at_once;  // That are staged side by side, a power of two.
   int tiles[kStepWeightsMax];
   int64_t output_columns;
@@ -43,8 +37,10 @@ struct Tile {
   int64_t column;  // Of the output, where the weight's begin.
 };
 
+// `slot`: which of the row tiles, kSlots side by side, that a block works on at a time.
+template <int kSlots>
 __device__ inline Tile TileOf(const StepProduct& args, const Plan& plan, int group, int slot) {
-  if (plan.slots == 2) return {slot, group, 0};
+  if constexpr (kSlots == 2) return {slot, group, 0};
   Tile tile = {0, group, 0};
   while (tile.weight + 1 < args.count && tile.index >= plan.tiles[tile.weight]) {
     tile.index -= plan.tiles[tile.weight];
@@ -52,6 +48,21 @@ __device__ inline Tile TileOf(const StepProduct& args, const Plan& plan, int gro
     ++tile.weight;
   }
   return tile;
+}
+
+// Weights, which are read once: not kept in the first-level cache, and in the order of the program,
+// so that they are on their way before what stands behind.
+__device__ inline uint4 LoadOnce16(const char* from) {
+  uint4 value;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(from));
+  return value;
+}
+__device__ inline uint32_t LoadOnce4(const char* from) {
+  uint32_t value;
+  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(from));
+  return value;
 }
 
 // Weights in rows of plain numbers. An item is 128 bytes of each row: a thread has two times 16
@@ -66,35 +77,37 @@ struct Rows {
   static constexpr int kPad = 64;  // Keeps 16-byte reads of eight lanes apart.
   using Sum = std::conditional_t<kIsInt8, int32_t, float>;
 
+  struct Piece {
+    uint4 of[2][2];  // Half of the item, lower row.
+  };
   struct Source {
     const char* at;
-    int left;  // Rows from this thread's first one on.
+    int64_t row_bytes;
+    int left;        // Rows from this thread's first one on,
+    int bytes_left;  // and bytes of a row.
   };
 
   static __device__ Source Begin(const StepProduct& args, const Plan&, const Tile& tile, int item) {
     const StepWeight& weight = args.weights[tile.weight];
     const int lane = threadIdx.x % 32;
-    const int64_t row = tile.index * 16 + lane / 4;
-    return {static_cast<const char*>(weight.data) +
-                (weight.first_row + row) * args.columns * kElement + item * 128 + lane % 4 * 16,
-            static_cast<int>(weight.rows - row)};
+    const int64_t row = tile.index * 16 + lane / 4, row_bytes = args.columns * kElement;
+    const int first = item * 128 + lane % 4 * 16;
+    return {static_cast<const char*>(weight.data) + (weight.first_row + row) * row_bytes + first,
+            row_bytes, static_cast<int>(weight.rows - row), static_cast<int>(row_bytes) - first};
   }
-  static __device__ void Advance(const Plan&, int, Source& source) { source.at += kWarps * 128; }
-  static __device__ void Fetch(const StepProduct& args, const Plan&, const Source& source, int item,
-                               uint32_t to) {
-    const int64_t row_bytes = args.columns * kElement;
-    const int64_t first = item * 128 + threadIdx.x % 4 * 16;
+  // Of the source's item; the next one lies `items` further.
+  static __device__ void Load(const Plan&, Source& source, int items, Piece& piece) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const bool inside = first + half * 64 < row_bytes;
 #pragma unroll
       for (int low = 0; low < 2; ++low) {
-        const bool there = inside && source.left > low * 8;
-        const char* from = source.at + half * 64 + low * 8 * row_bytes;
-        CopyAsync16OrZero(to + (half * 2 + low) * kPiece, there ? from : args.weights[0].data,
-                          there);
+        const bool there = source.bytes_left > half * 64 && source.left > low * 8;
+        const char* from = source.at + half * 64 + low * 8 * source.row_bytes;
+        piece.of[half][low] = there ? LoadOnce16(from) : uint4{};
       }
     }
+    source.at += items * 128;
+    source.bytes_left -= items * 128;
   }
 
   static __device__ void Multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
@@ -103,48 +116,38 @@ struct Rows {
   }
   static __device__ void Multiply(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                                   auto) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
 
-  // One item of all slots; `input` of each tile of eight rows is its row lane % 8 at this item.
+  // Where a lane begins to read a row of input: of each tile of eight rows that of InputRow.
+  static __device__ int InputRow() { return threadIdx.x % 32 / 4; }
+  static __device__ int InputByte() { return threadIdx.x % 4 * 16; }
+
+  // One item of one row tile.
   template <typename Type, int kInputTiles>
-  static __device__ void Item(const Plan& plan, const char* mine,
-                              const char* const (&input)[kInputTiles], const uint32_t*,
-                              Sum (&sums)[kSlots][kInputTiles][4]) {
+  static __device__ void Item(const Piece& piece, const char* const (&input)[kInputTiles],
+                              const uint32_t*, Sum (&sums)[kInputTiles][4]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      uint4 b[kInputTiles];
+      const uint4 &upper = piece.of[half][0], &lower = piece.of[half][1];
+      const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y};
+      const uint32_t second[4] = {upper.z, lower.z, upper.w, lower.w};
 #pragma unroll
       for (int i = 0; i < kInputTiles; ++i) {
-        b[i] = *reinterpret_cast<const uint4*>(input[i] + half * 64 + threadIdx.x % 4 * 16);
-      }
-#pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) {
-        if (slot >= plan.slots) break;
-        const char* pieces = mine + slot * plan.slot_bytes + half * 2 * kPiece;
-        const uint4 upper = *reinterpret_cast<const uint4*>(pieces);
-        const uint4 lower = *reinterpret_cast<const uint4*>(pieces + kPiece);
-        const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y};
-        const uint32_t second[4] = {upper.z, lower.z, upper.w, lower.w};
-#pragma unroll
-        for (int i = 0; i < kInputTiles; ++i) {
-          Multiply(sums[slot][i], first, b[i].x, b[i].y, Type());
-          Multiply(sums[slot][i], second, b[i].z, b[i].w, Type());
-        }
+        const uint4 b = *reinterpret_cast<const uint4*>(input[i] + half * 64);
+        Multiply(sums[i], first, b.x, b.y, Type());
+        Multiply(sums[i], second, b.z, b.w, Type());
       }
     }
   }
-  // The row of an input tile that a lane reads.
-  static __device__ int InputRow() { return threadIdx.x % 32 / 4; }
 };
 
 // Packed 4-bit weights. An item is a tile of 16 x 128; a thread has two times four words and the
-// scales (and zeros) of its two rows.
-template <W4Kind kKind>
+// scales (and zeros) of its two rows, for each of kParts parts of the tile's columns.
+template <W4Kind kKind, int kParts>
 struct Tiles {
   static constexpr bool kInt8 = false;
   static constexpr bool kTable = kKind == W4Kind::kNf4;
@@ -152,123 +155,107 @@ struct Tiles {
   static constexpr int kItemColumns = kW4TileColumns;
   static constexpr int kPad = 16;
   static constexpr int kParamBytes = kTable ? 8 : 4;  // Of two rows.
+  static constexpr int kWords = 8 / kParts;           // Of 16 columns each, in a part.
   using Sum = float;
 
+  struct Piece {
+    uint4 codes[2];
+    uint32_t scales[kParts][kParamBytes / 4];
+    uint32_t zeros[kParts];
+  };
   struct Source {
     const char* at;  // The tile.
+    int64_t column_bytes;
   };
 
   static __device__ Source Begin(const StepProduct& args, const Plan& plan, const Tile& tile,
                                  int item) {
     const StepWeight& weight = args.weights[tile.weight];
-    return {static_cast<const char*>(weight.data) + item * plan.column_bytes[tile.weight] +
-            (weight.first_row / kW4TileRows + tile.index) * plan.tile_bytes};
+    const int64_t column_bytes = plan.column_bytes[tile.weight];
+    return {static_cast<const char*>(weight.data) + item * column_bytes +
+                (weight.first_row / kW4TileRows + tile.index) * plan.tile_bytes,
+            column_bytes};
   }
-  static __device__ void Advance(const Plan& plan, int weight, Source& source) {
-    source.at += kWarps * plan.column_bytes[weight];
-  }
-  static __device__ void Fetch(const StepProduct&, const Plan& plan, const Source& source, int,
-                               uint32_t to) {
+  static __device__ void Load(const Plan& plan, Source& source, int items, Piece& piece) {
     const int lane = threadIdx.x % 32;
-    CopyAsync16(to, source.at + lane * 16);
-    CopyAsync16(to + kPiece, source.at + 512 + lane * 16);
-    // Where this thread's parameters lie: behind its pieces, for each group those of all threads.
-    const uint32_t params = to + 2 * kPiece - threadIdx.x * (16 - kParamBytes);
-    const int groups = plan.tile_groups * (kKind == W4Kind::kZeroPoint ? 2 : 1);
-    const char* from = source.at + kW4CodeBytes + lane / 4 * kParamBytes;
-    for (int group = 0; group < groups; ++group) {
-      asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(params + group * kThreads *
-                                                                                  kParamBytes),
-                   "l"(from + group * 8 * kParamBytes), "n"(kParamBytes)
-                   : "memory");
+    piece.codes[0] = LoadOnce16(source.at + lane * 16);
+    piece.codes[1] = LoadOnce16(source.at + 512 + lane * 16);
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int group = part * plan.tile_groups / kParts;
+      const char* from =
+          source.at + kW4CodeBytes + (kParts == 1 ? lane / 4 : group * 8 + lane / 4) * kParamBytes;
+#pragma unroll
+      for (int word = 0; word < kParamBytes / 4; ++word) {
+        piece.scales[part][word] = LoadOnce4(from + word * 4);
+      }
+      if constexpr (kKind == W4Kind::kZeroPoint) {
+        piece.zeros[part] = LoadOnce4(from + plan.tile_groups * 8 * kParamBytes);
+      }
     }
+    source.at += items * source.column_bytes;
   }
 
-  template <typename Type>
-  struct Params {
-    float scale[2];
-    typename Type::Pair zero[2];
-  };
-  template <typename Type>
-  static __device__ Params<Type> ParamsOf(const char* mine, int group, int groups) {
-    const char* at =
-        mine + 2 * kPiece - threadIdx.x * (16 - kParamBytes) + group * kThreads * kParamBytes;
-    Params<Type> params;
-    if constexpr (kTable) {
-      *reinterpret_cast<float2*>(params.scale) = *reinterpret_cast<const float2*>(at);
-    } else {
-      const half2 scales = *reinterpret_cast<const half2*>(at);
-      params.scale[0] = __low2float(scales);
-      params.scale[1] = __high2float(scales);
-    }
-    if constexpr (kKind == W4Kind::kZeroPoint) {
-      const half2 zeros = *reinterpret_cast<const half2*>(at + groups * kThreads * kParamBytes);
-      params.zero[0] = Type::Both(__low2float(zeros));
-      params.zero[1] = Type::Both(__high2float(zeros));
-    }
-    return params;
-  }
+  static __device__ int InputRow() { return threadIdx.x % 8; }
+  static __device__ int InputByte() { return threadIdx.x % 32 / 8 * 16; }
 
   template <typename Type, int kInputTiles>
-  static __device__ void Item(const Plan& plan, const char* mine,
-                              const char* const (&input)[kInputTiles], const uint32_t* table,
-                              Sum (&sums)[kSlots][kInputTiles][4]) {
-    const int groups = plan.tile_groups;
-    const int steps = 8 / groups;  // Of 16 columns, in a group.
+  static __device__ void Item(const Piece& piece, const char* const (&input)[kInputTiles],
+                              const uint32_t* table, Sum (&sums)[kInputTiles][4]) {
+    const uint32_t words[8] = {piece.codes[0].x, piece.codes[0].y, piece.codes[0].z,
+                               piece.codes[0].w, piece.codes[1].x, piece.codes[1].y,
+                               piece.codes[1].z, piece.codes[1].w};
 #pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) {
-      if (slot >= plan.slots) break;
-      const char* own = mine + slot * plan.slot_bytes;
-      Params<Type> params;
+    for (int part = 0; part < kParts; ++part) {
+      typename Type::Pair zero[2] = {};
+      if constexpr (kKind == W4Kind::kZeroPoint) {
+        const half2 zeros = Half::FromBits(piece.zeros[part]);
+        zero[0] = Type::Both(__low2float(zeros));
+        zero[1] = Type::Both(__high2float(zeros));
+      }
       // Two sums in turn, so that a product need not wait for the one before.
-      float part[2][kInputTiles][4];
-      uint32_t words[2][4];
-      *reinterpret_cast<uint4*>(words[0]) = *reinterpret_cast<const uint4*>(own);
-      *reinterpret_cast<uint4*>(words[1]) = *reinterpret_cast<const uint4*>(own + kPiece);
+      float of_part[2][kInputTiles][4] = {};
 #pragma unroll
-      for (int place = 0; place < 8; place += 2) {
+      for (int place = part * kWords; place < (part + 1) * kWords; place += 2) {
         uint32_t b[kInputTiles][4];
 #pragma unroll
         for (int i = 0; i < kInputTiles; ++i) {
           asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                        : "=r"(b[i][0]), "=r"(b[i][1]), "=r"(b[i][2]), "=r"(b[i][3])
-                       : "r"(SharedAddress(input[i] + threadIdx.x % 32 / 8 * 16 + place * 32)));
-        }
-        if (place % steps == 0) {
-          params = ParamsOf<Type>(own, place / steps, groups);
-#pragma unroll
-          for (int i = 0; i < kInputTiles; ++i) {
-#pragma unroll
-            for (int j = 0; j < 4; ++j) part[0][i][j] = part[1][i][j] = 0;
-          }
+                       : "r"(SharedAddress(input[i] + place * 32)));
         }
 #pragma unroll
         for (int step = 0; step < 2; ++step) {
           uint32_t a[4];
-          const uint32_t word = words[place / 4][place % 4 + step];
           if constexpr (kTable) {
-            DecodeWord(word, table, a);
+            DecodeWord(words[place + step], table, a);
           } else {
-            DecodeWord<kKind>(word, params.zero, a, Type());
+            DecodeWord<kKind>(words[place + step], zero, a, Type());
           }
 #pragma unroll
           for (int i = 0; i < kInputTiles; ++i) {
-            Type::Multiply(part[step][i], a, b[i][step * 2], b[i][step * 2 + 1]);
+            Type::Multiply(of_part[step][i], a, b[i][step * 2], b[i][step * 2 + 1]);
           }
         }
-        if ((place + 2) % steps != 0) continue;
+      }
+      float scale[2];
+      if constexpr (kTable) {
+        scale[0] = __uint_as_float(piece.scales[part][0]);
+        scale[1] = __uint_as_float(piece.scales[part][1]);
+      } else {
+        const half2 scales = Half::FromBits(piece.scales[part][0]);
+        scale[0] = __low2float(scales);
+        scale[1] = __high2float(scales);
+      }
 #pragma unroll
-        for (int i = 0; i < kInputTiles; ++i) {
+      for (int i = 0; i < kInputTiles; ++i) {
 #pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            sums[slot][i][j] =
-                __fmaf_rn(params.scale[j / 2], part[0][i][j] + part[1][i][j], sums[slot][i][j]);
-          }
+        for (int j = 0; j < 4; ++j) {
+          sums[i][j] = __fmaf_rn(scale[j / 2], of_part[0][i][j] + of_part[1][i][j], sums[i][j]);
         }
       }
     }
   }
-  static __device__ int InputRow() { return threadIdx.x % 8; }
 };
 
 }  // namespace quantd::kernels::step
