@@ -39,7 +39,9 @@ struct StepCache {
 // 0. Nothing is written where length is not in 1 ... room. `scratch` has StepScratchBytes, zeros
 // before the first call, and is left so that the next call can use it; no two may at once.
 // `splits`: parts of the keys that work side by side, 1 to 64. input is [batch, (heads + 2
-// kv_heads) dim], 16-byte aligned like all else. Returns an error's text, or null.
+// kv_heads) dim], 16-byte aligned like all else. The work before it on the stream may still write
+// input, and read the caches; all else, but for what the launch before of this kernel appended,
+// must have been written when that work began. Returns an error's text, or null.
 struct StepAttention {
   int64_t batch = 0;
   int64_t heads = 0;

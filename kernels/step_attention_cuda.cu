@@ -1,7 +1,8 @@
 // A block takes a part of the keys of one cache head for all the queries that share it. A few lanes
 // hold a key, so that a warp takes several at once; each such team of lanes keeps a softmax of its
 // own in registers over every so-manieth key, and what the teams, the warps and at last the blocks
-// have is joined in a fixed order. The block that is done last joins those of the others.
+// have is joined in a fixed order. The block that is done last joins those of the others. The first
+// keys, which are older than this step, are on their way before the kernel in front has ended.
 #include <algorithm>
 
 #include "kernels/eight_cuda.cuh"
@@ -14,7 +15,7 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr unsigned kWarp = 0xffffffffu;
-constexpr int64_t kKeysMin = 32;   // Of a part: fewer are not worth a block.
+constexpr int64_t kKeysMin = 128;  // Of a part: fewer are not worth a block.
 constexpr float kLowest = -1e30f;  // Below every score; no infinity, whose differences are none.
 constexpr float kLog2E = 1.4426950408889634f;
 
@@ -32,10 +33,23 @@ __device__ inline float2 Join(Running& into, float other_largest) {
   return factors;
 }
 
+// The cosines and sines of this lane's eight numbers of a head.
+struct Angles {
+  uint4 cos = {}, sin = {};
+};
+template <int kLanes>
+__device__ inline Angles LoadAngles(const StepAttention& args, int64_t position) {
+  const int at = static_cast<int>(threadIdx.x) % kLanes * 8;
+  if (at >= args.turned || args.position->cos == nullptr) return {};
+  const int64_t row = position * args.turned + at;
+  return {__ldg(reinterpret_cast<const uint4*>(args.position->cos + row)),
+          __ldg(reinterpret_cast<const uint4*>(args.position->sin + row))};
+}
+
 // The head's eight numbers of this lane, normed and turned, as float.
 template <typename Type, int kLanes>
 __device__ inline void LoadHead(const StepAttention& args, const uint16_t* head,
-                                const uint16_t* norm, int64_t position, float (&x)[8]) {
+                                const uint16_t* norm, const Angles& angles, float (&x)[8]) {
   const int at = static_cast<int>(threadIdx.x) % kLanes * 8;
   const int dim = static_cast<int>(args.dim), half = static_cast<int>(args.turned) / 2;
   const bool inside = at < dim, turns = at < args.turned && args.position->cos != nullptr;
@@ -64,9 +78,8 @@ __device__ inline void LoadHead(const StepAttention& args, const uint16_t* head,
   }
   if (!turns) return;
   float cos[8], sin[8];
-  const int64_t row = position * args.turned + at;
-  Widen<Type>(__ldg(reinterpret_cast<const uint4*>(args.position->cos + row)), cos);
-  Widen<Type>(__ldg(reinterpret_cast<const uint4*>(args.position->sin + row)), sin);
+  Widen<Type>(angles.cos, cos);
+  Widen<Type>(angles.sin, sin);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const float straight = Rounded<Type>(x[i] * cos[i]), crossed = Rounded<Type>(other[i] * sin[i]);
@@ -101,64 +114,128 @@ __device__ inline Part PartOfBlock(const StepAttention& args) {
   return part;
 }
 
-// The new token's key and value into the cache; by the first warp.
+// The new token's key and value into the cache and into `appended`; by the first warp.
 template <typename Type, int kLanes>
-__device__ inline void Append(const StepAttention& args, const Part& part, const uint16_t* row) {
+__device__ inline void Append(const StepAttention& args, const Part& part, const uint16_t* row,
+                              const Angles& angles, uint4 (&appended)[2][kLanes]) {
+  const int64_t head = (args.heads + part.kv) * args.dim, at = threadIdx.x * 8;
+  const bool mine = threadIdx.x < kLanes && at < args.dim;
+  const uint4 value = mine ? LoadFresh(row + head + args.kv_heads * args.dim + at) : uint4{};
   float key[8];
-  const int64_t head = (args.heads + part.kv) * args.dim;
-  LoadHead<Type, kLanes>(args, row + head, args.k_norm, part.length - 1 - part.start, key);
-  const int64_t at = threadIdx.x * 8;
-  if (threadIdx.x >= kLanes || at >= args.dim) return;
+  LoadHead<Type, kLanes>(args, row + head, args.k_norm, angles, key);
+  if (!mine) return;
+  appended[0][threadIdx.x] = Narrow<Type>(key);
+  appended[1][threadIdx.x] = value;
   const int64_t to = ((part.b * args.kv_heads + part.kv) * part.room + part.length - 1) * args.dim;
-  *reinterpret_cast<uint4*>(args.cache->keys + to + at) = Narrow<Type>(key);
-  *reinterpret_cast<uint4*>(args.cache->values + to + at) =
-      LoadFresh(row + head + args.kv_heads * args.dim + at);
+  *reinterpret_cast<uint4*>(args.cache->keys + to + at) = appended[0][threadIdx.x];
+  *reinterpret_cast<uint4*>(args.cache->values + to + at) = value;
 }
 
+// What a lane holds of the next kCount keys of its team.
+template <int kLanes, int kGroup>
+class Chunk {
+ public:
+  static constexpr int kCount = kGroup > 4 ? 2 : 4;
+  static constexpr int kTeams = 32 / kLanes;          // Of a warp.
+  static constexpr int kStride = kWarps * kTeams;     // From a team's key to its next.
+  static constexpr int64_t kKeys = kCount * kStride;  // Of a block.
+
+  __device__ Chunk(const StepAttention& args, const Part& part)
+      : dim_(args.dim), place_(part.first + static_cast<int>(threadIdx.x) / kLanes) {
+    const int at = static_cast<int>(threadIdx.x) % kLanes * 8;
+    inside_ = at < args.dim;
+    const int64_t base = (part.b * args.kv_heads + part.kv) * part.room * args.dim + at;
+    keys_ = args.cache->keys + base;
+    values_ = args.cache->values + base;
+  }
+  // Those that lie in front of `end`; zeros for the others.
+  __device__ void Load(int64_t end) {
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) {
+      const bool there = inside_ && Place(c) < end;
+      key[c] = there ? LoadFresh(keys_ + Place(c) * dim_) : uint4{};
+      value[c] = there ? LoadFresh(values_ + Place(c) * dim_) : uint4{};
+    }
+  }
+  // The key and value of one place, if it is among them.
+  __device__ void Put(int64_t place, const uint4 (&given)[2][kLanes]) {
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) {
+      if (!inside_ || Place(c) != place) continue;
+      key[c] = given[0][threadIdx.x % kLanes];
+      value[c] = given[1][threadIdx.x % kLanes];
+    }
+  }
+  __device__ int64_t Place(int c) const { return place_ + c * kStride; }
+  __device__ void Next() { place_ += kKeys; }
+
+  uint4 key[kCount], value[kCount];
+
+ private:
+  const uint16_t *keys_, *values_;
+  const int64_t dim_;
+  int64_t place_;
+  bool inside_;
+};
+
 // One warp's share of the keys, joined among its teams: every lane of a team ends with its eight
-// numbers of the sum of values.
+// numbers of the sum of values. The chunk holds the first keys, of the new token's only a place.
 template <typename Type, int kLanes, int kGroup>
-__device__ inline void Attend(const StepAttention& args, const Part& part,
-                              const float (&query)[kGroup][8], Running (&running)[kGroup],
-                              float (&sums)[kGroup][8]) {
-  constexpr int kTeams = 32 / kLanes;
-  const int lane = threadIdx.x % 32;
-  const int at = lane % kLanes * 8;
-  const bool inside = at < args.dim;
-  const int64_t base = (part.b * args.kv_heads + part.kv) * part.room * args.dim + at;
-  const uint16_t* const keys = args.cache->keys + base;
-  const uint16_t* const values = args.cache->values + base;
-  int64_t place = part.first + threadIdx.x / 32 * kTeams;  // The warp's; a team's lies behind it.
-  uint4 next_key = {}, next_value = {};
-  const auto load = [&](int64_t key) {
-    if (!inside || key >= part.end) return;
-    next_key = LoadFresh(keys + key * args.dim);
-    next_value = LoadFresh(values + key * args.dim);
-  };
-  load(place + lane / kLanes);
-  for (; place < part.end; place += kWarps * kTeams) {
-    const bool is_key = place + lane / kLanes < part.end;
-    float key[8], value[8];
-    Widen<Type>(next_key, key);
-    Widen<Type>(is_key ? next_value : uint4{}, value);
-    load(place + kWarps * kTeams + lane / kLanes);
+__device__ inline void Attend(const Part& part, Chunk<kLanes, kGroup>& chunk,
+                              const uint4 (&appended)[2][kLanes], const float (&query)[kGroup][8],
+                              Running (&running)[kGroup], float (&sums)[kGroup][8]) {
+  constexpr int kChunk = Chunk<kLanes, kGroup>::kCount;
+  for (int64_t first = part.first;;) {
+    chunk.Put(part.length - 1, appended);
+    float weight[kGroup][kChunk];
 #pragma unroll
-    for (int g = 0; g < kGroup; ++g) {
-      float score = 0;
+    for (int c = 0; c < kChunk; ++c) {
+      float key[8];
+      Widen<Type>(chunk.key[c], key);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) score = __fmaf_rn(query[g][i], key[i], score);
+      for (int g = 0; g < kGroup; ++g) {
+        float score = 0;
 #pragma unroll
-      for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-        score += __shfl_xor_sync(kWarp, score, offset);
-      }
-      const float2 factors = Join(running[g], is_key ? score : kLowest);
-      const float weight = is_key ? factors.y : 0;
-      running[g].sum = __fmaf_rn(running[g].sum, factors.x, weight);
+        for (int i = 0; i < 8; ++i) score = __fmaf_rn(query[g][i], key[i], score);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        sums[g][i] = __fmaf_rn(weight, value[i], sums[g][i] * factors.x);
+        for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+          score += __shfl_xor_sync(kWarp, score, offset);
+        }
+        weight[g][c] = score;
       }
     }
+#pragma unroll
+    for (int g = 0; g < kGroup; ++g) {
+      float largest = kLowest;
+#pragma unroll
+      for (int c = 0; c < kChunk; ++c) {
+        if (chunk.Place(c) < part.end) largest = fmaxf(largest, weight[g][c]);
+      }
+      const float factor = Join(running[g], largest).x;
+      running[g].sum *= factor;
+#pragma unroll
+      for (int c = 0; c < kChunk; ++c) {
+        const bool is_key = chunk.Place(c) < part.end;
+        weight[g][c] = is_key ? exp2f(weight[g][c] - running[g].largest) : 0;
+        running[g].sum += weight[g][c];
+      }
+#pragma unroll
+      for (float& sum : sums[g]) sum *= factor;
+    }
+#pragma unroll
+    for (int c = 0; c < kChunk; ++c) {
+      float value[8];
+      Widen<Type>(chunk.value[c], value);
+#pragma unroll
+      for (int g = 0; g < kGroup; ++g) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sums[g][i] = __fmaf_rn(weight[g][c], value[i], sums[g][i]);
+      }
+    }
+    first += Chunk<kLanes, kGroup>::kKeys;
+    if (first >= part.end) break;
+    chunk.Next();
+    chunk.Load(part.end < part.length ? part.end : part.length - 1);
   }
 #pragma unroll
   for (int offset = kLanes; offset < 32; offset *= 2) {
@@ -181,6 +258,7 @@ __device__ inline void Attend(const StepAttention& args, const Part& part,
 template <typename Load>
 __device__ inline float Joined(int count, int dim, int d, Running* running, const Load& load) {
   float value = 0;
+#pragma unroll 8
   for (int i = 0; i < count; ++i) {
     const float2 factors = Join(*running, load(i, dim + 1));
     running->sum = running->sum * factors.x + load(i, dim) * factors.y;
@@ -193,28 +271,32 @@ template <typename Type, int kLanes, int kGroup>
 __global__ void __launch_bounds__(kThreads) AttentionKernel(StepAttention args) {
   extern __shared__ float shared[];  // [kWarps][group][dim + 2]
   __shared__ bool is_last;
-  LetNextStart();
-  WaitForPrevious();
+  __shared__ uint4 appended[2][kLanes];  // The new token's key and value.
   const Part part = PartOfBlock(args);
+  if (part.active == 0) WaitForPrevious();  // What comes behind waits for this kernel alone.
   if (part.split >= part.active) return;
+  Chunk<kLanes, kGroup> chunk(args, part);
+  chunk.Load(part.end < part.length ? part.end : part.length - 1);
+  const Angles angles = LoadAngles<kLanes>(args, part.length - 1 - part.start);
+  WaitForPrevious();
+  LetNextStart();
   const int group = static_cast<int>(args.heads / args.kv_heads), dim = static_cast<int>(args.dim);
   const int record = dim + 2;
   const uint16_t* const row = args.input + part.b * (args.heads + 2 * args.kv_heads) * args.dim;
-  if (part.split == part.active - 1) {
-    if (threadIdx.x < 32) Append<Type, kLanes>(args, part, row);
-    __syncthreads();
-  }
   float query[kGroup][8], sums[kGroup][8] = {};
   Running running[kGroup];
 #pragma unroll
   for (int g = 0; g < kGroup; ++g) {
     const int64_t head = part.kv * group + (g < group ? g : 0);
-    LoadHead<Type, kLanes>(args, row + head * args.dim, args.q_norm, part.length - 1 - part.start,
-                           query[g]);
+    LoadHead<Type, kLanes>(args, row + head * args.dim, args.q_norm, angles, query[g]);
 #pragma unroll
     for (float& x : query[g]) x *= args.scale * kLog2E;
   }
-  Attend<Type, kLanes, kGroup>(args, part, query, running, sums);
+  if (part.end == part.length) {
+    if (threadIdx.x < 32) Append<Type, kLanes>(args, part, row, angles, appended);
+    __syncthreads();
+  }
+  Attend<Type, kLanes, kGroup>(part, chunk, appended, query, running, sums);
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int g = 0; g < kGroup; ++g) {
