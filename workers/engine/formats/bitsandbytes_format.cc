@@ -204,8 +204,7 @@ absl::StatusOr<QuantizedWeight> UnpackCodebook(absl::string_view module, absl::s
 
 std::vector<NamedTensor> PackRows(absl::string_view module, const QuantizedLinear& linear) {
   const at::Tensor absmax = (linear.scales.to(at::kFloat) * 127).to(at::kHalf).to(at::kFloat);
-  return {{absl::StrCat(module, ".weight"),
-           (linear.codes.to(at::kShort) - 128).to(at::kChar).contiguous()},
+  return {{absl::StrCat(module, ".weight"), ToSigned(linear.codes)},
           // The largest weight of a row was a float16, so the rounding gives it back exactly.
           {absl::StrCat(module, ".SCB"), absmax.reshape({-1}).contiguous()},
           {absl::StrCat(module, ".weight_format"), at::zeros({}, at::kByte)}};
@@ -234,7 +233,7 @@ absl::StatusOr<QuantizedWeight> UnpackRows(const nlohmann::json& configuration,
   }
   QuantizedLinear linear = {
       .bits = 8,
-      .codes = (codes.to(at::kShort) + 128).to(at::kByte),
+      .codes = ToUnsigned(codes),
       .scales = (absmax / 127).unsqueeze(1),
       .zeros = at::full({codes.size(0), 1}, 128, at::kByte),
       .group_index = at::zeros({codes.size(1)}, at::kInt),

@@ -131,7 +131,7 @@ absl::StatusOr<QuantizedLinear> UnpackInt(const CompressedModule& module, const 
                      module.group_size, "; 8, symmetric and a scale a row can be read"));
   }
   QuantizedLinear linear = {.bits = 8,
-                            .codes = (codes.to(at::kShort) + 128).to(at::kByte),
+                            .codes = ToUnsigned(codes),
                             .zeros = at::full({codes.size(0), 1}, 128, at::kByte),
                             .group_index = at::zeros({codes.size(1)}, at::kInt)};
   QD_ASSIGN_OR_RETURN(linear.scales,
@@ -155,9 +155,8 @@ std::vector<NamedTensor> PackPacked(const std::string& prefix, const QuantizedLi
 }
 
 std::vector<NamedTensor> PackInt(const std::string& prefix, const QuantizedLinear& linear) {
-  std::vector<NamedTensor> tensors = {
-      {prefix + "weight", (linear.codes.to(at::kShort) - 128).to(at::kChar)},
-      {prefix + "weight_scale", linear.scales.to(at::kFloat)}};
+  std::vector<NamedTensor> tensors = {{prefix + "weight", ToSigned(linear.codes)},
+                                      {prefix + "weight_scale", linear.scales.to(at::kFloat)}};
   if (linear.input.kind == InputKind::kInt8PerTensor) {
     tensors.push_back({prefix + "input_scale", at::full({1}, linear.input.scale, at::kFloat)});
   }

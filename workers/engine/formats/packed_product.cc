@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "workers/engine/formats/packed_words.h"
 #include "workers/engine/methods/tensor_spans.h"
 #include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/kernels.h"
@@ -335,7 +336,7 @@ absl::StatusOr<std::shared_ptr<const PackedWeight>> PackForProducts(const Quanti
     std::optional<W4Parts> parts;
     if (const auto* affine = std::get_if<QuantizedLinear>(&weight)) {
       if (IsW8A8(*affine)) {
-        const at::Tensor codes = (affine->codes.to(device).to(at::kShort) - 128).to(at::kChar);
+        const at::Tensor codes = ToSigned(affine->codes.to(device));
         const at::Tensor scales = affine->scales.to(device, at::kFloat).reshape({-1}).contiguous();
         return std::make_shared<W8Product>(codes, scales, affine->input);
       }

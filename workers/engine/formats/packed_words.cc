@@ -1,6 +1,8 @@
 // One strided kernel packs along either side; nothing here trusts a tensor from a file.
 #include "workers/engine/formats/packed_words.h"
 
+#include <ATen/ops/bitwise_xor.h>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/status_macros.h"
@@ -63,6 +65,10 @@ absl::Status WrongShape(absl::string_view name, const at::Tensor& tensor,
   return absl::InvalidArgumentError(
       absl::StrCat(name, " has shape ", ShapeText(tensor.sizes().vec()), " instead of ", wanted));
 }
+
+// The highest bit turned over, in one pass.
+at::Tensor ToSigned(const at::Tensor& codes) { return codes.bitwise_xor(128).view(at::kChar); }
+at::Tensor ToUnsigned(const at::Tensor& codes) { return codes.view(at::kByte).bitwise_xor(128); }
 
 at::Tensor PackWords(const at::Tensor& codes, const WordLayout& layout) {
   std::vector<int64_t> shape = codes.sizes().vec();

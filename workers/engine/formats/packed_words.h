@@ -37,6 +37,10 @@ struct WordLayout {
   bool transposed = false;
 };
 
+// 8-bit codes 0 ... 255 as the int8 numbers 128 below them, and back; new tensors on their device.
+at::Tensor ToSigned(const at::Tensor& codes);
+at::Tensor ToUnsigned(const at::Tensor& codes);
+
 // `codes` uint8 [A, B], contiguous; its size along `dim` times bits is a multiple of 32.
 at::Tensor PackWords(const at::Tensor& codes, const WordLayout& layout);
 // The inverse: uint8 of `shape`, which the words must fit: [A, B] with B codes in B * bits / 32
