@@ -113,14 +113,14 @@ DeviceInfo Driver::Info(int device) const {
           .driver_version = DriverVersion()};
 }
 
-// Opens libtorch's CUDA half beside its CPU half, once. Its static initialisers register the CUDA
-// operators.
 absl::Status NotHere(absl::string_view why) {
   return WithRemedy(absl::FailedPreconditionError(why),
                     "Choose a device that this machine has (--device cpu, runtime.device in "
                     "specs), or run it where there is such a GPU.");
 }
 
+// Opens libtorch's CUDA half beside its CPU half, once. Its static initialisers register the CUDA
+// operators.
 absl::Status LoadTorchCuda() {
   static const absl::Status status = [] {
     Dl_info info{};
@@ -137,6 +137,7 @@ absl::Status LoadTorchCuda() {
     // cuBLAS is only deterministic with a fixed workspace, and reads this when its first handle is
     // made.
     setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+    KeepFreedMemory();
     return absl::OkStatus();
   }();
   return status;

@@ -1,12 +1,14 @@
 // Reads the kernel's text files. A file that is missing or odd means "no limit", never an error.
 #include "workers/engine/tensor/host.h"
 
+#include <malloc.h>
 #include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <optional>
 #include <sstream>
 #include <thread>
@@ -127,6 +129,11 @@ HostMemory ReadHostMemory() {
   return {.resident_bytes = KibField(status, "VmRSS"),
           .resident_peak_bytes = KibField(status, "VmHWM"),
           .available_bytes = AvailableBytesOfCgroup("", machine)};
+}
+
+void KeepFreedMemory() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
 }
 
 void ResetHostPeak() { std::ofstream("/proc/self/clear_refs") << "5"; }

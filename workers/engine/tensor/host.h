@@ -11,6 +11,10 @@ namespace quantd::engine {
 DeviceInfo HostDevice();
 // Starts the peak of resident memory anew, where the kernel allows it.
 void ResetHostPeak();
+// From now on freed memory stays with this process, up to 2 GiB at the heap's end. Tensors of tens
+// of megabytes come and go thousands of times on their way to and from a GPU, and each time the
+// system would make their pages anew: a third of AWQ's seconds.
+void KeepFreedMemory();
 
 // The same, from another root than "/", for tests: `root`/proc/self/cgroup, `root`/sys/fs/cgroup,
 // ...
