@@ -11,6 +11,8 @@
 #include "workers/engine/formats/gguf_tokenizer.h"
 #include "workers/engine/formats/open.h"
 #include "workers/engine/job/failure.h"
+#include "workers/engine/models/attention.h"
+#include "workers/engine/tensor/aten.h"
 #include "workers/engine/tensor/device.h"
 #include "workers/engine/tensor/dtype.h"
 #include "workers/engine/tensor/kernels.h"
@@ -56,6 +58,21 @@ absl::StatusOr<Model> LoadOn(const std::shared_ptr<const Checkpoint>& checkpoint
   QD_RETURN_IF_ERROR(CheckMemory(checkpoint->config(), runtime, device, dtype));
   return Model::Load(checkpoint->config(), *weights,
                      {.device = device, .dtype = dtype, .packed = !runtime.reference});
+}
+
+// The GPU's libraries are loaded and find their kernels when they are first used, some tenths of a
+// second. What goes wrong will do so again where it can be reported.
+void StartLibraries(at::Device device, const Runtime& runtime, const ModelConfig& config) {
+  if (device.is_cpu()) return;
+  const absl::StatusOr<at::ScalarType> dtype = ComputeDtype(runtime, device, config);
+  if (!dtype.ok()) return;
+  TorchCall("starting the libraries", [&] {
+    constexpr int64_t kTokens = 1024;  // As many as attention of long sequences has.
+    const at::TensorOptions options = at::TensorOptions(device).dtype(*dtype);
+    const at::Tensor heads = at::zeros({1, 1, kTokens, 64}, options);
+    const at::Tensor attended = Attend(heads, heads, heads, {});
+    at::matmul(attended, at::zeros({64, 64}, options));
+  }).IgnoreError();
 }
 
 }  // namespace
@@ -111,9 +128,11 @@ absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& re
   QD_RETURN_IF_ERROR(SetDeterministic(runtime.seed));
   QD_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
                       Checkpoint::Open(loaded.folder), "opening the model");
-  // Beside loading, which does not need it.
+  // Beside loading, which needs neither.
   std::future<std::string> digest =
       std::async(std::launch::async, [&] { return checkpoint->Digest(); });
+  const std::future<void> started = std::async(
+      std::launch::async, [&] { StartLibraries(device, runtime, checkpoint->config()); });
   absl::StatusOr<Model> model = LoadOn(checkpoint, runtime, device);
   if (!model.ok() && IsOutOfMemory(model.status()) && device.is_cuda() &&
       !absl::StartsWith(runtime.device, "cuda")) {
@@ -125,6 +144,7 @@ absl::StatusOr<LoadedModel> LoadModel(JobContext& context, const std::string& re
   QD_RETURN_IF_ERROR(model.status(), "loading ", loaded.folder);
   loaded.model = std::make_unique<Model>(*std::move(model));
   QD_ASSIGN_OR_RETURN(loaded.tokenizer, LoadTokenizer(*checkpoint), "loading the tokenizer");
+  started.wait();
   QD_RETURN_IF_ERROR(Synchronize(loaded.model->decoder().device()));
   loaded.load_seconds = absl::ToDoubleSeconds(Clock::Real().Monotonic() - start);
   loaded.size_bytes = checkpoint->total_bytes();

@@ -34,7 +34,11 @@ struct Range {
 at::Tensor Sdpa(const at::Tensor& query, at::Tensor keys, at::Tensor values,
                 const std::optional<at::Tensor>& visible, bool causal, double scale) {
   int64_t group = query.size(1) / keys.size(1);
-  if (query.is_cuda()) at::globalContext().setSDPUseCuDNN(query.size(2) >= kPlannedQueries);
+  const bool planned = query.size(2) >= kPlannedQueries;
+  // Written only to change it: several GPUs' threads come here.
+  if (query.is_cuda() && at::globalContext().userEnabledCuDNNSDP() != planned) {
+    at::globalContext().setSDPUseCuDNN(planned);
+  }
   if (query.is_cuda() && visible.has_value() && group > 1) {
     // No kernel there takes a mask and groups both, and without one all scores would exist.
     keys = keys.repeat_interleave(group, 1);
