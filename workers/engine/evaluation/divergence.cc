@@ -23,7 +23,6 @@
 namespace quantd::engine {
 namespace {
 
-constexpr int64_t kWindowsPerPart = 16;
 // A record of every module of a large model has some MB.
 constexpr int64_t kMetadataBytesMax = int64_t{64} << 20;
 // The tail that llama.cpp's tool reports too.
@@ -182,7 +181,7 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
                                 .fingerprint = TaskFingerprint(
                                     context, absl::StrCat(text.digest, reference.digest)),
                                 .items = total,
-                                .items_per_part = kWindowsPerPart},
+                                .items_per_part = WindowsPerPart(context.model)},
                                compute, nullptr));
   return Summarize(context.key, text,
                    absl::StrCat("KL(reference || model) reference=sha256:",

@@ -13,9 +13,6 @@
 namespace quantd::engine {
 namespace {
 
-// Windows between two checkpoints: seconds of work on a CPU.
-constexpr int64_t kWindowsPerPart = 16;
-
 // Sum of negative log-likelihoods over tokens, from the windows' values {"nll", "tokens"}.
 double MeanNll(const std::vector<nlohmann::json>& windows) {
   double nll = 0, tokens = 0;
@@ -79,7 +76,7 @@ absl::StatusOr<TaskResult> Run(TaskContext& context) {
                                {.name = context.key,
                                 .fingerprint = TaskFingerprint(context, text.digest),
                                 .items = total,
-                                .items_per_part = kWindowsPerPart},
+                                .items_per_part = WindowsPerPart(context.model)},
                                compute, on_part));
   TaskResult result;
   result.metrics[context.key] = PerplexityMetric(text, values);

@@ -209,4 +209,8 @@ absl::StatusOr<TextWindows> CutWindows(const LoadedModel& model, const std::stri
   return result;
 }
 
+int64_t WindowsPerPart(const LoadedModel& model) {
+  return model.model->decoder().device().is_cpu() ? 16 : 64;
+}
+
 }  // namespace quantd::engine

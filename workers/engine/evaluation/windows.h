@@ -29,4 +29,8 @@ std::vector<OptionInfo> WindowOptions();
 absl::StatusOr<TextWindows> CutWindows(const LoadedModel& model, const std::string& path,
                                        const nlohmann::json& options, int limit);
 
+// Windows between two checkpoints: seconds of work on a CPU, and on a GPU so many that what is
+// done between two parts does not keep it waiting.
+int64_t WindowsPerPart(const LoadedModel& model);
+
 }  // namespace quantd::engine
