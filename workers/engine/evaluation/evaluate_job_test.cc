@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "workers/engine/evaluation/task.h"
 #include "workers/engine/job/failure.h"
+#include "workers/engine/job/stopping_sink_test.h"
 
 namespace quantd::engine {
 namespace {
@@ -27,20 +28,6 @@ const std::string kModel = QUANTD_SOURCE_DIR "/models/tiny-6m";
 const std::string kText = QUANTD_SOURCE_DIR "/examples/data/wikitext-excerpt.txt";
 const std::string kQuestions = QUANTD_SOURCE_DIR "/examples/data/arc.jsonl";
 const std::string kData = QUANTD_SOURCE_DIR "/examples/data/";
-
-// Cancels once a number of checkpoints was written: a kill at a known place.
-class CancellingSink : public RecordingSink {
- public:
-  CancellingSink(const CancelToken& cancel, int checkpoints)
-      : cancel_(cancel), checkpoints_(checkpoints) {}
-
- private:
-  void Write(const json& event) override {
-    if (event.contains("checkpoint") && --checkpoints_ == 0) cancel_.Cancel();
-  }
-  const CancelToken& cancel_;
-  int checkpoints_;
-};
 
 class EvaluateTest : public ::testing::Test {
  protected:
@@ -174,7 +161,7 @@ TEST_F(EvaluateTest, ExtractsAnswersAndGoesOnAfterAStop) {
   EXPECT_GT(whole["openmath/exact_match"]["value"].get<double>(), 0.7);
   EXPECT_EQ(whole["openmath/parse_rate"]["value"], 1.0);
   const CancelToken cancel;
-  CancellingSink events(cancel, 1);
+  StoppingSink events(1, cancel);
   const auto stopped = Evaluate(spec, events, cancel, "stopped");
   ASSERT_EQ(stopped.status().code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(Metrics(spec, "stopped").dump(), whole.dump());
@@ -237,7 +224,7 @@ TEST_F(EvaluateTest, AStoppedJobGoesOnToTheSameResult) {
   for (int checkpoints : {1, 4}) {
     const std::string run = absl::StrCat("stopped", checkpoints);
     const CancelToken cancel;
-    CancellingSink events(cancel, checkpoints);
+    StoppingSink events(checkpoints, cancel);
     const auto stopped = Evaluate(spec, events, cancel, run);
     ASSERT_EQ(stopped.status().code(), absl::StatusCode::kCancelled) << checkpoints;
     EXPECT_EQ(Metrics(spec, run).dump(), whole.dump());

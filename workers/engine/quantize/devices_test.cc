@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "workers/engine/checkpoint/safetensors.h"
 #include "workers/engine/job/failure.h"
+#include "workers/engine/job/stopping_sink_test.h"
 #include "workers/engine/quantize/job_test.h"
 #include "workers/engine/quantize/linear_parts.h"
 #include "workers/engine/quantize/probe.h"
@@ -46,19 +47,8 @@ QuantizeSpec Spec(const std::string& method, nlohmann::json options = nlohmann::
 // `stop_after` units the job is stopped; 0: never.
 absl::StatusOr<nlohmann::json> Quantize(const JobFolders& folders, const QuantizeSpec& spec,
                                         const std::string& devices, int stop_after = 0) {
-  class Sink : public RecordingSink {
-   public:
-    Sink(int units, const CancelToken& cancel) : units_(units), cancel_(cancel) {}
-
-   private:
-    void Write(const nlohmann::json& event) override {
-      if (event.contains("checkpoint") && --units_ == 0) cancel_.Cancel();
-    }
-    int units_;
-    const CancelToken& cancel_;
-  };
   const CancelToken cancel;
-  Sink events(stop_after, cancel);
+  StoppingSink events(stop_after, cancel);
   JobContext context = folders.Context(events, cancel);
   context.spec.runtime.device = devices;
   return RunQuantize(context, spec);

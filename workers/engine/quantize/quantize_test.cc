@@ -8,6 +8,7 @@
 #include "workers/engine/checkpoint/checkpoint.h"
 #include "workers/engine/formats/open.h"
 #include "workers/engine/job/failure.h"
+#include "workers/engine/job/stopping_sink_test.h"
 #include "workers/engine/quantize/job_test.h"
 #include "workers/engine/quantize/quantize_job.h"
 
@@ -45,19 +46,6 @@ std::map<std::string, std::string> Digests(const std::string& folder) {
   }
   return digests;
 }
-
-// Stops the job when `units` are on disk.
-class StoppingSink : public RecordingSink {
- public:
-  StoppingSink(int units, const CancelToken& cancel) : units_(units), cancel_(cancel) {}
-
- private:
-  void Write(const nlohmann::json& event) override {
-    if (event.contains("checkpoint") && --units_ == 0) cancel_.Cancel();
-  }
-  int units_;
-  const CancelToken& cancel_;
-};
 
 TEST(QuantizeTest, RtnResult) {
   const JobFolders folders;

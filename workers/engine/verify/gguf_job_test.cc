@@ -6,6 +6,7 @@
 #include "workers/engine/checkpoint/checkpoint.h"
 #include "workers/engine/formats/gguf_format.h"
 #include "workers/engine/job/failure.h"
+#include "workers/engine/job/stopping_sink_test.h"
 #include "workers/engine/quantize/job_test.h"
 #include "workers/engine/quantize/quantize_job.h"
 #include "workers/engine/verify/verify_job.h"
@@ -18,17 +19,6 @@ using ::testing::HasSubstr;
 absl::StatusOr<nlohmann::json> Quantize(const JobFolders& folders, const std::string& method,
                                         nlohmann::json options, int stop_after = 0) {
   // Stops the job when so many blocks are on disk.
-  class StoppingSink : public RecordingSink {
-   public:
-    StoppingSink(int units, const CancelToken& cancel) : units_(units), cancel_(cancel) {}
-
-   private:
-    void Write(const nlohmann::json& event) override {
-      if (event.contains("checkpoint") && --units_ == 0) cancel_.Cancel();
-    }
-    int units_;
-    const CancelToken& cancel_;
-  };
   const CancelToken cancel;
   StoppingSink events(stop_after, cancel);
   JobContext context = folders.Context(events, cancel);
