@@ -19,7 +19,6 @@
 namespace quantd::e2e {
 namespace {
 
-constexpr int kWorkers = 6;
 constexpr int kSubmitters = 3;
 // Submitters wait while more jobs than this have not ended.
 constexpr int64_t kUnendedMax = 40;
@@ -486,7 +485,7 @@ void FakeWorker::Complete(const v1::Lease& lease, bool success) {
 
 Load::Load(const std::vector<std::string>& addresses, uint64_t seed, Manner manner)
     : addresses_(addresses), seed_(seed), manner_(manner) {
-  for (int i = 0; i < kWorkers; ++i) {
+  for (int i = 0; i < manner_.workers; ++i) {
     workers_.emplace_back([this, i] {
       FakeWorker(i, addresses_, seed_ + static_cast<uint64_t>(i), manner_, &history_, &stop_).Run();
     });

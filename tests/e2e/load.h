@@ -160,6 +160,7 @@ struct Manner {
   // Jobs upload what they make: schedulers that share a store have to share the artifacts.
   bool outputs = true;
   int64_t step_ms = 4;  // About; a job has one to four.
+  int workers = 6;
 };
 
 // A worker that can do what the load's jobs ask for. `name`: "workers/...".
